@@ -1,0 +1,151 @@
+"""Builders: objectives and optax transformations in, `init` and `update` of the contract out.
+
+The only place where gradients meet optimizers, and the only one that averages over the mapped axis of the pmap path.
+"""
+
+from collections.abc import Callable, Hashable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Key, PyTree
+
+from jaxgen.core import keys
+from jaxgen.core.contract import Batch, Init, Metrics, Microbatch, TrainState, Update
+from jaxgen.core.scan import scan
+
+Objective = Callable[[Key[Array, ""], PyTree, PyTree, Microbatch], tuple[Array, tuple[PyTree, Metrics]]]
+"""`(key, params, model_state, microbatch) -> (loss, (new model_state, metrics))`; the loss is a mean over examples."""
+
+InitVariables = Callable[[Key[Array, ""], Microbatch], tuple[PyTree, PyTree]]
+"""`(key, microbatch) -> (params, model_state)`."""
+
+
+class Player(NamedTuple):
+    """One side of a game: what it minimizes, and how."""
+
+    objective: Objective
+    optimizer: optax.GradientTransformation
+
+
+def one_player(
+    init_variables: InitVariables, player: Player, *, microbatches: int = 1, axis_name: str | None = None
+) -> tuple[Init, Update]:
+    """Training of one set of parameters on one objective, the gradient accumulated over `microbatches`."""
+
+    def init(key: Key[Array, ""], batch: Batch) -> TrainState:
+        params, model_state = init_variables(key, _microbatch(batch, 0))
+        return TrainState(jnp.zeros((), jnp.int32), params, player.optimizer.init(params), model_state)
+
+    def update(
+        key: Key[Array, ""], state: TrainState, batch: Batch, *, phase: Hashable = None
+    ) -> tuple[TrainState, Metrics]:
+        del phase
+        _expect_microbatches(batch, microbatches)
+        grads, model_state, metrics = _gradient(
+            player.objective, key, state.params, state.model_state, batch, axis_name=axis_name
+        )
+        updates, opt_state = player.optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics["grad_norm"] = optax.tree.norm(grads)
+        return state._replace(step=state.step + 1, params=params, opt_state=opt_state, model_state=model_state), metrics
+
+    return init, update
+
+
+def two_player(
+    init_variables: InitVariables,
+    *,
+    generator: Player,
+    discriminator: Player,
+    n_critic: int = 1,
+    microbatches: int = 1,
+    axis_name: str | None = None,
+) -> tuple[Init, Update]:
+    """A game: `n_critic` updates of the discriminator, each on data of its own, then one of the generator.
+
+    Parameters and optimizer states are dicts with the keys `generator` and `discriminator`. The batch has
+    n_critic * microbatches slices; the generator's update sees the indices and labels of the last critic's data.
+    """
+    players = {"discriminator": discriminator, "generator": generator}
+
+    def init(key: Key[Array, ""], batch: Batch) -> TrainState:
+        params, model_state = init_variables(key, _microbatch(batch, 0))
+        opt_state = {name: player.optimizer.init(params[name]) for name, player in players.items()}
+        return TrainState(jnp.zeros((), jnp.int32), params, opt_state, model_state)
+
+    def turn(name: str, key: Key[Array, ""], state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        player = players[name]
+
+        def objective(key, own_params, model_state, microbatch):
+            return player.objective(key, {**state.params, name: own_params}, model_state, microbatch)
+
+        grads, model_state, metrics = _gradient(
+            objective, keys.stream(key, name), state.params[name], state.model_state, batch, axis_name=axis_name
+        )
+        updates, opt_state = player.optimizer.update(grads, state.opt_state[name], state.params[name])
+        metrics = {(f"loss/{name}" if k == "loss" else k): v for k, v in metrics.items()}
+        metrics[f"grad_norm/{name}"] = optax.tree.norm(grads)
+        state = state._replace(
+            params={**state.params, name: optax.apply_updates(state.params[name], updates)},
+            opt_state={**state.opt_state, name: opt_state},
+            model_state=model_state,
+        )
+        return state, metrics
+
+    def update(
+        key: Key[Array, ""], state: TrainState, batch: Batch, *, phase: Hashable = None
+    ) -> tuple[TrainState, Metrics]:
+        del phase
+        _expect_microbatches(batch, n_critic * microbatches)
+        critic_batches = jax.tree.map(lambda x: x.reshape(n_critic, microbatches, *x.shape[1:]), batch)
+
+        def critic(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+            return turn("discriminator", key, state, batch)
+
+        state, metrics = scan(critic, state, critic_batches)
+        state, generator_metrics = turn("generator", key, state, _microbatch(critic_batches, -1))
+        return state._replace(step=state.step + 1), {**_mean(metrics), **generator_metrics}
+
+    return init, update
+
+
+def _gradient(
+    objective: Objective,
+    key: Key[Array, ""],
+    params: PyTree,
+    model_state: PyTree,
+    batch: Batch,
+    *,
+    axis_name: str | None,
+) -> tuple[PyTree, PyTree, Metrics]:
+    """Gradient and metrics, averaged over microbatches and the mapped axis; the model state goes through in turn."""
+
+    def accumulate(carry: tuple[PyTree, PyTree], microbatch: Microbatch) -> tuple[tuple[PyTree, PyTree], Metrics]:
+        total, model_state = carry
+        value_and_grad = jax.value_and_grad(objective, argnums=1, has_aux=True)
+        (loss, (model_state, metrics)), grads = value_and_grad(key, params, model_state, microbatch)
+        return (jax.tree.map(jnp.add, total, grads), model_state), {"loss": loss, **metrics}
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    (total, model_state), metrics = scan(accumulate, (zeros, model_state), batch)
+    grads = jax.tree.map(lambda g: g / jax.tree.leaves(batch)[0].shape[0], total)
+    metrics = _mean(metrics)
+    if axis_name is not None:
+        grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
+    return grads, model_state, metrics
+
+
+def _mean(metrics: PyTree) -> Metrics:
+    return jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics)
+
+
+def _microbatch(batch: PyTree, k: int) -> PyTree:
+    return jax.tree.map(lambda x: x[k], batch)
+
+
+def _expect_microbatches(batch: Batch, expected: int) -> None:
+    got = jax.tree.leaves(batch)[0].shape[0]
+    if got != expected:
+        raise ValueError(f"The batch has {got} microbatches, but this model takes {expected} in an update.")

@@ -1,0 +1,165 @@
+"""Configurations: names resolved by import path, sections splatted into typed callables, readable refusals."""
+
+import ast
+import difflib
+import importlib
+import inspect
+import json
+import pkgutil
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import Any, TypeAlias, TypeVar
+
+from beartype import BeartypeConf
+from beartype.door import is_bearable
+from ml_collections import ConfigDict
+
+T = TypeVar("T")
+Section: TypeAlias = Mapping[str, Any] | ConfigDict
+
+_INT_PASSES_FOR_FLOAT = BeartypeConf(is_pep484_tower=True)
+
+
+def call(target: Callable[..., T], section: Section, *, where: str, **given: Any) -> T:
+    """Calls `target(**section, **given)` after checking every name and type of the section against its signature.
+
+    Args:
+      target: a function, NamedTuple, dataclass or Flax module; its signature says what the section may hold.
+      section: settings by name, such as `config.optimizer`.
+      where: the section's path in the config, for the error message.
+      **given: arguments that come from the program; the section must not hold them.
+
+    Raises:
+      ValueError: names the key, the value and what is allowed.
+    """
+    parameters = inspect.signature(target).parameters
+    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) and not _is_namedtuple(target) else target)
+    allowed = [name for name in parameters if name not in given]
+    settings = {name: _tuples(value) for name, value in section.items()}
+    for name, value in settings.items():
+        if name not in allowed:
+            raise ValueError(
+                f"{where}.{name} is not a setting; {where} takes {', '.join(allowed)}.{_hint(name, allowed)}"
+            )
+        if name in hints and not is_bearable(value, hints[name], conf=_INT_PASSES_FOR_FLOAT):
+            raise ValueError(f"{where}.{name} is {value!r}, but must be of type {_type_name(hints[name])}.")
+    missing = [name for name in allowed if name not in settings and parameters[name].default is inspect.Parameter.empty]
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(missing)}: set {where}.{missing[0]} in the config.")
+    return target(**settings, **given)
+
+
+def choose(options: Mapping[str, T], name: str, *, where: str) -> T:
+    """Looks a name up among the options.
+
+    Raises:
+      ValueError: if the name is not among them, with those that are.
+    """
+    if name not in options:
+        raise ValueError(f"{where} is {name!r}, but must be one of {', '.join(options)}.{_hint(name, options)}")
+    return options[name]
+
+
+def resolve(package: str, name: str, *, where: str) -> ModuleType:
+    """Imports the module `package.name`, where `name` is a dotted path such as `denoising.ddpm`.
+
+    Raises:
+      ValueError: if there is no such module, with those that exist.
+    """
+    options = module_names(package)
+    if name not in options:
+        raise ValueError(f"{where} is {name!r}, but must be one of {', '.join(options)}.{_hint(name, options)}")
+    return importlib.import_module(f"{package}.{name}")
+
+
+def module_names(package: str) -> list[str]:
+    """The dotted paths of all modules below a package, without importing them."""
+    prefix = f"{package}."
+    found = pkgutil.walk_packages(importlib.import_module(package).__path__, prefix)
+    return sorted(module.name.removeprefix(prefix) for module in found if not module.ispkg)
+
+
+def override(config: ConfigDict, name: str, text: str) -> None:
+    """Sets one existing setting of a config from text, such as `train.num_steps` from `50`.
+
+    The text is read as a Python literal unless the setting is a string: `0.5`, `True`, `(1, 2)`, `None`.
+
+    Raises:
+      ValueError: if there is no such setting, or the value is not of its type.
+    """
+    *sections, key = name.split(".")
+    section, path = config, "config"
+    for part in [*sections, key]:
+        options = list(section) if isinstance(section, ConfigDict) else []
+        if part not in options:
+            has = f"has {', '.join(options)}" if options else "is no section"
+            raise ValueError(f"{path}.{part} is not a setting; {path} {has}.{_hint(part, options)}")
+        parent, section, path = section, section[part], f"{path}.{part}"
+    wanted = parent.get_type(key)
+    value = text if wanted is str and text != "None" else _literal(text)
+    try:
+        parent[key] = value
+    except TypeError as error:
+        raise ValueError(f"{path} is {text!r}, but must be of type {wanted.__name__}.") from error
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (ValueError, SyntaxError):
+        return text
+
+
+def to_json(config: ConfigDict) -> str:
+    """A config as JSON text, keys sorted."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """The config that `to_json` wrote."""
+    return ConfigDict(_tuples(json.loads(text)))
+
+
+def differences(ours: ConfigDict, theirs: ConfigDict, *, ignore: Iterable[str] = ()) -> list[str]:
+    """One line for each setting that differs between two configs, but for those in the ignored sections."""
+    a, b = (_flatten(from_json(to_json(config))) for config in (ours, theirs))
+    ignored = tuple(f"{section}." for section in ignore)
+    names = sorted(name for name in a.keys() | b.keys() if not name.startswith(ignored))
+    absent = "absent"
+    return [
+        f"{name}: {a.get(name, absent)!r} now, {b.get(name, absent)!r} there"
+        for name in names
+        if a.get(name, absent) != b.get(name, absent)
+    ]
+
+
+def _flatten(config: Section, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= (
+            _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping | ConfigDict) else {prefix + name: value}
+        )
+    return flat
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has lists only; settings hold tuples."""
+    if isinstance(value, list | tuple):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {name: _tuples(item) for name, item in value.items()}
+    return value
+
+
+def _hint(name: str, options: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(options), n=1)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def _type_name(hint: Any) -> str:
+    return hint.__name__ if inspect.isclass(hint) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+
+
+def _is_namedtuple(target: Any) -> bool:
+    return hasattr(target, "_fields")

@@ -1,0 +1,41 @@
+"""Random keys as a function of (seed, stream, step, global example index); nothing is ever split in a carried chain."""
+
+import zlib
+
+import jax
+from jaxtyping import Array, Float, Int, Key
+
+
+def root_key(seed: int) -> Key[Array, ""]:
+    """The key that all of a run's randomness descends from."""
+    return jax.random.key(seed)
+
+
+def stream(key: Key[Array, ""], name: str) -> Key[Array, ""]:
+    """Folds a name into a key, by a hash that is the same in every process (Python's `hash` is not)."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def at_step(key: Key[Array, ""], step: int | Int[Array, ""]) -> Key[Array, ""]:
+    """The key of one step of a stream."""
+    return jax.random.fold_in(key, step)
+
+
+def per_example(key: Key[Array, ""], index: Int[Array, "*batch"]) -> Key[Array, "*batch"]:
+    """One key an example, from its index in the global batch.
+
+    Drawing from these under `vmap` makes randomness independent of how a batch is laid out over devices, hosts and
+    microbatches.
+    """
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index.reshape(-1))
+    return keys.reshape(index.shape)
+
+
+def fold_each(keys: Key[Array, " n"], data: int | Int[Array, ""] | str) -> Key[Array, " n"]:
+    """Folds the same number, or stream name, into each of n keys."""
+    return jax.vmap(lambda key: stream(key, data) if isinstance(data, str) else jax.random.fold_in(key, data))(keys)
+
+
+def normal(keys: Key[Array, " n"], shape: tuple[int, ...]) -> Float[Array, "n ..."]:
+    """Standard normal noise of the given shape from each of n keys."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)

@@ -1,0 +1,105 @@
+"""Wrappers: a model in, a model out, with one thing added."""
+
+from collections.abc import Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from jaxgen.core import images, keys, trees
+from jaxgen.core.contract import Batch, GenerativeModel, Metrics, TrainState, Variables
+
+
+def with_preprocessing(model: GenerativeModel, *, flip: bool = False) -> GenerativeModel:
+    """Lets a model be trained on the host's uint8 images: maps them to [-1, 1], and mirrors half of them if `flip`."""
+
+    def prepare(key: Key[Array, ""], batch: Batch) -> Batch:
+        image = images.to_float(batch["image"])
+        if flip:
+            example_keys = keys.per_example(keys.stream(key, "flip"), batch["index"])
+            mirrored = jax.vmap(jax.random.bernoulli)(example_keys.reshape(-1)).reshape(batch["index"].shape)
+            image = jnp.where(mirrored[..., None, None, None], jnp.flip(image, axis=-2), image)
+        return {**batch, "image": image}
+
+    def init(key: Key[Array, ""], batch: Batch) -> TrainState:
+        return model.init(key, prepare(key, batch))
+
+    def update(
+        key: Key[Array, ""], state: TrainState, batch: Batch, *, phase: Hashable = None
+    ) -> tuple[TrainState, Metrics]:
+        return model.update(key, state, prepare(key, batch), phase=phase)
+
+    return model._replace(init=init, update=update)
+
+
+def with_ema(
+    model: GenerativeModel, *, decay: float = 0.9999, warmup: bool = True, include: str = ".*"
+) -> GenerativeModel:
+    """Keeps an exponential moving average of the state, and lets evaluation see it in the place of the state.
+
+    Args:
+      model: the model to wrap.
+      decay: the weight of the old average, in [0, 1).
+      warmup: caps the decay at (1 + n) / (10 + n) after n updates, so that the first steps are forgotten soon.
+      include: regular expression over the names `params/...` and `model_state/...` of what is averaged. Batch
+        statistics are averaged with the parameters that they belong to.
+    """
+    if not 0.0 <= decay < 1.0:
+        raise ValueError(f"ema.decay is {decay}, but must be at least 0 and below 1.")
+
+    def tracked(state: TrainState) -> dict[str, Array]:
+        tree = _averageable(state)
+        chosen = trees.named_leaves(trees.matches(include, tree))
+        return {name: leaf for name, leaf in trees.named_leaves(tree).items() if chosen[name]}
+
+    def init(key: Key[Array, ""], batch: Batch) -> TrainState:
+        state = model.init(key, batch)
+        # A copy: the average and the parameters are donated to the first update as two buffers.
+        return state._replace(ema=jax.tree.map(jnp.copy, tracked(state)))
+
+    def update(
+        key: Key[Array, ""], state: TrainState, batch: Batch, *, phase: Hashable = None
+    ) -> tuple[TrainState, Metrics]:
+        new_state, metrics = model.update(key, state, batch, phase=phase)
+        rate = ema_decay(state.step, decay=decay, warmup=warmup)
+        ema = jax.tree.map(lambda old, new: old * rate + new * (1.0 - rate), state.ema, tracked(new_state))
+        return new_state._replace(ema=ema), metrics
+
+    def eval_variables(state: TrainState) -> Variables:
+        averaged = trees.map_named(lambda name, leaf: state.ema.get(name, leaf), _averageable(state))
+        return model.eval_variables(state._replace(**averaged))
+
+    return model._replace(init=init, update=update, eval_variables=eval_variables)
+
+
+def ema_decay(step: Int[Array, ""], *, decay: float, warmup: bool) -> Float[Array, ""]:
+    """The decay of the update that follows `step` earlier ones."""
+    capped = jnp.minimum(decay, (1.0 + step) / (10.0 + step)) if warmup else decay
+    return jnp.asarray(capped, jnp.float32)
+
+
+def skip_nonfinite(model: GenerativeModel) -> GenerativeModel:
+    """Leaves the state as it was, but for the step count, where an update's metrics or parameters are not finite.
+
+    The metric `skipped` is 1 for such a step, and 0 for the others.
+    """
+
+    def update(
+        key: Key[Array, ""], state: TrainState, batch: Batch, *, phase: Hashable = None
+    ) -> tuple[TrainState, Metrics]:
+        new_state, metrics = model.update(key, state, batch, phase=phase)
+        finite = _all_finite((metrics, new_state.params))
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new_state, state)
+        skipped = 1.0 - finite.astype(jnp.float32)
+        return kept._replace(step=new_state.step), {**metrics, "skipped": skipped}
+
+    return model._replace(update=update)
+
+
+def _averageable(state: TrainState) -> dict[str, Any]:
+    return {"params": state.params, "model_state": state.model_state}
+
+
+def _all_finite(tree: PyTree) -> Array:
+    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]).all()
