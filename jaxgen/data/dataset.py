@@ -1,0 +1,104 @@
+"""What a dataset is to the rest of the library: random access to examples, and their shape and classes."""
+
+import math
+import struct
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from PIL import Image
+
+Example = Mapping[str, Any]
+"""`image`: uint8 [H, W, C]; `label`: int32, 0 where there are no classes; `caption`: str, where there is one."""
+
+ENDLESS = sys.maxsize
+"""The length of procedural data, as in Grain: every position holds a new example, so there are no epochs."""
+
+CACHE_BYTES = 2**28
+"""Datasets whose images take no more than this are kept in memory once decoded."""
+
+UNREADABLE = (OSError, ValueError, RuntimeError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+"""What damaged bytes make Pillow (the last four, too) and array_record (RuntimeError) raise."""
+
+
+@runtime_checkable
+class Examples(Protocol):
+    """Random access to examples. Reading the same index twice gives the same example, from any thread."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[Example]:
+        """The examples at several indices, for sources that read many faster than one by one."""
+        ...
+
+
+class Dataset(NamedTuple):
+    """One split of a dataset.
+
+    Attributes:
+      examples: `len(examples)` of them, all of one image shape.
+      image_shape: height, width, channels.
+      num_classes: number of classes; 0 if there are no labels.
+      class_names: a name for each class.
+    """
+
+    examples: Examples
+    image_shape: tuple[int, int, int]
+    num_classes: int = 0
+    class_names: tuple[str, ...] = ()
+
+
+class DecodedExamples:
+    """Examples decoded from stored items when they are asked for; kept from then on if the dataset is small."""
+
+    def __init__(self, items: Sequence[Any], decode: Callable[[Any], Example], describe: Callable[[int], str]):
+        """Reads the first example to learn the image shape.
+
+        Args:
+          items: what is stored, such as encoded records or paths; reading an item may fail.
+          decode: maps an item to an example.
+          describe: names the example at an index in error messages.
+        """
+        self._items, self._decode, self._describe = items, decode, describe
+        self._kept: dict[int, Example] = {}
+        self.image_shape = self._read(0)["image"].shape
+        self._keeps = len(items) * math.prod(self.image_shape) <= CACHE_BYTES
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> Example:
+        if index in self._kept:
+            return self._kept[index]
+        example = self._read(index)
+        if example["image"].shape != self.image_shape:
+            raise ValueError(
+                f"{self._describe(index)} has shape {example['image'].shape}, but the first example has "
+                f"{self.image_shape}: set data.image_size to bring all images to one size."
+            )
+        if self._keeps:
+            self._kept[index] = example
+        return example
+
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[Example]:
+        return [self[index] for index in indices]
+
+    def _read(self, index: int) -> Example:
+        try:
+            return self._decode(self._items[index])
+        except UNREADABLE as error:
+            raise ValueError(f"{self._describe(index)} cannot be read: {error}") from error
+
+
+def decoded_dataset(
+    items: Sequence[Any],
+    decode: Callable[[Any], Example],
+    describe: Callable[[int], str],
+    *,
+    class_names: tuple[str, ...] = (),
+) -> Dataset:
+    """A dataset over `DecodedExamples`, with the shape of its first image."""
+    examples = DecodedExamples(items, decode, describe)
+    return Dataset(examples, examples.image_shape, len(class_names), class_names)

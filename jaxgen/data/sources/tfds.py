@@ -1,0 +1,138 @@
+"""Image datasets of TensorFlow Datasets by name, read from array_record files without TensorFlow."""
+
+import difflib
+import importlib.util
+import logging
+import os
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from jaxgen.data.dataset import Dataset, Example, decoded_dataset
+from jaxgen.data.loading import source_names
+from jaxgen.data.pictures import Crop, prepare
+
+_SOME_NAMES = ("mnist", "cifar10", "celeb_a", "lsun/bedroom", "imagenet2012")
+_UNLABELED_TEST = ("imagenet2012",)  # their test labels are all -1; "validation" is what the field evaluates on
+
+# Pillow decodes just as well, but without OpenCV TFDS advises to install it, once in every process.
+logging.getLogger("absl").addFilter(lambda record: "OpenCV is not installed" not in str(record.msg))
+
+
+def load(
+    name: str, split: str, *, data_dir: str | None = None, image_size: int | None = None, crop: Crop = "center"
+) -> Dataset:
+    """Opens a dataset of TFDS, downloading and preparing it first if TensorFlow is installed.
+
+    Args:
+      name: with its configuration, if it has several: `cifar10`, `lsun/bedroom`, `downsampled_imagenet/64x64`.
+      split: "test" is the dataset's test split or, where that is missing or has no labels, its validation split.
+      data_dir: see `data_directory`.
+      image_size: height and width to resize to; None keeps the stored size.
+      crop: what to cut out before resizing; `celeb_a` is usually taken with 140.
+
+    Raises:
+      ValueError: if there is no such dataset or split, or if it is not prepared and cannot be.
+      ConnectionError: if it cannot be downloaded.
+    """
+    try:
+        builder = tfds.builder(name, data_dir=data_directory(data_dir))
+    except ValueError as error:
+        if name.partition("/")[0] in _stock_names():
+            raise  # it says what is wrong with the configuration
+        raise _unknown(name) from error
+    return read(builder, split, image_size=image_size, crop=crop)
+
+
+def data_directory(data_dir: str | None) -> str:
+    """Where prepared datasets lie: the argument, $JAXGEN_DATA_DIR, $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
+    environment = os.environ.get("JAXGEN_DATA_DIR") or os.environ.get("TFDS_DATA_DIR")
+    return os.path.expanduser(data_dir or environment or "~/tensorflow_datasets")
+
+
+def read(
+    builder: tfds.core.DatasetBuilder, split: str, *, image_size: int | None = None, crop: Crop = "center"
+) -> Dataset:
+    """One split of a TFDS builder; the arguments are those of `load`."""
+    records = _open(builder, split)
+    image_key = _image_key(builder)
+    channels = 1 if builder.info.features[image_key].shape[-1] == 1 else 3
+    label_key = _label_key(builder)
+    class_names = tuple(builder.info.features[label_key].names) if label_key else ()
+
+    def decode(record: Mapping[str, Any]) -> Example:
+        array = record[image_key]
+        picture = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+        image = prepare(picture, channels=channels, image_size=image_size, crop=crop)
+        return {"image": image, "label": np.int32(record[label_key] if label_key else 0)}
+
+    def describe(index: int) -> str:
+        return f"Example {index} of the {split} split of {builder.name} in {builder.data_dir}"
+
+    return decoded_dataset(records, decode, describe, class_names=class_names)
+
+
+def _unknown(name: str) -> ValueError:
+    known = source_names()
+    close = difflib.get_close_matches(name, [*known, *_stock_names()], n=1)
+    return ValueError(
+        f"data.name is {name!r}, but must be one of {', '.join(known)} or an image dataset of TensorFlow Datasets, "
+        f"such as {', '.join(_SOME_NAMES)}." + (f" Did you mean {close[0]}?" if close else "")
+    )
+
+
+def _stock_names() -> list[str]:
+    return tfds.list_builders(with_community_datasets=False)
+
+
+def _open(builder: tfds.core.DatasetBuilder, split: str) -> Sequence[Any]:
+    try:
+        return builder.as_data_source(_split_name(builder.name, split, builder.info.splits))
+    except NotImplementedError as error:  # there are no array_record files
+        if builder.is_prepared():
+            raise ValueError(
+                f"{builder.name} lies in {builder.data_dir} in another format than array_record: set data.data_dir to "
+                "another directory to prepare it there once more."
+            ) from error
+    _prepare(builder)
+    return builder.as_data_source(_split_name(builder.name, split, builder.info.splits))
+
+
+def _split_name(name: str, split: str, present: Collection[str]) -> str:
+    """The dataset's own name of a split; `present` is empty until the dataset is prepared."""
+    wanted = ["train"] if split == "train" else ["test", "validation"]
+    if name in _UNLABELED_TEST:
+        wanted = [own for own in wanted if own != "test"]
+    for own in wanted:
+        if own in present or not present:
+            return own
+    raise ValueError(f"{name} has no {' or '.join(wanted)} split, only {', '.join(present)}.")
+
+
+def _prepare(builder: tfds.core.DatasetBuilder) -> None:
+    name, root = builder.info.full_name.rpartition("/")[0], builder.data_dir_root
+    if importlib.util.find_spec("tensorflow") is None:
+        raise ValueError(
+            f"{name} is not prepared in {root}, and preparing it needs TensorFlow once: pip install 'jaxgen[tfds]', "
+            f"then tfds build {name} --file_format=array_record --data_dir={root}"
+        )
+    try:
+        builder.download_and_prepare(file_format="array_record")
+    except OSError as error:  # all exceptions of requests and urllib are
+        raise ConnectionError(f"{name} could not be downloaded and prepared in {root}: {error}") from error
+
+
+def _image_key(builder: tfds.core.DatasetBuilder) -> str:
+    images = [key for key, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
+    if not images:
+        raise ValueError(f"{builder.name} holds no images: choose an image dataset as data.name.")
+    return "image" if "image" in images else images[0]
+
+
+def _label_key(builder: tfds.core.DatasetBuilder) -> str | None:
+    supervised = builder.info.supervised_keys or ()
+    labels = [key for key, feature in builder.info.features.items() if isinstance(feature, tfds.features.ClassLabel)]
+    return next((key for key in [*supervised, "label"] if key in labels), None)

@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxgen.data import read_arrays
+from jaxgen.data.sources import folder
+
+
+def save(path, value=0, size=(6, 6)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (value, value, value)).save(path)
+
+
+def test_subdirectories_are_classes_in_the_order_of_their_names(tmp_path):
+    for value, name in enumerate(("train/dog/b.png", "train/cat/deep/a.webp", "train/cat/c.BMP", "test/dog/x.png")):
+        save(tmp_path / name, value)
+    (tmp_path / "train" / "cat" / "notes.txt").touch()
+    (tmp_path / "train" / "cat" / "._c.png").touch()
+    train = folder.load("train", path=str(tmp_path))
+    assert (train.class_names, train.image_shape) == (("cat", "dog"), (6, 6, 3))
+    arrays = read_arrays(train)
+    np.testing.assert_array_equal(arrays["label"], [0, 0, 1])
+    np.testing.assert_array_equal(arrays["image"][:, 0, 0, 0], [2, 1, 0])
+    np.testing.assert_array_equal(read_arrays(folder.load("test", path=str(tmp_path)))["label"], [1])
+
+
+def test_loose_pictures_have_no_classes(tmp_path):
+    for name in "abcdefgh":
+        save(tmp_path / f"{name}.png")
+    dataset = folder.load("train", path=str(tmp_path))
+    assert (dataset.num_classes, dataset.class_names) == (0, ())
+
+
+def test_about_a_tenth_is_held_out_whatever_else_is_added(tmp_path):
+    def paths(split):
+        dataset = folder.load(split, path=str(tmp_path))
+        return {dataset.examples._items[index].path.name for index in range(len(dataset.examples))}
+
+    for number in range(300):
+        (tmp_path / f"{number}.pgm").write_bytes(b"P5 1 1 255 \0")
+    train, test = paths("train"), paths("test")
+    assert (len(train | test), train & test) == (300, set())
+    assert 15 <= len(test) <= 45  # three standard deviations about 30
+    for number in range(300, 400):
+        (tmp_path / f"{number}.pgm").write_bytes(b"P5 1 1 255 \0")
+    assert train < paths("train")
+    assert test < paths("test")
+    assert {p.path.name for p in folder.load("test", path=str(tmp_path), split_seed=1).examples._items} != paths("test")
+
+
+def test_pictures_are_cropped_resized_and_converted(tmp_path):
+    save(tmp_path / "train/a.png", 100, size=(40, 20))
+    save(tmp_path / "train/b.png", 200, size=(9, 18))
+    save(tmp_path / "test/c.png")
+    arrays = read_arrays(folder.load("train", path=str(tmp_path), image_size=8, channels=1))
+    assert arrays["image"].shape == (2, 8, 8, 1)
+    np.testing.assert_array_equal(arrays["image"][:, 4, 4, 0], [100, 200])
+
+
+def test_pictures_of_several_sizes_need_image_size(tmp_path):
+    save(tmp_path / "train/a.png", size=(6, 6))
+    save(tmp_path / "train/b.png", size=(7, 7))
+    save(tmp_path / "test/c.png")
+    with pytest.raises(ValueError, match=r"b\.png has shape \(7, 7, 3\).*set data\.image_size"):
+        read_arrays(folder.load("train", path=str(tmp_path)))
+
+
+def test_orientation_in_the_metadata_is_obeyed(tmp_path):
+    picture = Image.new("RGB", (4, 8))
+    exif = picture.getexif()
+    exif[0x0112] = 6  # the camera was held upright
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        picture.save(tmp_path / split / "a.jpg", exif=exif)
+    assert folder.load("train", path=str(tmp_path), crop="none").image_shape == (4, 8, 3)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"])
+def test_a_file_that_cannot_be_decoded_is_named_with_its_path(tmp_path, content):
+    save(tmp_path / "train/a.png")
+    save(tmp_path / "test/c.png")
+    (tmp_path / "train" / "bad.png").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{tmp_path}/train/bad\.png cannot be read"):
+        read_arrays(folder.load("train", path=str(tmp_path)))
+
+
+def test_a_truncated_picture_is_named(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    for suffix in ("png", "jpg", "webp"):
+        (tmp_path / suffix / "train").mkdir(parents=True)
+        save(tmp_path / suffix / "test" / "a.png")
+        path = tmp_path / suffix / "train" / f"half.{suffix}"
+        Image.fromarray(noise).save(path)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        with pytest.raises(ValueError, match=rf"half\.{suffix} cannot be read"):
+            folder.load("train", path=str(tmp_path / suffix))
+
+
+def test_what_is_no_directory_of_pictures_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="not a directory"):
+        folder.load("train", path=str(tmp_path / "absent"))
+    with pytest.raises(ValueError, match="no pictures"):
+        folder.load("train", path=str(tmp_path))
+    save(tmp_path / "only.png")
+    with pytest.raises(ValueError, match="too few pictures"):
+        folder.load("test", path=str(tmp_path))
+    with pytest.raises(ValueError, match="channels is 4"):
+        folder.load("train", path=str(tmp_path), channels=4)
+
+
+def test_unclear_classes_are_refused(tmp_path):
+    save(tmp_path / "a/cat/1.png")
+    save(tmp_path / "a/2.png")
+    with pytest.raises(ValueError, match="classes are not clear"):
+        folder.load("train", path=str(tmp_path / "a"))
+    save(tmp_path / "b/train/cat/1.png")
+    save(tmp_path / "b/test/owl/1.png")
+    with pytest.raises(ValueError, match=r"owl/1\.png is of none of the classes of the training pictures: cat"):
+        folder.load("test", path=str(tmp_path / "b"))
