@@ -1,0 +1,1 @@
+"""Diffusion mathematics apart from any network: noise schedules, samplers as functions of a denoiser, guidance."""

@@ -1,0 +1,1 @@
+"""Flax linen networks and layers: no loss, no optimizer, no sampling."""

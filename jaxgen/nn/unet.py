@@ -1,0 +1,170 @@
+"""The U-Net of DDPM (Ho et al. 2020, appendix B): residual blocks, attention at low resolutions, skips."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Key
+
+from jaxgen.nn.layers import Downsample, Dropout, SelfAttention, Upsample, conv3x3, dense, timestep_embedding
+
+
+class Block(nn.Module):
+    """A residual block conditioned on an embedding, with self-attention after it where `attention` is set."""
+
+    channels: int
+    attention: bool
+    dropout: float = 0.0
+    num_groups: int = 32
+    num_heads: int = 1
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], emb: Float[Array, "b e"], dropout_keys: Key[Array, " b"] | None
+    ) -> Float[Array, "b h w {self.channels}"]:
+        """Maps features to `channels` features of the same height and width."""
+        h = conv3x3(self.channels, dtype=self.dtype, name="conv_0")(self._activate(x, "norm_0"))
+        h += dense(self.channels, dtype=self.dtype, name="emb")(nn.swish(emb))[:, None, None, :]
+        h = Dropout(self.dropout, name="dropout")(self._activate(h, "norm_1"), dropout_keys)
+        h = conv3x3(self.channels, zero_init=True, dtype=self.dtype, name="conv_1")(h)
+        if x.shape[-1] != self.channels:
+            x = dense(self.channels, dtype=self.dtype, name="shortcut")(x)
+        h += x
+        if self.attention:
+            h = SelfAttention(self.num_heads, self.num_groups, self.dtype, name="attention")(h)
+        return h
+
+    def _activate(self, x: Array, name: str) -> Array:
+        return nn.swish(nn.GroupNorm(self.num_groups, epsilon=1e-6, dtype=self.dtype, name=name)(x))
+
+
+class Embedding(nn.Module):
+    """The embedding of the timestep, and of the label where there are classes, that conditions every block."""
+
+    channels: int
+    num_classes: int = 0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, t: Float[Array, " b"], label: Int[Array, " b"] | None) -> Float[Array, "b 4*{self.channels}"]:
+        """Embeds t in [0, 1000) and labels in [0, num_classes]; no label means `num_classes`, the null token."""
+        emb = timestep_embedding(t, self.channels).astype(self.dtype)
+        emb = dense(4 * self.channels, dtype=self.dtype, name="time_0")(emb)
+        emb = dense(4 * self.channels, dtype=self.dtype, name="time_1")(nn.swish(emb))
+        if self.num_classes:
+            label = jnp.full(t.shape, self.num_classes) if label is None else label
+            emb += nn.Embed(self.num_classes + 1, 4 * self.channels, dtype=self.dtype, name="label")(label)
+        return emb
+
+
+class UNet(nn.Module):
+    """The DDPM U-Net, from noisy images and timesteps to `out_channels` values a pixel.
+
+    Parameters are float32, computation runs in `dtype`, and the output is float32. A conditional network embeds
+    num_classes + 1 labels: the last row is the null token of classifier-free guidance (Ho and Salimans 2022).
+
+    Attributes:
+      out_channels: channels of the output.
+      base_channels: width of the first level; `channel_multipliers` gives the others, one level each.
+      num_res_blocks: residual blocks a level on the way down; there is one more on the way up.
+      attention_resolutions: heights, in pixels, of the feature maps whose blocks end in self-attention; the middle
+        always has it.
+      dropout: rate within each residual block, drawn from `dropout_keys`.
+      num_classes: number of classes; 0 for an unconditional network.
+      num_groups: groups of the normalizations, at most `base_channels`.
+      num_heads: attention heads.
+      dtype: type of the computation.
+      remat: recompute the blocks' activations in the backward pass, trading time for memory.
+    """
+
+    out_channels: int
+    base_channels: int = 128
+    channel_multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    num_res_blocks: int = 2
+    attention_resolutions: tuple[int, ...] = (16,)
+    dropout: float = 0.1
+    num_classes: int = 0
+    num_groups: int = 32
+    num_heads: int = 1
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        t: Float[Array, " b"],
+        label: Int[Array, " b"] | None = None,
+        *,
+        train: bool,
+        dropout_keys: Key[Array, " b"] | None = None,
+    ) -> Float[Array, "b h w {self.out_channels}"]:
+        """Applies the network.
+
+        Args:
+          x: noisy images.
+          t: timesteps in [0, 1000), possibly fractional.
+          label: classes in [0, num_classes], `num_classes` being the null token; None means the null token throughout.
+          train: whether dropout is on.
+          dropout_keys: one key an example; needed when `train` and `dropout` > 0, unused otherwise.
+
+        Raises:
+          ValueError: if the image size, the groups, a label or the dropout keys do not fit the network.
+        """
+        self._validate(x, label, needs_keys=train and self.dropout > 0 and dropout_keys is None)
+        keys = dropout_keys if train else None
+        emb = Embedding(self.base_channels, self.num_classes, self.dtype, name="embedding")(t, label)
+        h, skips = self._down(x.astype(self.dtype), emb, keys)
+        width = self.base_channels * self.channel_multipliers[-1]
+        h = self._block("mid_0", width, attention=True)(h, emb, keys)
+        h = self._block("mid_1", width, attention=False)(h, emb, keys)
+        h = self._up(h, skips, emb, keys)
+        h = nn.swish(nn.GroupNorm(self._groups, epsilon=1e-6, dtype=self.dtype, name="norm_out")(h))
+        return conv3x3(self.out_channels, zero_init=True, dtype=self.dtype, name="conv_out")(h).astype(jnp.float32)
+
+    def _down(self, x: Array, emb: Array, keys: Array | None) -> tuple[Array, list[Array]]:
+        h = conv3x3(self.base_channels, dtype=self.dtype, name="conv_in")(x)
+        skips = [h]
+        for level, multiplier in enumerate(self.channel_multipliers):
+            for i in range(self.num_res_blocks):
+                h = self._block(f"down_{level}_{i}", self.base_channels * multiplier, self._attends(h))(h, emb, keys)
+                skips.append(h)
+            if level < len(self.channel_multipliers) - 1:
+                h = Downsample(self.dtype, name=f"downsample_{level}")(h)
+                skips.append(h)
+        return h, skips
+
+    def _up(self, h: Array, skips: list[Array], emb: Array, keys: Array | None) -> Array:
+        for level, multiplier in reversed(list(enumerate(self.channel_multipliers))):
+            for i in range(self.num_res_blocks + 1):
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = self._block(f"up_{level}_{i}", self.base_channels * multiplier, self._attends(h))(h, emb, keys)
+            if level > 0:
+                h = Upsample(self.dtype, name=f"upsample_{level}")(h)
+        return h
+
+    def _block(self, name: str, channels: int, attention: bool) -> Block:
+        block = nn.remat(Block) if self.remat else Block
+        return block(channels, attention, self.dropout, self._groups, self.num_heads, self.dtype, name=name)
+
+    def _attends(self, h: Array) -> bool:
+        return h.shape[1] in self.attention_resolutions
+
+    @property
+    def _groups(self) -> int:
+        return min(self.num_groups, self.base_channels)
+
+    def _validate(self, x: Array, label: Array | None, *, needs_keys: bool) -> None:
+        halvings = len(self.channel_multipliers) - 1
+        stride = 2**halvings
+        if x.shape[1] % stride or x.shape[2] % stride:
+            raise ValueError(
+                f"Images of {x.shape[1]}x{x.shape[2]} pixels cannot be halved {halvings} times: both sides "
+                f"must be multiples of {stride}, so resize the images or use fewer channel_multipliers."
+            )
+        if self.base_channels % self._groups:
+            raise ValueError(f"base_channels={self.base_channels} must be a multiple of num_groups={self.num_groups}.")
+        if label is not None and not self.num_classes:
+            raise ValueError("This U-Net is unconditional (num_classes=0) but was given labels: set num_classes.")
+        if needs_keys:
+            raise ValueError(f"Training with dropout={self.dropout} needs dropout_keys, one key an example.")

@@ -1,0 +1,1 @@
+"""From a config section to an Optax optimizer."""

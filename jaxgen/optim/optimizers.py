@@ -1,0 +1,94 @@
+"""Optimizers by name: clipping, the update rule, decoupled weight decay and the learning-rate schedule in one chain."""
+
+from typing import Literal
+
+import optax
+
+from jaxgen.core import trees
+from jaxgen.core.config import Section, call, choose
+
+Schedule = Literal["constant", "cosine", "linear"]
+
+
+def make_optimizer(
+    *,
+    num_steps: int,
+    name: str = "adam",
+    learning_rate: float = 2e-4,
+    schedule: Schedule = "constant",
+    warmup_steps: int = 0,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+) -> optax.GradientTransformation:
+    """Builds an optimizer from the settings of a config's `optimizer` section.
+
+    Args:
+      num_steps: number of updates in the run, where decaying schedules reach zero.
+      name: `adam`, `sgd` (with momentum `b1`), `rmsprop` (with decay `b2`) or `lion`.
+      learning_rate: the highest rate of the schedule.
+      schedule: what follows the warm-up.
+      warmup_steps: updates of linear growth from zero.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      weight_decay: decoupled decay (Loshchilov & Hutter 2019) of kernels and embeddings; biases and scales have none.
+      clip_norm: global norm that a gradient is scaled down to.
+
+    Raises:
+      ValueError: if the name is unknown or a number is out of range.
+    """
+    rules = {
+        "adam": lambda: optax.scale_by_adam(b1, b2),
+        "sgd": lambda: optax.trace(b1) if b1 else optax.identity(),
+        "rmsprop": lambda: optax.scale_by_rms(b2),
+        "lion": lambda: optax.scale_by_lion(b1, b2),
+    }
+    rule = choose(rules, name, where="optimizer.name")
+    rate = learning_rate_schedule(num_steps, learning_rate, schedule=schedule, warmup_steps=warmup_steps)
+    chain = [rule(), optax.scale_by_learning_rate(rate)]
+    if weight_decay:
+        chain.insert(
+            1, optax.add_decayed_weights(weight_decay, mask=lambda p: trees.matches(r".*(kernel|embedding)", p))
+        )
+    if clip_norm is not None:
+        chain.insert(0, optax.clip_by_global_norm(clip_norm))
+    return optax.chain(*chain)
+
+
+def make_player_optimizers(section: Section, *players: str, num_steps: int) -> dict[str, optax.GradientTransformation]:
+    """One optimizer for each player, from the subsection of its name.
+
+    Raises:
+      ValueError: if a subsection is missing or unknown, or wrong in itself.
+    """
+    if set(section) != set(players):
+        raise ValueError(f"optimizer has the subsections {', '.join(section)}, but must have {', '.join(players)}.")
+    return {
+        name: call(make_optimizer, section[name], where=f"optimizer.{name}", num_steps=num_steps) for name in players
+    }
+
+
+def learning_rate_schedule(
+    num_steps: int, learning_rate: float, *, schedule: Schedule = "constant", warmup_steps: int = 0
+) -> optax.Schedule:
+    """The learning rate by update count: linear growth over `warmup_steps`, then the named schedule.
+
+    Raises:
+      ValueError: if the warm-up is longer than the run.
+    """
+    if not 0 <= warmup_steps <= num_steps:
+        raise ValueError(f"optimizer.warmup_steps is {warmup_steps}, but the run has {num_steps} steps: choose fewer.")
+    remaining = max(1, num_steps - warmup_steps)
+    after = {
+        "constant": lambda: optax.constant_schedule(learning_rate),
+        "cosine": lambda: optax.cosine_decay_schedule(learning_rate, remaining),
+        "linear": lambda: optax.linear_schedule(learning_rate, 0.0, remaining),
+    }
+    decay = choose(after, schedule, where="optimizer.schedule")()
+    if not warmup_steps:
+        return decay
+    # The first update has count 0: it takes the first step of the climb, not a rate of zero.
+    return lambda count: optax.join_schedules(
+        [optax.linear_schedule(0.0, learning_rate, warmup_steps), decay], [warmup_steps]
+    )(count + 1)

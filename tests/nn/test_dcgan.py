@@ -1,0 +1,97 @@
+"""DCGAN's networks: official sizes, odd image sizes, batch statistics, conditioning."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxgen.core import trees
+from jaxgen.nn.dcgan import Discriminator, Generator
+
+KEY = jax.random.key(0)
+
+
+def variables_of(module, *inputs):
+    return jax.eval_shape(lambda: module.init(KEY, *inputs, train=False))
+
+
+def test_parameter_counts_are_the_official_ones():
+    generator = variables_of(Generator((64, 64, 3)), jnp.zeros((1, 100)))
+    discriminator = variables_of(Discriminator(), jnp.zeros((1, 64, 64, 3)))
+    assert trees.count(generator["params"]) == 3_576_704
+    assert trees.count(discriminator["params"]) == 2_765_568
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (32, 64, 3), (96, 96, 3)])
+def test_every_halvable_size_works(shape):
+    z = jnp.zeros((2, 5))
+    images, _ = jax.eval_shape(lambda: Generator(shape, width=2).init_with_output(KEY, z, train=False))
+    chex.assert_shape(images, (2, *shape))
+    logits, _ = jax.eval_shape(
+        lambda: Discriminator(width=2).init_with_output(KEY, jnp.zeros((2, *shape)), train=False)
+    )
+    chex.assert_shape(logits, (2,))
+
+
+def test_a_smaller_base_makes_a_deeper_network():
+    shallow, deep = (variables_of(Generator((8, 8, 1), width=2, base_side=side), jnp.zeros((1, 5))) for side in (4, 2))
+    assert set(deep["params"]) - set(shallow["params"]) == {"conv_1", "norm_1"}
+
+
+@pytest.mark.parametrize("shape", [(7, 7, 1), (30, 30, 1), (31, 31, 3), (4, 4, 1)])
+def test_other_sizes_are_refused(shape):
+    with pytest.raises(ValueError, match=f"{shape[0]}x{shape[1]} pixels"):
+        variables_of(Generator(shape, width=2), jnp.zeros((1, 5)))
+
+
+def test_initialization_follows_the_paper():
+    params = Generator((16, 16, 3), width=16).init(KEY, jnp.zeros((1, 100)), train=False)["params"]
+    assert abs(float(jnp.std(params["base"]["kernel"])) - 0.02) < 1e-3
+    assert abs(float(jnp.mean(params["norm_0"]["scale"])) - 1.0) < 0.02
+    assert 0.01 < float(jnp.std(params["norm_0"]["scale"])) < 0.03
+
+
+def test_training_normalizes_by_the_batch_and_moves_the_running_statistics():
+    module = Generator((8, 8, 1), width=2, momentum=0.9)
+    z = 3.0 * jax.random.normal(KEY, (16, 5))
+    variables = module.init(KEY, z, train=False)
+    images, updated = module.apply(variables, z, train=True, mutable="batch_stats")
+    base = (z @ variables["params"]["base"]["kernel"]).reshape(-1, 2)
+    chex.assert_trees_all_close(updated["batch_stats"]["norm_0"]["mean"], 0.1 * jnp.mean(base, axis=0), atol=1e-6)
+    assert not jnp.allclose(images, module.apply(variables, z, train=False), atol=1e-3)
+    assert float(jnp.max(jnp.abs(images))) <= 1.0
+
+
+def test_evaluation_treats_each_latent_alone():
+    module = Generator((8, 8, 1), width=2)
+    z = jax.random.normal(KEY, (4, 5))
+    variables = module.init(KEY, z, train=False)
+    alone = module.apply(variables, z[:1], train=False)
+    chex.assert_trees_all_close(module.apply(variables, z, train=False)[:1], alone, atol=1e-6)
+
+
+def test_batch_normalization_of_the_discriminator_can_be_left_out():
+    variables = variables_of(Discriminator(width=2, batch_norm=False), jnp.zeros((1, 16, 16, 1)))
+    assert set(variables) == {"params"}
+
+
+def test_half_precision_keeps_parameters_and_outputs_in_float32():
+    module = Generator((8, 8, 1), width=2, dtype=jnp.bfloat16)
+    images, variables = jax.eval_shape(lambda: module.init_with_output(KEY, jnp.zeros((2, 5)), train=False))
+    chex.assert_type([images, *jax.tree.leaves(variables)], jnp.float32)
+
+
+def test_labels_change_images_and_logits():
+    z, x, labels = jnp.ones((2, 5)), jnp.ones((2, 8, 8, 1)), jnp.arange(2)
+    generator, discriminator = Generator((8, 8, 1), width=2, num_classes=3), Discriminator(width=2, num_classes=3)
+    images, _ = generator.init_with_output(KEY, z, labels, train=False)
+    logits, _ = discriminator.init_with_output(KEY, x, labels, train=False)
+    assert not jnp.allclose(images[0], images[1])
+    assert not jnp.allclose(logits[0], logits[1])
+
+
+def test_labels_must_fit_the_network():
+    with pytest.raises(ValueError, match="needs a label"):
+        variables_of(Generator((8, 8, 1), num_classes=3), jnp.zeros((1, 5)))
+    with pytest.raises(ValueError, match="unconditional"):
+        variables_of(Discriminator(), jnp.zeros((1, 8, 8, 1)), jnp.zeros((1,), jnp.int32))

@@ -1,0 +1,227 @@
+"""The DDPM U-Net: official sizes, parity with given weights, and what makes its randomness independent of the batch."""
+
+import functools
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen.core import trees
+from jaxgen.nn import layers
+from jaxgen.nn.unet import UNet
+
+GOLDEN = Path(os.environ.get("JAXGEN_GOLDEN_DIR", Path(__file__).parents[1] / "golden"))
+
+
+def tiny(**options) -> UNet:
+    defaults = {"out_channels": 2, "base_channels": 8, "channel_multipliers": (1, 2), "num_res_blocks": 1}
+    return UNet(**(defaults | {"attention_resolutions": (2,), "dropout": 0.5, "num_classes": 3} | options))
+
+
+@functools.partial(jax.jit, static_argnames=("net", "train"))
+def apply(net: UNet, *args, train: bool = False, **kwargs) -> jax.Array:
+    return net.apply(*args, train=train, **kwargs)
+
+
+def tiny_inputs(batch: int = 3) -> tuple[jax.Array, jax.Array]:
+    return jax.random.normal(jax.random.key(1), (batch, 4, 4, 2)), jnp.linspace(0.0, 999.0, batch)
+
+
+def random_params(net: UNet) -> dict:
+    """Random everywhere, so that branches which start at zero count."""
+    params = jax.eval_shape(lambda: net.init(jax.random.key(0), *tiny_inputs(), train=False))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0.0, 0.3, leaf.shape), jnp.float32), params)
+
+
+@pytest.mark.parametrize(
+    ("size", "multipliers", "expected"),
+    [(32, (1, 2, 2, 2), 35_746_307), (256, (1, 1, 2, 2, 4, 4), 113_673_219)],
+)
+def test_official_parameter_counts(size, multipliers, expected):
+    net = UNet(3, 128, multipliers, 2, (16,), 0.1)
+    x = jnp.zeros((1, size, size, 3))
+    assert trees.count(jax.eval_shape(lambda: net.init(jax.random.key(0), x, jnp.zeros(1), train=False))) == expected
+
+
+def official_name(name: str, levels: int, blocks: int) -> str:
+    """Module path of a parameter of ours, in the names of the official state dict."""
+    module, _, rest = name.removeprefix("params/").partition("/")
+    stem, *position = module.split("_")
+    fixed = {"conv_in": "conv_in", "conv_out": "conv_out", "norm_out": "conv_norm_out"}
+    if module in fixed:
+        return f"{fixed[module]}.{rest}"
+    if module == "embedding":
+        return {"time_0": "time_embedding.linear_1", "time_1": "time_embedding.linear_2"}[rest[:6]] + f".{rest[7:]}"
+    if stem in ("downsample", "upsample"):
+        level = int(position[0])
+        side, level = ("down", level) if stem == "downsample" else ("up", levels - 1 - level)
+        return f"{side}_blocks.{level}.{stem}rs.0.conv.{rest.removeprefix('conv/')}"
+    if stem == "mid":
+        where, index = "mid_block", position[0]
+    else:
+        level = int(position[0]) if stem == "down" else levels - 1 - int(position[0])
+        where, index = f"{stem}_blocks.{level}", position[1]
+    part, _, leaf = rest.rpartition("/")
+    inner = {
+        "norm_0": "norm1",
+        "conv_0": "conv1",
+        "emb": "time_emb_proj",
+        "norm_1": "norm2",
+        "conv_1": "conv2",
+        "shortcut": "conv_shortcut",
+        "attention/norm": "group_norm",
+        "attention/query": "to_q",
+        "attention/key": "to_k",
+        "attention/value": "to_v",
+        "attention/out": "to_out.0",
+    }[part]
+    kind = "attentions" if part.startswith("attention/") else "resnets"
+    return f"{where}.{kind}.{index}.{inner}.{leaf}"
+
+
+def from_official(golden: dict, params: dict, levels: int, blocks: int) -> dict:
+    """The official weights in our tree and layout; every one of them must be used."""
+    unused = {name for name in golden if name.startswith("param/")}
+
+    def load(name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        official = official_name(name.replace("/kernel", "/weight").replace("/scale", "/weight"), levels, blocks)
+        official = "param/" + official.replace("/", ".")
+        unused.remove(official)
+        value = golden[official].astype(np.float32)
+        if name.endswith("kernel"):
+            value = np.moveaxis(value, (0, 1), (-1, -2))
+        assert value.size == np.prod(leaf.shape)
+        return jnp.asarray(value.reshape(leaf.shape))
+
+    loaded = trees.map_named(load, params)
+    assert not unused
+    return loaded
+
+
+def test_parity_with_the_official_network():
+    golden = dict(np.load(GOLDEN / "ddpm.npz"))
+    x = jnp.asarray(np.moveaxis(golden["input/x"], 1, -1))
+    t = jnp.asarray(golden["input/t"], jnp.float32)
+    net = UNet(3, 32, (1, 2), 1, (x.shape[1] // 2,), 0.1)
+    params = jax.eval_shape(lambda: net.init(jax.random.key(0), x, t, train=False))
+    params = from_official(golden, params, levels=2, blocks=1)
+    out = np.moveaxis(apply(net, params, x, t), -1, 1)
+    expected = golden["output/out"]
+    assert np.abs(out - expected).max() <= 2e-4 * expected.std()
+
+
+def test_dropout_depends_on_the_example_and_not_on_the_batch():
+    net = tiny(channel_multipliers=(1,))
+    params, (x, t) = random_params(net), tiny_inputs()
+    keys = jax.random.split(jax.random.key(2), len(x))
+    order = jnp.array([2, 0, 1])
+    plain = apply(net, params, x, t, train=True, dropout_keys=keys)
+    shuffled = apply(net, params, x[order], t[order], train=True, dropout_keys=keys[order])
+    np.testing.assert_allclose(shuffled, plain[order], atol=1e-4)
+    assert np.abs(apply(net, params, x, t, train=True, dropout_keys=keys[order]) - plain).max() > 0.1
+
+
+def test_dropout_is_off_outside_training():
+    net = tiny(channel_multipliers=(1,))
+    params, (x, t) = random_params(net), tiny_inputs()
+    keys = jax.random.split(jax.random.key(2), len(x))
+    off, rate_zero = (
+        apply(net, params, x, t, dropout_keys=keys),
+        apply(net.clone(dropout=0.0), params, x, t, train=True),
+    )
+    np.testing.assert_allclose(off, rate_zero, atol=1e-5)
+
+
+def test_dropout_keeps_the_mean_and_its_rate():
+    keys = jax.random.split(jax.random.key(0), 4)
+    y = layers.Dropout(0.25).apply({}, jnp.ones((4, 50, 50, 2)), keys)
+    np.testing.assert_allclose(np.unique(y), [0.0, 1.0 / 0.75], rtol=1e-6)
+    np.testing.assert_allclose(y.mean(axis=(1, 2, 3)), 1.0, atol=0.05)
+    assert not np.array_equal(y[0], y[1])
+
+
+def test_every_layer_drops_its_own_elements():
+    class TwoLayers(layers.nn.Module):
+        @layers.nn.compact
+        def __call__(self, x, keys):
+            return layers.Dropout(0.5, name="a")(x, keys), layers.Dropout(0.5, name="b")(x, keys)
+
+    first, second = TwoLayers().apply({}, jnp.ones((1, 100)), jax.random.split(jax.random.key(0), 1))
+    assert not np.array_equal(first, second)
+
+
+def test_remat_changes_neither_output_nor_gradient():
+    plain, remat = (tiny(channel_multipliers=(1,), attention_resolutions=(), remat=on) for on in (False, True))
+    params, (x, t) = random_params(plain), tiny_inputs()
+    keys = jax.random.split(jax.random.key(2), len(x))
+
+    def loss(params, net):
+        return jnp.mean(net.apply(params, x, t, train=True, dropout_keys=keys) ** 2)
+
+    grad = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(a).max() + 1e-6),
+        grad(params, plain),
+        grad(params, remat),
+    )
+    jaxprs = [str(jax.make_jaxpr(loss, static_argnums=1)(params, net)) for net in (plain, remat)]
+    assert ["remat" in jaxpr or "checkpoint" in jaxpr for jaxpr in jaxprs] == [False, True]
+
+
+def test_no_label_means_the_null_token():
+    net = tiny()
+    params, (x, t) = random_params(net), tiny_inputs()
+    null = apply(net, params, x, t, jnp.full(3, 3))
+    np.testing.assert_array_equal(apply(net, params, x, t), null)
+    assert np.abs(apply(net, params, x, t, jnp.array([0, 1, 2])) - null).max(axis=(1, 2, 3)).min() > 1e-2
+
+
+def test_parameters_and_output_stay_float32_in_low_precision():
+    net = tiny(dtype=jnp.bfloat16)
+    x, t = tiny_inputs()
+    params = jax.eval_shape(lambda: net.init(jax.random.key(0), x, t, train=False))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
+    params = random_params(net)
+    low, full = (apply(tiny(dtype=dtype), params, x, t) for dtype in (jnp.bfloat16, jnp.float32))
+    assert low.dtype == jnp.float32
+    error = np.abs(low - full).max() / full.std()
+    assert 1e-4 < error < 0.1
+
+
+def test_several_heads_attend_separately():
+    x, t = tiny_inputs()
+    params = random_params(tiny())
+    one, two = (apply(tiny(num_heads=heads), params, x, t) for heads in (1, 2))
+    assert np.abs(one - two).max() > 1e-3
+
+
+def test_timestep_embedding_is_sines_then_cosines():
+    t = jnp.array([0.0, 17.5, 999.0])
+    freqs = 10_000.0 ** -(np.arange(4) / 3)
+    angles = np.asarray(t, np.float64)[:, None] * freqs
+    expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    np.testing.assert_allclose(layers.timestep_embedding(t, 8), expected, atol=1e-4)
+
+
+def test_nearest_upsample_repeats_pixels():
+    x = jnp.arange(12.0).reshape(1, 2, 3, 2)
+    np.testing.assert_array_equal(layers.nearest_upsample(x), np.asarray(x).repeat(2, axis=1).repeat(2, axis=2))
+
+
+@pytest.mark.parametrize(
+    ("options", "call", "message"),
+    [
+        ({"channel_multipliers": (1, 1, 1, 1)}, {"train": False}, "multiples of 8"),
+        ({"base_channels": 12, "num_groups": 8}, {"train": False}, "multiple of num_groups"),
+        ({"num_classes": 0}, {"train": False, "label": jnp.zeros(3, int)}, "unconditional"),
+        ({}, {"train": True}, "dropout_keys"),
+        ({"num_heads": 3}, {"train": False}, "divides"),
+    ],
+)
+def test_misuse_is_refused(options, call, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda: tiny(**options).init(jax.random.key(0), *tiny_inputs(), **call))
