@@ -1,0 +1,1 @@
+"""One file a method; `common` holds what they share."""

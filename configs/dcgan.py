@@ -1,0 +1,101 @@
+"""DCGAN (Radford et al. 2016): `celeba` and `lsun` are the paper's setting, the others follow it on smaller images."""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(variant: str = "digits") -> ConfigDict:
+    """Variants: digits (two minutes on a CPU), tiny, shapes, mnist, celeba, lsun."""
+    variants = {"digits": digits, "tiny": tiny, "shapes": shapes, "mnist": mnist, "celeba": celeba, "lsun": lsun}
+    if variant not in variants:
+        raise common.unknown_variant(variant, *variants)
+    return variants[variant]()
+
+
+def celeba() -> ConfigDict:
+    """Faces at 64x64, 3,576,704 + 2,765,568 parameters: Adam at 2e-4 with b1 0.5, batch 128, a 100-d latent, no EMA."""
+    config = common.base()
+    config.method = "gan.dcgan"
+    config.data.name = "celeb_a"
+    config.data.image_size = 64
+    config.data.batch_size = 128
+    config.train.num_steps = 40_000  # 25 epochs
+    config.ema.decay = 0.0  # the paper has none
+    config.ema.include = "(params|model_state)/generator/.*"
+
+    config.optimizer = ConfigDict()
+    config.optimizer.generator = common.optimizer()
+    config.optimizer.discriminator = common.optimizer()
+    for player in config.optimizer.values():
+        player.learning_rate = 2e-4
+        player.b1 = 0.5
+
+    config.generator = ConfigDict()
+    config.generator.width = 64
+    config.generator.base_side = 4
+    config.generator.momentum = 0.9
+
+    config.discriminator = ConfigDict()
+    config.discriminator.width = 64
+    config.discriminator.base_side = 4
+    config.discriminator.momentum = 0.9
+    config.discriminator.batch_norm = True
+
+    config.gan = ConfigDict()
+    config.gan.latent_dim = 100
+    config.gan.loss = "non_saturating"  # or "minimax", "least_squares", "hinge", "wasserstein"
+    config.gan.n_critic = 1
+    config.gan.class_conditional = False
+    return config
+
+
+def lsun() -> ConfigDict:
+    """Bedrooms at 64x64, with the same setting."""
+    config = celeba()
+    config.data.name = "lsun/bedroom"
+    config.train.num_steps = 120_000  # 5 epochs of 3.03M images
+    return config
+
+
+def mnist() -> ConfigDict:
+    """28x28 handwritten digits, from a base of 7x7."""
+    config = celeba()
+    config.data.name = "mnist"
+    config.data.image_size = None
+    config.train.num_steps = 25_000
+    config.ema.decay = 0.999
+    return config
+
+
+def shapes() -> ConfigDict:
+    """The procedural 32x32 shapes, which need no download."""
+    config = mnist()
+    config.data.name = "shapes"
+    return config
+
+
+def digits() -> ConfigDict:
+    """Scikit-learn's 8x8 digits: two minutes on two CPU cores."""
+    config = mnist()
+    config.data.name = "digits"
+    config.train.num_steps = 6_000
+    config.train.steps_per_dispatch = 20
+    return config
+
+
+def tiny() -> ConfigDict:
+    """Seconds, for the tests."""
+    config = digits()
+    config.data.batch_size = 16
+    config.train.num_steps = 4
+    config.train.steps_per_dispatch = 2
+    config.train.log_every_steps = 2
+    config.train.sample_every_steps = 4
+    config.train.checkpoint_every_steps = 2
+    config.generator.width = 4
+    config.discriminator.width = 4
+    config.gan.latent_dim = 8
+    config.sample.batch_size = 8
+    config.evaluate.num_samples = 32
+    return config

@@ -1,0 +1,147 @@
+"""DDPM (Ho et al. 2020). `digits` is the default run of the project; the others are the paper's settings."""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(variant: str = "digits") -> ConfigDict:
+    """Variants: digits (class-conditional, minutes on a CPU), tiny, shapes, mnist, cifar10, celebahq256, lsun256."""
+    variants = {
+        "digits": digits,
+        "tiny": tiny,
+        "shapes": shapes,
+        "mnist": mnist,
+        "cifar10": cifar10,
+        "celebahq256": celebahq256,
+        "lsun256": lsun256,
+    }
+    if variant not in variants:
+        raise common.unknown_variant(variant, *variants)
+    return variants[variant]()
+
+
+def cifar10() -> ConfigDict:
+    """Appendix B of the paper: 35,746,307 parameters, 800k steps."""
+    config = common.base()
+    config.method = "denoising.ddpm"
+    config.data.name = "cifar10"
+    config.data.flip = True
+    config.train.num_steps = 800_000
+    config.train.checkpoint_every_steps = 10_000
+    config.train.sample_every_steps = 10_000
+    config.optimizer.warmup_steps = 5_000
+    config.optimizer.clip_norm = 1.0
+
+    config.model = ConfigDict()
+    config.model.base_channels = 128
+    config.model.channel_multipliers = (1, 2, 2, 2)
+    config.model.num_res_blocks = 2
+    config.model.attention_resolutions = (16,)
+    config.model.dropout = 0.1
+    config.model.num_groups = 32
+    config.model.num_heads = 1
+    config.model.remat = False
+
+    config.diffusion = ConfigDict()
+    config.diffusion.schedule = "linear"  # or "cosine"
+    config.diffusion.num_timesteps = 1_000
+    config.diffusion.class_conditional = False
+    config.diffusion.label_dropout = 0.1  # how often the class is hidden, for guidance
+
+    config.sampler = ConfigDict()
+    config.sampler.name = "ancestral"  # or "ddim"
+    config.sampler.num_steps = 1_000
+    config.sampler.spacing = "trailing"  # or "leading", "linspace"
+    config.sampler.variance = "large"  # of the ancestral sampler; or "small"
+    config.sampler.eta = 0.0  # of ddim
+    config.sampler.guidance_scale = 1.0
+    return config
+
+
+def celebahq256() -> ConfigDict:
+    """Appendix B, 256x256: 113,673,219 parameters, batch 64, 0.5M steps."""
+    config = cifar10()
+    config.data.name = "celeb_a_hq/256"
+    config.data.batch_size = 64
+    config.train.num_steps = 500_000
+    config.optimizer.learning_rate = 2e-5
+    config.model.channel_multipliers = (1, 1, 2, 2, 4, 4)
+    config.model.dropout = 0.0
+    config.model.remat = True
+    config.sample.batch_size = 64
+    return config
+
+
+def lsun256() -> ConfigDict:
+    """Appendix B, LSUN bedrooms at 256x256: 2.4M steps; `--config.data.name=lsun/cat` and others likewise."""
+    config = celebahq256()
+    config.data.name = "lsun/bedroom"
+    config.data.image_size = 256
+    config.train.num_steps = 2_400_000
+    return config
+
+
+def mnist() -> ConfigDict:
+    """Class-conditional, 28x28: for one GPU, or a patient CPU."""
+    config = cifar10()
+    config.data.name = "mnist"
+    config.data.flip = False
+    config.train.num_steps = 50_000
+    config.train.checkpoint_every_steps = 5_000
+    config.train.sample_every_steps = 5_000
+    config.optimizer.warmup_steps = 1_000
+    config.ema.decay = 0.999
+    config.model.base_channels = 64
+    config.model.channel_multipliers = (1, 2, 2)
+    config.model.attention_resolutions = (7,)
+    config.diffusion.schedule = "cosine"
+    config.diffusion.class_conditional = True
+    config.sampler.num_steps = 250
+    return config
+
+
+def shapes() -> ConfigDict:
+    """Class-conditional on the procedural 32x32 shapes, which need no download."""
+    config = mnist()
+    config.data.name = "shapes"
+    config.model.attention_resolutions = (8,)
+    return config
+
+
+def digits() -> ConfigDict:
+    """Class-conditional on scikit-learn's 8x8 digits: minutes on two CPU cores."""
+    config = mnist()
+    config.data.name = "digits"
+    config.data.batch_size = 128
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 100
+    config.train.num_steps = 2_000
+    config.train.log_every_steps = 100
+    config.train.sample_every_steps = 1_000
+    config.train.checkpoint_every_steps = 500
+    config.model.base_channels = 64
+    config.model.channel_multipliers = (1, 2)
+    config.model.num_res_blocks = 1
+    config.model.attention_resolutions = (4,)
+    config.sampler.num_steps = 50
+    return config
+
+
+def tiny() -> ConfigDict:
+    """Seconds, for the tests."""
+    config = digits()
+    config.data.batch_size = 16
+    config.train.num_steps = 4
+    config.train.steps_per_dispatch = 2
+    config.train.log_every_steps = 2
+    config.train.sample_every_steps = 4
+    config.train.checkpoint_every_steps = 2
+    config.optimizer.warmup_steps = 0
+    config.model.base_channels = 8
+    config.model.num_groups = 4
+    config.sampler.num_steps = 4
+    config.sample.batch_size = 8
+    config.evaluate.num_samples = 32
+    return config

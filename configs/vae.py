@@ -1,0 +1,106 @@
+"""Variational autoencoders (Kingma & Welling 2014)."""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(variant: str = "digits") -> ConfigDict:
+    """Variants: digits (a minute on a CPU), tiny, shapes, mnist, fashion_mnist, celeba."""
+    variants = {
+        "digits": digits,
+        "tiny": tiny,
+        "shapes": shapes,
+        "mnist": mnist,
+        "fashion_mnist": fashion_mnist,
+        "celeba": celeba,
+    }
+    if variant not in variants:
+        raise common.unknown_variant(variant, *variants)
+    return variants[variant]()
+
+
+def mnist() -> ConfigDict:
+    """28x28 handwritten digits, as probabilities of binary pixels: minutes on a CPU."""
+    config = common.base()
+    config.method = "vae.vae"
+    config.data.name = "mnist"
+    config.data.batch_size = 128
+    config.train.num_steps = 25_000
+    config.train.steps_per_dispatch = 10
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.schedule = "cosine"
+    config.ema.decay = 0.999
+
+    config.model = ConfigDict()  # of both networks
+    config.model.width = 32
+    config.model.max_width = 512
+    config.model.hidden = 256
+    config.model.base_side = 4
+
+    config.vae = ConfigDict()
+    config.vae.latent_dim = 16
+    config.vae.likelihood = "bernoulli"  # or "gaussian"
+    config.vae.sigma = 0.2  # of the Gaussian, for pixels in [-1, 1]
+    config.vae.learn_sigma = True  # starting from sigma
+    config.vae.beta = 1.0
+    config.vae.class_conditional = False
+    return config
+
+
+def fashion_mnist() -> ConfigDict:
+    """28x28 clothes, whose gray levels call for a Gaussian."""
+    config = mnist()
+    config.data.name = "fashion_mnist"
+    config.vae.likelihood = "gaussian"
+    return config
+
+
+def celeba() -> ConfigDict:
+    """Faces at 64x64, with a learned sigma (Rybkin et al. 2021): for one GPU."""
+    config = mnist()
+    config.data.name = "celeb_a"
+    config.data.image_size = 64
+    config.data.flip = True
+    config.train.num_steps = 150_000
+    config.train.steps_per_dispatch = 1
+    config.optimizer.learning_rate = 3e-4
+    config.optimizer.clip_norm = 1_000.0
+    config.ema.decay = 0.9999
+    config.model.width = 64
+    config.vae.latent_dim = 128
+    config.vae.likelihood = "gaussian"
+    return config
+
+
+def shapes() -> ConfigDict:
+    """The procedural 32x32 shapes, which need no download."""
+    config = fashion_mnist()
+    config.data.name = "shapes"
+    return config
+
+
+def digits() -> ConfigDict:
+    """Scikit-learn's 8x8 digits: a minute on two CPU cores."""
+    config = fashion_mnist()
+    config.data.name = "digits"
+    config.train.num_steps = 6_000
+    config.train.steps_per_dispatch = 50
+    return config
+
+
+def tiny() -> ConfigDict:
+    """Seconds, for the tests."""
+    config = digits()
+    config.data.batch_size = 16
+    config.train.num_steps = 4
+    config.train.steps_per_dispatch = 2
+    config.train.log_every_steps = 2
+    config.train.sample_every_steps = 4
+    config.train.checkpoint_every_steps = 2
+    config.model.width = 4
+    config.model.hidden = 8
+    config.vae.latent_dim = 4
+    config.sample.batch_size = 8
+    config.evaluate.num_samples = 32
+    return config

@@ -1,0 +1,159 @@
+"""Deep convolutional generative adversarial networks (Radford et al. 2016), with any adversarial loss."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, PyTree
+from ml_collections import ConfigDict
+
+from jaxgen.core import keys
+from jaxgen.core.builders import InitVariables, Objective, Player, two_player
+from jaxgen.core.config import call, choose
+from jaxgen.core.contract import Conditioning, Env, GenerativeModel, Metrics, Microbatch, ModelSpec, TrainState
+from jaxgen.losses.adversarial import LOSSES, AdversarialLoss
+from jaxgen.nn.dcgan import Discriminator, Generator
+from jaxgen.optim.optimizers import make_player_optimizers
+
+
+class Settings(NamedTuple):
+    """The section `gan`.
+
+    Attributes:
+      latent_dim: length of a latent, standard normal.
+      loss: name of an adversarial loss, one of `jaxgen.losses.adversarial.LOSSES`.
+      n_critic: updates of the discriminator before each of the generator.
+      class_conditional: whether both networks see the class.
+    """
+
+    latent_dim: int = 100
+    loss: str = "non_saturating"
+    n_critic: int = 1
+    class_conditional: bool = False
+
+
+class Game(NamedTuple):
+    """The two networks and what they play for."""
+
+    generator: Generator
+    discriminator: Discriminator
+    loss: AdversarialLoss
+    settings: Settings
+
+
+def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
+    """Builds a DCGAN; reads the sections gan, generator, discriminator, optimizer.generator, optimizer.discriminator.
+
+    `sample` and `decode` normalize by the running statistics, so that an image does not depend on its batch.
+    """
+    settings = call(Settings, config.gan, where="gan")
+    if settings.class_conditional and not spec.num_classes:
+        raise ValueError("gan.class_conditional is True, but the data has no classes: set it to False.")
+    num_classes = spec.num_classes if settings.class_conditional else 0
+    spec = spec._replace(num_classes=num_classes, latent_shape=(settings.latent_dim,))
+    game = _game(config, settings, spec, env)
+    microbatches = config.train.microbatches
+    optimizers = make_player_optimizers(
+        config.optimizer, "generator", "discriminator", num_steps=config.train.num_steps
+    )
+    init, update = two_player(
+        _init_variables(game),
+        generator=Player(_generator_objective(game), optimizers["generator"]),
+        discriminator=Player(_discriminator_objective(game), optimizers["discriminator"]),
+        n_critic=settings.n_critic,
+        microbatches=microbatches,
+        axis_name=env.axis_name,
+    )
+
+    def eval_variables(state: TrainState) -> PyTree:
+        return {"params": state.params["generator"], "batch_stats": state.model_state["generator"]}
+
+    def decode(variables: PyTree, latents: Float[Array, "n d"], cond: Conditioning = None) -> Float[Array, "n h w c"]:
+        return game.generator.apply(variables, latents, _label(settings, cond), train=False)
+
+    def sample(sample_keys: Key[Array, " n"], variables: PyTree, cond: Conditioning = None) -> Float[Array, "n h w c"]:
+        return decode(variables, _latents(sample_keys, settings), cond)
+
+    return GenerativeModel(
+        spec, init, update, sample, eval_variables, decode=decode, microbatches=settings.n_critic * microbatches
+    )
+
+
+def _game(config: ConfigDict, settings: Settings, spec: ModelSpec, env: Env) -> Game:
+    shared = {"num_classes": spec.num_classes, "axis_name": env.axis_name, "dtype": config.train.compute_dtype}
+    return Game(
+        call(Generator, config.generator, where="generator", image_shape=spec.image_shape, **shared),
+        call(Discriminator, config.discriminator, where="discriminator", **shared),
+        choose(LOSSES, settings.loss, where="gan.loss"),
+        settings,
+    )
+
+
+def _init_variables(game: Game) -> InitVariables:
+    def init_variables(key: Key[Array, ""], batch: Microbatch) -> tuple[PyTree, PyTree]:
+        images, label = batch["image"], _label(game.settings, batch)
+        latents = jnp.zeros((len(images), game.settings.latent_dim))
+        variables = {
+            "generator": game.generator.init(keys.stream(key, "generator"), latents, label, train=False),
+            "discriminator": game.discriminator.init(keys.stream(key, "discriminator"), images, label, train=False),
+        }
+        params = {name: tree["params"] for name, tree in variables.items()}
+        return params, {name: tree.get("batch_stats", {}) for name, tree in variables.items()}
+
+    return init_variables
+
+
+def _discriminator_objective(game: Game) -> Objective:
+    """Real and generated images are normalized apart, each by their own batch statistics, as in the official code."""
+
+    def objective(
+        key: Key[Array, ""], params: PyTree, model_state: PyTree, batch: Microbatch
+    ) -> tuple[Float[Array, ""], tuple[PyTree, Metrics]]:
+        fake, _ = _generate(game, key, params, model_state, batch)
+        real_logits, stats = _judge(game, params, model_state["discriminator"], batch["image"], batch)
+        fake_logits, stats = _judge(game, params, stats, fake, batch)
+        metrics = {"logits/real": jnp.mean(real_logits), "logits/fake": jnp.mean(fake_logits)}
+        loss = jnp.mean(game.loss.discriminator(real_logits, fake_logits))
+        return loss, ({**model_state, "discriminator": stats}, metrics)
+
+    return objective
+
+
+def _generator_objective(game: Game) -> Objective:
+    def objective(
+        key: Key[Array, ""], params: PyTree, model_state: PyTree, batch: Microbatch
+    ) -> tuple[Float[Array, ""], tuple[PyTree, Metrics]]:
+        fake, stats = _generate(game, key, params, model_state, batch)
+        logits, _ = _judge(game, params, model_state["discriminator"], fake, batch)
+        return jnp.mean(game.loss.generator(logits)), ({**model_state, "generator": stats}, {})
+
+    return objective
+
+
+def _generate(
+    game: Game, key: Key[Array, ""], params: PyTree, model_state: PyTree, batch: Microbatch
+) -> tuple[Float[Array, "b h w c"], PyTree]:
+    """As many images as the batch has, and the generator's new batch statistics."""
+    latents = _latents(keys.per_example(key, batch["index"]), game.settings)
+    variables = {"params": params["generator"], "batch_stats": model_state["generator"]}
+    label = _label(game.settings, batch)
+    images, updated = game.generator.apply(variables, latents, label, train=True, mutable="batch_stats")
+    return images, updated["batch_stats"]
+
+
+def _judge(
+    game: Game, params: PyTree, stats: PyTree, images: Float[Array, "b h w c"], batch: Microbatch
+) -> tuple[Float[Array, " b"], PyTree]:
+    """The discriminator's logits and its new batch statistics."""
+    variables = {"params": params["discriminator"], "batch_stats": stats}
+    label = _label(game.settings, batch)
+    logits, updated = game.discriminator.apply(variables, images, label, train=True, mutable="batch_stats")
+    return logits, updated.get("batch_stats", {})
+
+
+def _latents(sample_keys: Key[Array, " n"], settings: Settings) -> Float[Array, "n d"]:
+    return jax.vmap(lambda key: jax.random.normal(key, (settings.latent_dim,)))(sample_keys)
+
+
+def _label(settings: Settings, cond: Conditioning) -> Int[Array, " n"] | None:
+    return cond["label"] if settings.class_conditional and cond is not None else None
