@@ -1,0 +1,1 @@
+"""How good samples are: distances between distributions, coverage, class agreement, memorization; NumPy on the host."""

@@ -1,0 +1,285 @@
+"""The evaluation of a model from its samples: every figure with its protocol, beside what held-out images score."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from jaxgen.evaluation import features
+from jaxgen.evaluation.features import Classifier, ClassifierSettings
+from jaxgen.evaluation.frechet import frechet_between, gaussian
+from jaxgen.evaluation.memorization import memorization
+from jaxgen.evaluation.neighbors import kth_neighbor_distances, nearest_distances, precision_recall_density_coverage
+
+Figure = dict[str, Any]
+"""`value`, and its protocol: `num_samples`, `seed`, `features`, `reference`, `k`, which way is `better`.
+
+`held_out`, where it makes sense, says what a perfect model would score: its `value` is that of the held-out images,
+judged as if they were samples. Since most figures depend on how many are judged, `samples_at_same_size` gives the
+samples' own with as many of them; the two are comparable.
+"""
+
+
+class LabeledImages(NamedTuple):
+    """Images and their classes; for samples, the classes that were asked for. None: no classes."""
+
+    images: UInt8[np.ndarray, "n h w c"]
+    labels: Int[np.ndarray, " n"] | None = None
+
+
+class EvaluationSettings(NamedTuple):
+    """What a comparison between models must hold fixed.
+
+    Attributes:
+      num_samples: images drawn from the model.
+      seed: that they are drawn with.
+      k: neighbours for precision, recall, density and coverage.
+      max_pixel_features: in pixel space, larger images are averaged over blocks down to this many numbers.
+      classifier: how the classifier that gives features is trained.
+    """
+
+    num_samples: int = 1000
+    seed: int = 0
+    k: int = 3
+    max_pixel_features: int = 1024
+    classifier: ClassifierSettings = ClassifierSettings()
+
+
+class Space(NamedTuple):
+    """The three sets of images in one feature space."""
+
+    name: str
+    description: dict[str, Any]
+    samples: Float[np.ndarray, "n d"]
+    train: Float[np.ndarray, "m d"]
+    held_out: Float[np.ndarray, "l d"]
+
+
+def evaluate(
+    samples: LabeledImages,
+    train: LabeledImages,
+    held_out: LabeledImages,
+    *,
+    num_classes: int,
+    settings: EvaluationSettings,
+    reconstructions: UInt8[np.ndarray, "..."] | None = None,
+    cache_dir: str | Path | None = None,
+) -> dict[str, Figure]:
+    """Judges samples against the data; the result can be written as JSON.
+
+    Args:
+      samples: what the model drew, with the labels that it was asked for; labels None for an unconditional model.
+      train: the split that the model was trained on.
+      held_out: a split that it has not seen.
+      num_classes: of the data; 0 where it has none, and then only pixels are compared.
+      settings: the protocol.
+      reconstructions: the held-out images after encoding and decoding, for a model that does both.
+      cache_dir: where the trained classifier is kept for the next evaluation.
+
+    Raises:
+      ValueError: if shapes, or the number of samples and the settings, do not agree, or labels are missing.
+    """
+    _check(samples, train, held_out, num_classes, settings)
+    figures: dict[str, Figure] = {}
+    spaces = [_pixel_space(samples, train, held_out, settings.max_pixel_features)]
+    if num_classes:
+        classifier = features.train_classifier(
+            train.images, _labels(train), num_classes, settings=settings.classifier, cache_dir=cache_dir
+        )
+        outputs = [features.classify(classifier, split.images) for split in (samples, train, held_out)]
+        predicted, _, held_out_predicted = (logits.argmax(axis=1) for _, logits in outputs)
+        accuracy = float(np.mean(held_out_predicted == _labels(held_out)))
+        described = _describe(classifier, settings.classifier, accuracy)
+        spaces.insert(0, Space("classifier", described, *(activations for activations, _ in outputs)))
+        figures = _class_figures(predicted, samples.labels, num_classes, described)
+    for space in spaces:
+        figures |= _frechet_figures(space) | _neighbor_figures(space, settings.k)
+    figures |= _memorization_figures(spaces[-1])
+    protocol = {"num_samples": len(samples.images), "seed": settings.seed}
+    figures = {name: figure | protocol for name, figure in figures.items()}
+    if reconstructions is not None:
+        figures |= _reconstruction_figures(reconstructions, held_out.images)
+    return figures
+
+
+def format_table(figures: Mapping[str, Figure]) -> str:
+    """The figures as aligned lines of text, with a legend below."""
+    rows = [("figure", "value", "same size", "held-out", "better", "against")]
+    for name, figure in figures.items():
+        ideal = figure.get("held_out", {})
+        against = figure.get("reference", "") + (f", k = {figure['k']}" if "k" in figure else "")
+        values = [_short(value) for value in (figure["value"], ideal.get("samples_at_same_size"), ideal.get("value"))]
+        rows.append((name, *values, figure.get("better", ""), against))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        f"{name:<{widths[0]}}  "
+        + "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths[1:4], strict=True))
+        + f"  {better:<{widths[4]}}  {against}"
+        for name, *cells, better, against in rows
+    ]
+    return "\n".join([*(line.rstrip() for line in lines), *_legend(figures)])
+
+
+def _legend(figures: Mapping[str, Figure]) -> list[str]:
+    sizes = {figure.get("held_out", {}).get("num_samples") for figure in figures.values()} - {None}
+    lines = [f"held-out: {n} held-out images judged as if they were samples; same size: {n} samples." for n in sizes]
+    described = dict.fromkeys(figure["features"] for figure in figures.values() if "features" in figure)
+    classifiers = [figure["classifier"] for figure in figures.values() if "classifier" in figure]
+    accuracies = dict.fromkeys(classifier["held_out_accuracy"] for classifier in classifiers)
+    lines += [f"features: {description}" for description in described]
+    return lines + [f"classifier: right on {accuracy:.1%} of the held-out images" for accuracy in accuracies]
+
+
+def _check(
+    samples: LabeledImages,
+    train: LabeledImages,
+    held_out: LabeledImages,
+    num_classes: int,
+    settings: EvaluationSettings,
+) -> None:
+    shapes = [split.images.shape[1:] for split in (samples, train, held_out)]
+    if len(set(shapes)) > 1:
+        raise ValueError(f"Samples, train and held-out images must have one shape, and they have {shapes}.")
+    if len(samples.images) != settings.num_samples:
+        raise ValueError(
+            f"The settings say {settings.num_samples} samples and {len(samples.images)} were given: make them agree, "
+            "since the figures depend on the number."
+        )
+    if num_classes and (train.labels is None or held_out.labels is None):
+        raise ValueError(f"The data has {num_classes} classes, so train and held-out splits must come with labels.")
+    if samples.labels is not None and not num_classes:
+        raise ValueError("The samples have labels but the data has no classes: give num_classes, or labels=None.")
+
+
+def _labels(split: LabeledImages) -> Int[np.ndarray, " n"]:
+    assert split.labels is not None  # `_check` has seen to it
+    return split.labels
+
+
+def _pixel_space(samples: LabeledImages, train: LabeledImages, held_out: LabeledImages, max_features: int) -> Space:
+    factor = features.pixel_factor(train.images.shape[1:], max_features)
+    sets = [features.pixel_features(split.images, max_features=max_features) for split in (samples, train, held_out)]
+    averaged = f" averaged over {factor}x{factor} blocks" if factor > 1 else ""
+    return Space("pixels", {"features": f"pixels in [0, 1]{averaged}, {sets[0].shape[1]}-d"}, *sets)
+
+
+def _describe(classifier: Classifier, settings: ClassifierSettings, accuracy: float) -> dict[str, Any]:
+    return {
+        "features": f"penultimate layer of a classifier of the train split, {settings.num_features}-d",
+        "classifier": {
+            "held_out_accuracy": accuracy,
+            "seed": settings.seed,
+            "fingerprint": classifier.fingerprint,
+        },
+    }
+
+
+def _frechet_figures(space: Space) -> dict[str, Figure]:
+    train, samples = gaussian(space.train), gaussian(space.samples)
+    everything = np.concatenate([space.train, space.held_out])
+    name, common = f"frechet_{space.name}", space.description | {"better": "lower"}
+    return {
+        name: common
+        | {"reference": _split("train", space.train)}
+        | _beside_held_out(space, lambda rows: {name: frechet_between(gaussian(rows), train)})[name],
+        f"{name}_held_out": common
+        | {
+            "reference": _split("held-out", space.held_out),
+            "value": frechet_between(samples, gaussian(space.held_out)),
+        },
+        f"{name}_all": common
+        | {
+            "reference": _split("all real", everything),
+            "value": frechet_between(samples, gaussian(everything)),
+        },
+    }
+
+
+def _neighbor_figures(space: Space, k: int) -> dict[str, Figure]:
+    radii = kth_neighbor_distances(space.train, k)
+    common = space.description | {"reference": _split("train", space.train), "k": k, "better": "higher"}
+    judged = _beside_held_out(
+        space, lambda rows: precision_recall_density_coverage(space.train, rows, k=k, real_radii=radii)._asdict()
+    )
+    return {f"{name}_{space.name}": common | figure for name, figure in judged.items()}
+
+
+def _memorization_figures(space: Space) -> dict[str, Figure]:
+    names = {
+        "median_distance": "nearest_train_distance",
+        "ratio": "nearest_train_distance_ratio",
+        "closer_fraction": "too_close_fraction",
+        "duplicate_fraction": "duplicate_fraction",
+    }
+    common = space.description | {"reference": _split("train", space.train), "better": "as held-out"}
+    distances = nearest_distances(space.held_out, space.train)
+    judged = _beside_held_out(space, lambda rows: memorization(rows, space.train, distances)._asdict())
+    judged["closer_fraction"]["threshold"] = "the 1% quantile of the held-out images' distances"
+    return {new: common | judged[old] for old, new in names.items()}
+
+
+def _beside_held_out(space: Space, measure: Callable[[np.ndarray], Mapping[str, float | None]]) -> dict[str, Figure]:
+    """Measures the samples, and as many of the samples as of the held-out images."""
+    size = min(len(space.samples), len(space.held_out))
+    values, matched, ideal = map(measure, (space.samples, _subset(space.samples, size), _subset(space.held_out, size)))
+    return {
+        name: {
+            "value": value,
+            "held_out": {"value": ideal[name], "samples_at_same_size": matched[name], "num_samples": size},
+        }
+        for name, value in values.items()
+    }
+
+
+def _subset(rows: Float[np.ndarray, "n d"], size: int) -> Float[np.ndarray, "size d"]:
+    """Some rows at random, always the same: samples often come ordered by class."""
+    return rows[np.random.default_rng(0).permutation(len(rows))[:size]]
+
+
+def _class_figures(
+    predicted: Int[np.ndarray, " n"], asked: Int[np.ndarray, " n"] | None, num_classes: int, described: dict[str, Any]
+) -> dict[str, Figure]:
+    """Agreement of the classifier with the labels asked for; where none were, the classes that it sees."""
+    common = {"features": "classes predicted by the classifier", "classifier": described["classifier"]}
+    if asked is not None:
+        agreement = {
+            "value": float(np.mean(predicted == asked)),
+            "reference": "the labels asked for",
+            "better": "higher",
+        }
+        # The classifier's own accuracy is the agreement of held-out images with their labels.
+        return {
+            "class_accuracy": common | agreement | {"held_out": {"value": described["classifier"]["held_out_accuracy"]}}
+        }
+    counts = np.bincount(predicted, minlength=num_classes)
+    covered = {"value": int(np.sum(counts > 0)), "reference": f"{num_classes} classes", "better": "higher"}
+    return {"classes_covered": common | covered, "class_histogram": common | {"value": counts.tolist()}}
+
+
+def _reconstruction_figures(
+    reconstructions: UInt8[np.ndarray, "..."], originals: UInt8[np.ndarray, "l h w c"]
+) -> dict[str, Figure]:
+    if reconstructions.shape != originals.shape:
+        raise ValueError(f"Reconstructions have shape {reconstructions.shape}, the held-out images {originals.shape}.")
+    mse = float(np.mean(((reconstructions.astype(np.float64) - originals) / 255) ** 2))
+    psnr = -10 * math.log10(mse) if mse > 0 else None  # an exact reconstruction's is infinite, which JSON cannot say
+    common = {"reference": _split("held-out", originals)}
+    return {
+        "reconstruction_mse": common | {"value": mse, "unit": "squared [0, 1] levels a pixel", "better": "lower"},
+        "reconstruction_psnr": common | {"value": psnr, "unit": "dB, of the mean over all images", "better": "higher"},
+    }
+
+
+def _split(name: str, images: np.ndarray) -> str:
+    return f"{name}, {len(images)} images"
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return f"{min(value)}..{max(value)}"
+    return f"{value:.4g}"

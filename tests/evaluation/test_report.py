@@ -1,0 +1,129 @@
+import json
+
+import numpy as np
+import pytest
+from halves import TINY, halves
+
+from jaxgen.evaluation.frechet import frechet_distance
+from jaxgen.evaluation.report import EvaluationSettings, LabeledImages, evaluate, format_table
+
+SETTINGS = EvaluationSettings(num_samples=50, seed=7, k=2, classifier=TINY)
+SPACE_FIGURES = ["frechet", "precision", "recall", "density", "coverage"]
+
+
+TRAIN, HELD_OUT, SAMPLES = (LabeledImages(*halves(seed, count)) for seed, count in enumerate((60, 20, 50)))
+
+
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def judge(samples, cache_dir=None, *, num_classes=2, **options):
+    settings = SETTINGS._replace(num_samples=len(samples.images))
+    return evaluate(
+        samples, TRAIN, HELD_OUT, num_classes=num_classes, settings=settings, cache_dir=cache_dir, **options
+    )
+
+
+def test_every_figure_stands_with_its_protocol(cache_dir):
+    figures = judge(SAMPLES, cache_dir)
+    expected = {f"{name}_{space}" for name in SPACE_FIGURES for space in ("classifier", "pixels")}
+    assert expected | {"class_accuracy", "nearest_train_distance_ratio", "duplicate_fraction"} <= set(figures)
+    assert all(figure.keys() >= {"value", "num_samples", "seed", "features", "better"} for figure in figures.values())
+    assert {figure["num_samples"] for figure in figures.values()} == {50}
+    assert {figure["seed"] for figure in figures.values()} == {7}
+    assert figures["recall_pixels"]["k"] == 2
+    assert figures["frechet_pixels"]["reference"] == "train, 60 images"
+    assert figures["frechet_pixels_all"]["reference"] == "all real, 80 images"
+    assert figures["frechet_classifier"]["classifier"]["held_out_accuracy"] == 1.0
+    assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+
+
+def test_new_images_of_the_data_score_like_held_out_ones(cache_dir):
+    figures = judge(SAMPLES, cache_dir)
+    assert figures["class_accuracy"]["value"] == 1.0
+    assert figures["nearest_train_distance_ratio"]["value"] == pytest.approx(1.0, abs=0.05)
+    for name in ("precision_pixels", "density_pixels", "coverage_classifier"):
+        held_out = figures[name]["held_out"]
+        assert held_out["num_samples"] == 20
+        assert held_out["samples_at_same_size"] == pytest.approx(held_out["value"], abs=0.25)
+
+
+def test_held_out_images_as_samples_score_exactly_like_held_out_images(cache_dir):
+    figures = judge(HELD_OUT, cache_dir)
+    judged = [figure for figure in figures.values() if "held_out" in figure]
+    assert len(judged) == 1 + 2 * len(SPACE_FIGURES) + 4
+    for figure in judged:
+        assert figure["value"] == pytest.approx(figure["held_out"]["value"], rel=1e-9, abs=1e-9)
+    assert figures["frechet_pixels_held_out"]["value"] == pytest.approx(0.0, abs=1e-9)
+    flat = [split.images.reshape(-1, 64) / 255 for split in (HELD_OUT, TRAIN)]
+    everything = frechet_distance(flat[0], np.concatenate(flat))
+    assert figures["frechet_pixels_all"]["value"] == pytest.approx(everything, rel=1e-4)
+
+
+def test_failures_of_a_model_show(cache_dir):
+    wrong_labels = judge(LabeledImages(SAMPLES.images, 1 - SAMPLES.labels), cache_dir)
+    assert wrong_labels["class_accuracy"]["value"] == 0.0
+    copies = judge(LabeledImages(TRAIN.images[[0, 1] * 25], SAMPLES.labels), cache_dir)
+    assert copies["nearest_train_distance_ratio"]["value"] == pytest.approx(0.0, abs=1e-6)
+    assert copies["duplicate_fraction"]["value"] == pytest.approx(48 / 50)
+    assert copies["too_close_fraction"]["value"] == 1.0
+    dark = judge(LabeledImages(SAMPLES.images // 2, SAMPLES.labels), cache_dir)
+    assert dark["frechet_pixels"]["value"] > 3 * dark["frechet_pixels"]["held_out"]["value"]
+    assert dark["precision_pixels"]["value"] < 0.5
+
+
+def test_unconditional_samples_are_counted_by_class(cache_dir):
+    one_class = LabeledImages(SAMPLES.images[::2])
+    figures = judge(one_class, cache_dir)
+    assert "class_accuracy" not in figures
+    assert figures["classes_covered"]["value"] == 1
+    assert figures["class_histogram"]["value"] == [25, 0]
+    assert "25..0" not in format_table(figures)
+    assert "0..25" in format_table(figures)
+
+
+def test_data_without_classes_is_judged_by_pixels_alone():
+    figures = judge(LabeledImages(SAMPLES.images), num_classes=0)
+    assert {figure["features"] for figure in figures.values()} == {"pixels in [0, 1], 64-d"}
+    assert {f"{name}_pixels" for name in SPACE_FIGURES} <= set(figures)
+
+
+def test_reconstructions_against_the_formula():
+    off_by_51 = np.where(HELD_OUT.images < 128, HELD_OUT.images + 51, HELD_OUT.images - 51).astype(np.uint8)
+    figures = judge(LabeledImages(SAMPLES.images), num_classes=0, reconstructions=off_by_51)
+    assert figures["reconstruction_mse"]["value"] == pytest.approx(0.04)
+    assert figures["reconstruction_psnr"]["value"] == pytest.approx(-10 * np.log10(0.04))
+    exact = judge(LabeledImages(SAMPLES.images), num_classes=0, reconstructions=HELD_OUT.images)
+    assert exact["reconstruction_mse"]["value"] == 0
+    assert exact["reconstruction_psnr"]["value"] is None
+
+
+def test_table_has_a_line_for_each_figure_and_fits_a_terminal(cache_dir):
+    figures = judge(SAMPLES, cache_dir)
+    lines = format_table(figures).splitlines()
+    assert [line.split()[0] for line in lines[1 : 1 + len(figures)]] == list(figures)
+    assert max(map(len, lines)) <= 100
+    assert sum(line.endswith("train, 60 images, k = 2") for line in lines) == 8
+    assert "classifier: right on 100.0% of the held-out images" in lines
+
+
+@pytest.mark.parametrize(
+    ("samples", "num_classes", "message"),
+    [
+        (LabeledImages(SAMPLES.images[:, :4]), 2, "must have one shape"),
+        (LabeledImages(SAMPLES.images[:9]), 2, "say 50 samples and 9 were given"),
+        (SAMPLES, 0, "the data has no classes"),
+    ],
+)
+def test_what_does_not_agree_is_refused(samples, num_classes, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(samples, TRAIN, HELD_OUT, num_classes=num_classes, settings=SETTINGS)
+
+
+def test_missing_labels_and_misshapen_reconstructions_are_refused():
+    with pytest.raises(ValueError, match="must come with labels"):
+        evaluate(SAMPLES, LabeledImages(TRAIN.images), HELD_OUT, num_classes=2, settings=SETTINGS)
+    with pytest.raises(ValueError, match=r"Reconstructions have shape \(5, 8, 8, 1\)"):
+        judge(LabeledImages(SAMPLES.images), num_classes=0, reconstructions=HELD_OUT.images[:5])
