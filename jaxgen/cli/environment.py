@@ -1,0 +1,52 @@
+"""What JAX must know before it is imported, and what of it a run records."""
+
+import importlib.metadata
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+# XLA's own CPU convolutions are slow. This option of jaxlib 0.10 has a library run them, up to twice as fast. A jaxlib
+# that does not know an option refuses to start, so it is set for the versions that it was measured on only.
+_CPU_OPTION = "--xla_cpu_experimental_ynn_fusion_type"
+_CPU_VALUE = "LIBRARY_FUSION_TYPE_DOT"
+_CPU_VERSIONS = ("0.10.",)
+
+
+def prepare() -> None:
+    """Sets the environment of JAX, leaving alone what the user has set.
+
+    `JAXGEN_XLA_FLAGS=0` keeps XLA_FLAGS as they are; `JAX_COMPILATION_CACHE_DIR` moves the compilation cache.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    version = importlib.metadata.version("jaxlib")
+    if os.environ.get("JAXGEN_XLA_FLAGS") != "0" and _CPU_OPTION not in flags and version.startswith(_CPU_VERSIONS):
+        os.environ["XLA_FLAGS"] = f"{flags} {_CPU_OPTION}={_CPU_VALUE}".strip()
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxgen" / "compilation"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    # Orbax and TFDS would otherwise say on the terminal what they do all the time.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def record() -> dict[str, Any]:
+    """What is needed, beside the config, to repeat a run: versions, devices, flags, the command."""
+    import jax
+
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "jaxgen")
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in packages},
+        "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
+        "processes": jax.process_count(),
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None  # run from a checkout that was not installed

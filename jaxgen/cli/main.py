@@ -1,0 +1,116 @@
+"""Flags, commands, and refusals: bad input becomes one sentence on standard error and exit code 2."""
+
+import contextlib
+import difflib
+import importlib
+import importlib.util
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from jaxgen.core import config as configs
+
+COMMANDS = ("train", "sample", "evaluate")
+DEFAULT_CONFIG = "configs/ddpm.py"
+REFUSED = 2
+
+flags.DEFINE_string("config", None, "train: a file of configs/, with an optional :variant; by default configs/ddpm.py.")
+flags.DEFINE_string("workdir", None, "Directory of the run; by default, runs/<config>-<variant> for train.")
+flags.DEFINE_integer("num_samples", None, "sample: how many images to draw.")
+flags.DEFINE_integer("seed", 0, "sample: image i is a function of this seed and of i.")
+flags.DEFINE_string("output", None, "sample: the .npz to write; a .png grid goes beside it.")
+flags.DEFINE_list("labels", None, "sample: classes to draw in turn; by default all of them, balanced.")
+flags.DEFINE_integer("step", None, "sample, evaluate: the checkpoint; by default the newest.")
+
+FLAGS = flags.FLAGS
+_OVERRIDE = "--config."
+
+
+class Refusal(SystemExit):
+    """The end of a process that was asked for what cannot be had."""
+
+    def __init__(self, sentence: str) -> None:
+        print(f"error: {sentence}", file=sys.stderr)
+        super().__init__(REFUSED)
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """Turns a `ValueError` of the code that checks what the user gave into a refusal, without a traceback."""
+    try:
+        yield
+    except ValueError as error:
+        raise Refusal(str(error)) from error
+
+
+def parse(arguments: list[str]) -> list[str]:
+    """Parses the command line into `FLAGS`; returns what are no flags: the program, the command, and overrides.
+
+    `--config.a.b=value` is an override of a single setting, which `run` applies to the config.
+    """
+    overrides = [a for a in arguments if a.startswith(_OVERRIDE)]
+    try:
+        return FLAGS([a for a in arguments if a not in overrides]) + overrides
+    except flags.Error as error:
+        raise Refusal(str(error)) from error
+
+
+def run(arguments: list[str], *, started: float) -> None:
+    """Runs the command that the arguments name, after `parse`."""
+    logging.getLogger().setLevel(logging.WARNING)  # absl lets everybody speak
+    logging.getLogger("absl").setLevel(logging.ERROR)  # through which Orbax and TFDS tell each of their steps
+    words = [a for a in arguments[1:] if not a.startswith(_OVERRIDE)]
+    command = words[0] if words else "train"
+    with refusals():
+        if command not in COMMANDS:
+            close = difflib.get_close_matches(command, COMMANDS, n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise ValueError(f"There is no command {command!r}; there are {', '.join(COMMANDS)}.{hint}")
+        if len(words) > 1:
+            raise ValueError(f"{words[1]!r} is one word too many: settings are given as --name=value.")
+        config = load_config_file(FLAGS.config or DEFAULT_CONFIG) if command == "train" else _config_of_run(command)
+        for override in [a for a in arguments if a.startswith(_OVERRIDE)]:
+            name, _, value = override.removeprefix(_OVERRIDE).partition("=")
+            configs.override(config, name, value)
+    module = importlib.import_module(f"jaxgen.cli.{command}")
+    sys.exit(module.main(config, FLAGS, started=started))
+
+
+def default_workdir(config_file: str | None) -> Path:
+    """`runs/NAME-VARIANT` for `configs/NAME.py:VARIANT`."""
+    path, _, variant = (config_file or DEFAULT_CONFIG).partition(":")
+    return Path("runs") / "-".join(filter(None, [Path(path).stem, variant]))
+
+
+def load_config_file(named: str) -> ConfigDict:
+    """Calls `get_config` of a config file, with the variant where one is named: `FILE.py[:VARIANT]`.
+
+    Raises:
+      ValueError: if the file or the variant does not exist.
+    """
+    file, _, variant = named.partition(":")
+    path = Path(file) if Path(file).exists() else Path(__file__).parents[2] / file
+    if not path.is_file():
+        known = sorted(f"configs/{p.name}" for p in path.parent.glob("*.py") if p.stem not in ("__init__", "common"))
+        raise ValueError(f"There is no config {file!r}; there are {', '.join(known) or 'none in its directory'}.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant) if variant else module.get_config()
+
+
+def _config_of_run(command: str) -> ConfigDict:
+    """The config of the run in --workdir, which the commands other than train take in the place of a file."""
+    from jaxgen.training.workdir import load_config
+
+    if FLAGS.workdir is None:
+        raise ValueError(f"{command} needs --workdir=DIR, the directory of a trained run.")
+    if FLAGS.config is not None:
+        raise ValueError(f"{command} takes its config from the run in --workdir; override single settings of it only.")
+    return load_config(Path(FLAGS.workdir))

@@ -1,0 +1,76 @@
+"""`launch.py sample`: draw images from a trained run into an .npz, with a grid beside it."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxgen.cli import setup
+from jaxgen.cli.main import refusals
+from jaxgen.core import images
+from jaxgen.core.config import call
+from jaxgen.parallel import mesh as meshes
+from jaxgen.parallel import sampling
+from jaxgen.training.settings import train_settings
+
+GRID_LIMIT = 400
+
+
+def main(config: ConfigDict, flags: Any, *, started: float) -> int:
+    """Runs the command; returns the exit code."""
+    del started
+    directory = Path(flags.workdir)
+    with refusals():
+        output = _output(flags, directory)
+        chosen = _labels(flags.labels)
+        settings = train_settings(config)
+        batch_size = call(sampling.SampleSettings, config.sample, where="sample").batch_size
+        experiment = setup.build(config)
+        labels = sampling.balanced_labels(experiment.model.spec, flags.num_samples, chosen)
+        state, step = setup.restore(experiment, settings, directory, flags.step)
+    begin = time.monotonic()
+    drawn = sampling.draw_images(
+        experiment.model,
+        experiment.model.eval_variables(state),
+        labels,
+        count=flags.num_samples,
+        seed=flags.seed,
+        mesh=meshes.make_mesh(config.parallel.num_devices),
+        batch_size=batch_size,
+    )
+    seconds = time.monotonic() - begin
+    picture = output.with_suffix(".png")
+    _write(output, {"images": drawn} if labels is None else {"images": drawn, "labels": labels})
+    images.save_png(str(picture), images.grid(drawn[:GRID_LIMIT]))
+    print(f"{len(drawn)} images of step {step} in {seconds:.1f} s, compilation included: {output}, grid: {picture}")
+    return 0
+
+
+def _output(flags: Any, directory: Path) -> Path:
+    if flags.num_samples is None or flags.num_samples < 1:
+        raise ValueError(f"--num_samples is {flags.num_samples}, but must be at least 1.")
+    default = directory / "samples" / f"seed{flags.seed}_{flags.num_samples}.npz"
+    output = Path(flags.output) if flags.output else default
+    if output.suffix != ".npz":
+        raise ValueError(f"--output is {output}, but must end in .npz.")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{output.parent} cannot be written ({error.strerror}): choose another --output.") from error
+    return output
+
+
+def _labels(values: list[str] | None) -> list[int]:
+    try:
+        return [int(value) for value in values or []]
+    except ValueError as error:
+        raise ValueError(f"--labels is {','.join(values or [])}, but must be class numbers such as 3,8.") from error
+
+
+def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes the file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp.npz")
+    np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]  # its stub takes the arrays for options
+    temporary.replace(path)

@@ -1,0 +1,52 @@
+"""Device meshes and the shardings of batches and states on them."""
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import PyTree
+
+DATA = "data"
+
+
+def make_mesh(num_devices: int | None = None) -> Mesh:
+    """A one-dimensional mesh, axis `data`, over the first `num_devices` devices (all of them for None).
+
+    Raises:
+      ValueError: if there are not that many.
+    """
+    devices = jax.devices()
+    count = len(devices) if num_devices is None else num_devices
+    if not 1 <= count <= len(devices):
+        raise ValueError(
+            f"parallel.num_devices is {num_devices}, but must be from 1 to {len(devices)}, the devices here."
+        )
+    # Auto axes: under the default, Explicit, Flax's layers would have to state the sharding of every intermediate.
+    return Mesh(np.asarray(devices[:count]), (DATA,), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of what every device holds whole."""
+    return NamedSharding(mesh, P())
+
+
+def batch_sharding(mesh: Mesh, *, axis: int) -> NamedSharding:
+    """The sharding of arrays whose given axis is split over the data axis of the mesh."""
+    return NamedSharding(mesh, P(*(None,) * axis, DATA))
+
+
+def put_batch(mesh: Mesh, batch: PyTree, *, axis: int) -> PyTree:
+    """Moves a host batch onto the mesh, each process giving its own rows of the given axis.
+
+    Raises:
+      ValueError: if the axis does not divide over the devices.
+    """
+    local_devices = len(mesh.local_devices)
+    size = jax.tree.leaves(batch)[0].shape[axis]
+    if size % local_devices:
+        raise ValueError(
+            f"A microbatch of {size} examples does not divide over {local_devices} devices: choose data.batch_size so "
+            "that data.batch_size / train.microbatches is a multiple of the device count, or set parallel.num_devices."
+        )
+    sharding = batch_sharding(mesh, axis=axis)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)

@@ -1,0 +1,105 @@
+"""One interface to the two ways of running updates on many devices; the training loop knows no other."""
+
+from collections.abc import Callable, Hashable
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+from jaxtyping import Array, Key, PyTree
+
+from jaxgen.core import keys
+from jaxgen.core.contract import GenerativeModel, Metrics, TrainState
+from jaxgen.core.scan import scan
+from jaxgen.parallel import mesh as meshes
+
+HostBatches: TypeAlias = PyTree
+"""Numpy arrays [S, K, B_local, ...]: the batches of S consecutive steps, as far as this process holds them."""
+
+
+class Runner(NamedTuple):
+    """What the loop needs of a set of devices.
+
+    `state` below is in the runner's own layout, which on the pmap path has a leading device axis. `TrainState` is the
+    layout of the contract, which checkpoints, samplers and evaluations see.
+
+    Attributes:
+      init: `(batches) -> state`, at step 0.
+      compile: `(state, batches, phase) -> Compiled`: the donated program of S updates, with what is known of its cost.
+      put: `(HostBatches) -> batches` on the devices.
+      to_contract: `state -> TrainState`.
+      from_contract: `TrainState -> state`.
+      target: `(batches) -> TrainState` of shapes with shardings, to restore a checkpoint into.
+    """
+
+    init: Callable[[PyTree], PyTree]
+    compile: Callable[[PyTree, PyTree, Hashable], "Compiled"]
+    put: Callable[[HostBatches], PyTree]
+    to_contract: Callable[[PyTree], TrainState]
+    from_contract: Callable[[TrainState], PyTree]
+    target: Callable[[PyTree], TrainState]
+
+
+class Compiled(NamedTuple):
+    """A compiled program of S updates.
+
+    Attributes:
+      run: `(state, batches) -> (state, metrics)`, every metric [S]; the state passed in is donated.
+      flops: floating-point operations of one update on one device, or None where the compiler does not say.
+      bytes: memory that one device holds while the program runs, or None.
+    """
+
+    run: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
+    flops: float | None
+    bytes: int | None
+
+
+class ParallelSettings(NamedTuple):
+    """The config's section `parallel`.
+
+    Attributes:
+      mode: `mesh` (jit over a device mesh) or `pmap`.
+      num_devices: how many of the devices to use; None means all.
+    """
+
+    mode: Literal["mesh", "pmap"] = "mesh"
+    num_devices: int | None = None
+
+
+def axis_name(settings: ParallelSettings) -> str | None:
+    """The mapped axis that the model must average over; None on the mesh path, where the compiler does it."""
+    return meshes.DATA if settings.mode == "pmap" else None
+
+
+def make_runner(model: GenerativeModel, settings: ParallelSettings, root_key: Key[Array, ""]) -> Runner:
+    """Builds the runner that the settings ask for.
+
+    Raises:
+      ValueError: if there are fewer devices than asked for.
+    """
+    from jaxgen.parallel import mesh_path, pmap_path
+
+    path = {"mesh": mesh_path, "pmap": pmap_path}[settings.mode]
+    return path.make_runner(model, meshes.make_mesh(settings.num_devices), keys.stream(root_key, "train"))
+
+
+def updates(model: GenerativeModel, phase: Hashable) -> Callable[[Any, TrainState, PyTree], tuple[TrainState, PyTree]]:
+    """`(key, state, batches [S, ...]) -> (state, metrics [S])`: S updates, each with the key of its own step."""
+
+    def update(key: Key[Array, ""], state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+        return model.update(keys.at_step(key, state.step), state, batch, phase=phase)
+
+    def run(key: Key[Array, ""], state: TrainState, batches: PyTree) -> tuple[TrainState, PyTree]:
+        return scan(lambda state, batch: update(key, state, batch), state, batches)
+
+    return run
+
+
+def make_init(model: GenerativeModel, **shardings: Any) -> Callable[[Key[Array, ""], PyTree], TrainState]:
+    """`(key, batches) -> TrainState` at step 0, from the first of S batches; jitted with the given shardings.
+
+    It runs once, so the compiler is told not to spend time on making it fast.
+    """
+
+    def init(key: Key[Array, ""], batches: PyTree) -> TrainState:
+        return model.init(keys.stream(key, "init"), jax.tree.map(lambda x: x[0], batches))
+
+    return jax.jit(init, compiler_options={"xla_backend_optimization_level": 0}, **shardings)

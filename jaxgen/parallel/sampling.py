@@ -1,0 +1,115 @@
+"""Sampling over a mesh in calls of one fixed shape, so that any number of images costs one compilation."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Key, PyTree
+
+from jaxgen.core import images
+from jaxgen.core import keys as key_tools
+from jaxgen.core.contract import GenerativeModel, ModelSpec, require
+from jaxgen.parallel import mesh as meshes
+
+
+class SampleSettings(NamedTuple):
+    """The config's section `sample`.
+
+    Attributes:
+      batch_size: images in one call of a model's `sample`, over all devices.
+    """
+
+    batch_size: int = 250
+
+
+def map_batches(
+    fn: Callable[..., Array], mesh: Mesh, keys: Key[Array, " n"], variables: PyTree, rows: PyTree, *, batch_size: int
+) -> Iterator[np.ndarray]:
+    """Applies `fn(keys, variables, rows)` to n examples in batches, split over the mesh; yields results on the host.
+
+    Args:
+      fn: a function whose row i depends on key i and row i alone, such as a model's `sample` with its conditioning.
+      mesh: the devices.
+      keys: one key an example.
+      variables: what all examples share.
+      rows: a tree of numpy arrays [n, ...] to go with the keys; None for nothing.
+      batch_size: examples in a call; rounded up to a multiple of the devices. The last call is filled up by repetition.
+    """
+    n = keys.shape[0]
+    devices = mesh.devices.size
+    size = -(-min(batch_size, n) // devices) * devices
+    split, whole = meshes.batch_sharding(mesh, axis=0), meshes.replicated(mesh)
+    compiled = jax.jit(fn, in_shardings=(split, whole, split), out_shardings=split)
+    variables = jax.device_put(variables, whole)
+    for start in range(0, n, size):
+        chosen = np.minimum(np.arange(start, start + size), n - 1)
+        out = compiled(
+            jax.device_put(keys[chosen], split),
+            variables,
+            jax.tree.map(lambda x, chosen=chosen: jax.device_put(x[chosen], split), rows),
+        )
+        yield np.asarray(out)[: n - start]
+
+
+def balanced_labels(spec: ModelSpec, count: int, chosen: Sequence[int] = ()) -> np.ndarray | None:
+    """Labels for `count` images: the chosen classes in turn, or all of them; None for an unconditional model.
+
+    Raises:
+      ValueError: if classes are chosen that the model does not have.
+    """
+    wrong = [label for label in chosen if not 0 <= label < spec.num_classes]
+    if wrong and not spec.num_classes:
+        raise ValueError("This model is unconditional: leave --labels out.")
+    if wrong:
+        raise ValueError(f"The model has no class {wrong[0]}; --labels takes numbers from 0 to {spec.num_classes - 1}.")
+    if not spec.num_classes:
+        return None
+    cycle = np.asarray(chosen or range(spec.num_classes), np.int32)
+    return cycle[np.arange(count) % len(cycle)]
+
+
+def draw_images(
+    model: GenerativeModel,
+    variables: PyTree,
+    labels: np.ndarray | None,
+    *,
+    count: int,
+    seed: int,
+    mesh: Mesh,
+    batch_size: int,
+) -> np.ndarray:
+    """Draws uint8 images [count, h, w, c]; image i is a function of the seed, i and its label alone."""
+    image_keys = key_tools.per_example(key_tools.stream(key_tools.root_key(seed), "sample"), jnp.arange(count))
+    cond = None if labels is None else {"label": labels}
+    batches = map_batches(model.sample, mesh, image_keys, variables, cond, batch_size=batch_size)
+    return np.concatenate([images.to_uint8(batch) for batch in batches])
+
+
+def reconstruct_images(
+    model: GenerativeModel,
+    variables: PyTree,
+    originals: np.ndarray,
+    labels: np.ndarray | None,
+    *,
+    mesh: Mesh,
+    batch_size: int,
+) -> np.ndarray:
+    """Encodes and decodes uint8 images [n, h, w, c] by a model that can."""
+    require(model, "encode", "decode", by="Reconstruction")
+
+    def reconstruct(image_keys: Key[Array, " n"], variables: PyTree, rows: PyTree) -> Array:
+        assert model.encode is not None
+        assert model.decode is not None
+        cond = {"label": rows["label"]} if model.spec.num_classes else None
+        latents = model.encode(image_keys, variables, images.to_float(rows["image"]), cond)
+        return model.decode(variables, latents, cond)
+
+    image_keys = key_tools.per_example(
+        key_tools.stream(key_tools.root_key(0), "reconstruct"), jnp.arange(len(originals))
+    )
+    rows = {"image": originals} | ({"label": labels} if model.spec.num_classes else {})
+    batches = map_batches(reconstruct, mesh, image_keys, variables, rows, batch_size=batch_size)
+    return np.concatenate([images.to_uint8(batch) for batch in batches])

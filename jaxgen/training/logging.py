@@ -1,0 +1,174 @@
+"""Where a run's numbers and pictures go: metrics.jsonl, TensorBoard, optionally Weights & Biases, and the terminal.
+
+metrics.jsonl holds what the seed determines, so that two runs of one config write the same bytes; what the clock
+determines (images/s) goes to TensorBoard and the terminal only.
+"""
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from jaxgen.core import images as image_tools
+
+
+class LogSettings(NamedTuple):
+    """The config's section `log`."""
+
+    tensorboard: bool = True
+    wandb: bool = False
+
+
+class Log:
+    """Writers of one run's metrics and images, as a context manager that closes them."""
+
+    def __init__(self, workdir: Path, settings: LogSettings, *, resume_step: int, config: dict[str, Any]) -> None:
+        path = workdir / "metrics.jsonl"
+        _drop_after(path, resume_step)
+        self._file = path.open("a")
+        self._samples = workdir / "samples"
+        self._tensorboard = _tensorboard(workdir, resume_step) if settings.tensorboard else None
+        self._wandb = _wandb(workdir, config) if settings.wandb else None
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Records what the seed determines. A value that is not finite is written as null."""
+        line = {"step": step, **{k: v if math.isfinite(v) else None for k, v in sorted(values.items())}}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        self.clock(step, values)
+
+    def clock(self, step: int, values: dict[str, float]) -> None:
+        """Records what the clock determines."""
+        if self._tensorboard is not None:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(values, step=step)
+
+    def images(self, name: str, step: int, images: np.ndarray, *, columns: int | None = None) -> Path:
+        """Records uint8 images [n, h, w, c] as one grid, `samples/NAME_STEP.png`; returns its path."""
+        picture = image_tools.grid(images, columns=columns)
+        self._samples.mkdir(exist_ok=True)
+        path = self._samples / f"{name}_{step:08d}.png"
+        image_tools.save_png(str(path), picture)
+        if self._tensorboard is not None:
+            self._tensorboard.add_image(name, picture, step, dataformats="HWC")
+        if self._wandb is not None:
+            import wandb
+
+            self._wandb.log({name: wandb.Image(picture)}, step=step)
+        return path
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Removes the lines of steps that a resumed run is about to do again, and a half-written last line."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            keep = json.loads(line)["step"] <= step
+        except json.JSONDecodeError:  # a process that was killed while writing leaves half a line
+            keep = False
+        if keep:
+            kept.append(line + "\n")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    temporary.replace(path)
+
+
+def _tensorboard(workdir: Path, resume_step: int) -> Any:
+    from tensorboardX import SummaryWriter
+
+    return SummaryWriter(str(workdir), purge_step=resume_step + 1 if resume_step else None)
+
+
+def _wandb(workdir: Path, config: dict[str, Any]) -> Any:
+    try:
+        import wandb
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            'log.wandb needs Weights & Biases: pip install "jaxgen[wandb]", or log.wandb=False.'
+        ) from error
+    return wandb.init(project="jaxgen", name=workdir.name, dir=str(workdir), config=config, resume="allow")
+
+
+class Progress:
+    """A live bar on a terminal, plain lines otherwise: step, loss, images/s, time left."""
+
+    def __init__(self, num_steps: int, start: int, images_per_step: int, *, mode: Literal["bar", "lines"]) -> None:
+        self._num_steps, self._images_per_step = num_steps, images_per_step
+        self._mark = (start, time.monotonic())
+        self._rate = 0.0
+        self._bar = _bar() if mode == "bar" else None
+        if self._bar is not None:
+            self._task = self._bar.add_task("training", total=num_steps, completed=start, status="compiling")
+
+    def __enter__(self) -> "Progress":
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    @property
+    def images_per_second(self) -> float:
+        """The rate since the clock was started last."""
+        return self._rate * self._images_per_step
+
+    def restart_clock(self, step: int) -> None:
+        """Starts a new measurement of the rate, after something that was no training."""
+        self._mark = (step, time.monotonic())
+
+    def update(self, step: int, loss: str, *, line: bool) -> None:
+        """Shows a step; without a terminal only where `line` is set."""
+        elapsed = time.monotonic() - self._mark[1]
+        if step > self._mark[0] and elapsed > 0:
+            self._rate = (step - self._mark[0]) / elapsed
+        status = f"{loss}  {self.images_per_second:,.0f} images/s"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, status=status)
+        elif line:
+            left = (self._num_steps - step) / self._rate if self._rate else 0.0
+            print(f"step {step}/{self._num_steps}  {status}  {left:,.0f} s left", flush=True)
+
+    def say(self, text: str) -> None:
+        """Prints a line without disturbing the bar."""
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        else:
+            print(text, flush=True)
+
+
+def progress_mode() -> Literal["bar", "lines"]:
+    """A bar where standard output is a terminal."""
+    return "bar" if sys.stdout.isatty() else "lines"
+
+
+def _bar() -> Any:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[status]}"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )

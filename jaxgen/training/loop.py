@@ -1,0 +1,121 @@
+"""The training loop: one dispatch after the other, metrics read one dispatch late, hooks at fixed steps."""
+
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from jaxgen.parallel.runner import Compiled, Runner
+
+HostMetrics = dict[str, np.ndarray]
+
+
+class NonFiniteError(RuntimeError):
+    """A metric of a step is infinite or not a number."""
+
+    def __init__(self, step: int, metric: str) -> None:
+        super().__init__(f"{metric} is not finite at step {step}.")
+        self.step, self.metric = step, metric
+
+
+class Dispatch(NamedTuple):
+    """A run of updates that the device does in one call: steps `first` to `last` - 1, all in one phase."""
+
+    first: int
+    last: int
+    phase: Hashable
+
+
+class Hook(NamedTuple):
+    """Something to do with the state every so many steps."""
+
+    every_steps: int
+    run: Callable[[int, PyTree], None]
+
+
+def dispatches(
+    start: int, num_steps: int, steps_per_dispatch: int, phase: Callable[[int], Hashable]
+) -> Iterator[Dispatch]:
+    """Cuts the steps into dispatches, at multiples of `steps_per_dispatch` and where the phase changes.
+
+    The cuts do not depend on `start`, so that a resumed run executes the same programs as an undisturbed one.
+    """
+    first = start
+    while first < num_steps:
+        last = min(num_steps, (first // steps_per_dispatch + 1) * steps_per_dispatch)
+        last = next((step for step in range(first + 1, last) if phase(step) != phase(first)), last)
+        yield Dispatch(first, last, phase(first))
+        first = last
+
+
+def fit(
+    runner: Runner,
+    state: PyTree,
+    batches: Iterator[PyTree],
+    plan: Iterator[Dispatch],
+    *,
+    on_metrics: Callable[[int, HostMetrics], None],
+    on_compiled: Callable[[Dispatch, Compiled, float], None],
+    hooks: Sequence[Hook],
+    interrupted: Callable[[], bool],
+) -> tuple[PyTree, int | None]:
+    """Runs the dispatches of a plan.
+
+    Args:
+      runner: the devices.
+      state: in the runner's layout; donated.
+      batches: host batches [K, B_local, ...], one a step.
+      plan: what to dispatch.
+      on_metrics: called with the last step of a dispatch and the metrics [S] of its steps; may raise `NonFiniteError`.
+      on_compiled: called for each new program, with the seconds that it took.
+      hooks: called after each dispatch that reaches or passes a multiple of their steps, the metrics up to there known.
+      interrupted: whether to stop after the present dispatch.
+
+    Returns:
+      The state, and the step at which the run was interrupted, or None if it came to the end of the plan.
+    """
+    programs: dict[tuple[int, Hashable], Compiled] = {}
+    pending: tuple[int, PyTree] | None = None
+
+    def settle() -> None:
+        nonlocal pending
+        if pending is not None:
+            step, metrics = pending
+            pending = None
+            on_metrics(step, jax.device_get(metrics))
+
+    for dispatch in plan:
+        batch = runner.put(_stack([next(batches) for _ in range(dispatch.last - dispatch.first)]))
+        program = (dispatch.last - dispatch.first, dispatch.phase)
+        if program not in programs:
+            begin = time.monotonic()
+            programs[program] = runner.compile(state, batch, dispatch.phase)
+            on_compiled(dispatch, programs[program], time.monotonic() - begin)
+        with jax.transfer_guard("disallow"):
+            state, metrics = programs[program].run(state, batch)
+        settle()  # the previous dispatch's, while this one runs
+        pending = (dispatch.last, metrics)
+        due = [hook for hook in hooks if dispatch.first // hook.every_steps != dispatch.last // hook.every_steps]
+        if due or interrupted():
+            settle()  # nothing is saved or drawn from a state whose loss is not known to be finite
+        for hook in due:
+            hook.run(dispatch.last, state)
+        if interrupted():
+            return state, dispatch.last
+    settle()
+    return state, None
+
+
+def check_finite(last_step: int, metrics: HostMetrics) -> None:
+    """Raises NonFiniteError for the first step of a dispatch that has a metric which is not finite."""
+    for name, values in metrics.items():
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            raise NonFiniteError(last_step - len(values) + 1 + int(bad[0]), name)
+
+
+def _stack(batches: list[PyTree]) -> PyTree:
+    return jax.tree.map(lambda *arrays: np.stack(arrays), *batches)

@@ -1,0 +1,164 @@
+"""One training run: state, batches, metrics, grids and checkpoints brought together around the loop."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
+
+from jaxgen.core import trees
+from jaxgen.core.contract import GenerativeModel, TrainState
+from jaxgen.parallel import mesh as meshes
+from jaxgen.parallel import sampling
+from jaxgen.parallel.runner import Compiled, Runner
+from jaxgen.training import loop
+from jaxgen.training.checkpoint import Checkpoints
+from jaxgen.training.logging import Log, Progress
+from jaxgen.training.settings import TrainSettings
+
+GRID_IMAGES = 80  # eight rows of the ten classes that most small datasets have
+
+
+class Run(NamedTuple):
+    """What a run needs.
+
+    Attributes:
+      config: the whole, resolved config.
+      settings: its section `train`.
+      model: the model.
+      runner: the devices.
+      batches: `start -> host batches [K, B_local, ...]` from that step on.
+      checkpoints: where the state is saved.
+      log: where numbers and pictures go.
+      progress: what the terminal shows.
+      interrupted: whether to stop soon.
+      started: `time.monotonic()` when the process started.
+    """
+
+    config: ConfigDict
+    settings: TrainSettings
+    model: GenerativeModel
+    runner: Runner
+    batches: Callable[[int], Iterator[PyTree]]
+    checkpoints: Checkpoints
+    log: Log
+    progress: Progress
+    interrupted: Callable[[], bool]
+    started: float
+
+
+def train(run: Run, start: int) -> int | None:
+    """Trains from a checkpoint's step, or from 0, to the last step, and saves the final state.
+
+    Returns:
+      The step at which the run was interrupted, and saved; None if it came to its end.
+
+    Raises:
+      NonFiniteError: if a metric is not finite and the settings say `stop`; nothing after that step is saved.
+    """
+    settings = run.settings
+    batches = run.batches(start)
+    first = next(batches)
+    state = _start(run, first, start)
+    plan = loop.dispatches(start, settings.num_steps, settings.steps_per_dispatch, run.model.phase)
+    state, stopped = loop.fit(
+        run.runner,
+        state,
+        _chain(first, batches),
+        plan,
+        on_metrics=_on_metrics(run),
+        on_compiled=_on_compiled(run),
+        hooks=[
+            loop.Hook(settings.sample_every_steps, lambda step, state: _sample(run, step, state)),
+            loop.Hook(settings.checkpoint_every_steps, lambda step, state: _save(run, step, state)),
+        ],
+        interrupted=run.interrupted,
+    )
+    last = settings.num_steps if stopped is None else stopped
+    _save(run, last, state)
+    if stopped is None and last % settings.sample_every_steps:
+        _sample(run, last, state)
+    run.checkpoints.wait()
+    return stopped
+
+
+def _start(run: Run, first: PyTree, start: int) -> PyTree:
+    """The initial state, or the restored one; says how large the model is."""
+    example = run.runner.put(_one_step(first))
+    if start:
+        state = run.runner.from_contract(run.checkpoints.restore(start, run.runner.target(example)))
+        run.progress.say(f"Resumed at step {start}.")
+    else:
+        state = run.runner.init(example)
+    params = run.runner.target(example).params
+    players = "" if not _is_game(params) else f" ({', '.join(f'{k} {trees.count(v):,}' for k, v in params.items())})"
+    run.progress.say(f"{trees.count(params):,} parameters{players}")
+    return state
+
+
+def _on_metrics(run: Run) -> Callable[[int, loop.HostMetrics], None]:
+    every, num_steps = run.settings.log_every_steps, run.settings.num_steps
+
+    def on_metrics(step: int, metrics: loop.HostMetrics) -> None:
+        if run.settings.nonfinite == "stop":
+            loop.check_finite(step, metrics)
+        run.checkpoints.seal()
+        means = {name: float(np.mean(values, dtype=np.float64)) for name, values in metrics.items()}
+        size = len(next(iter(metrics.values())))
+        due = step // every != (step - size) // every or step == num_steps
+        losses = "  ".join(f"{name} {value:.4f}" for name, value in means.items() if name.startswith("loss"))
+        run.progress.update(step, losses, line=due)
+        if due:
+            run.log.metrics(step, means)
+            run.log.clock(step, {"images_per_second": run.progress.images_per_second})
+
+    return on_metrics
+
+
+def _on_compiled(run: Run) -> Callable[[loop.Dispatch, Compiled, float], None]:
+    def on_compiled(dispatch: loop.Dispatch, compiled: Compiled, seconds: float) -> None:
+        facts = [f"Compiled in {seconds:.1f} s"]
+        if compiled.flops:
+            facts.append(f"{compiled.flops / 1e9:.3g} GFLOP a step")
+        if compiled.bytes:
+            facts.append(f"{compiled.bytes / 2**20:,.0f} MiB on a device")
+        facts.append(f"{time.monotonic() - run.started:.1f} s since the start")
+        run.progress.say(", ".join(facts))
+        run.progress.restart_clock(dispatch.first)
+
+    return on_compiled
+
+
+def _sample(run: Run, step: int, state: PyTree) -> None:
+    """Draws the same keys and labels at every step, so that the grids of a run can be compared."""
+    variables = run.model.eval_variables(run.runner.to_contract(state))
+    images = sampling.draw_images(
+        run.model,
+        variables,
+        sampling.balanced_labels(run.model.spec, GRID_IMAGES),
+        count=GRID_IMAGES,
+        seed=run.config.seed,
+        mesh=meshes.make_mesh(run.config.parallel.num_devices),
+        batch_size=GRID_IMAGES,
+    )
+    run.log.images("samples", step, images, columns=10)
+    run.progress.restart_clock(step)
+
+
+def _save(run: Run, step: int, state: PyTree) -> None:
+    run.checkpoints.save(step, run.runner.to_contract(state), run.config)
+
+
+def _one_step(batch: PyTree) -> PyTree:
+    return {name: value[None] for name, value in batch.items()}
+
+
+def _chain(first: PyTree, rest: Iterator[PyTree]) -> Iterator[PyTree]:
+    yield first
+    yield from rest
+
+
+def _is_game(params: TrainState) -> bool:
+    return isinstance(params, dict) and set(params) == {"generator", "discriminator"}

@@ -1,0 +1,49 @@
+"""The config's section `train`."""
+
+from typing import Literal, NamedTuple
+
+from ml_collections import ConfigDict
+
+from jaxgen.core.config import call
+
+
+class TrainSettings(NamedTuple):
+    """How to train; durations are in optimizer updates.
+
+    Attributes:
+      num_steps: updates in the whole run.
+      steps_per_dispatch: updates in one call of the device, by `lax.scan`; more hides the host's overhead.
+      microbatches: slices of a batch whose gradients are accumulated.
+      compute_dtype: type of the networks' computation; parameters are float32 always.
+      nonfinite: `stop` at a metric that is not finite, or `skip` the update and count it.
+      log_every_steps: distance between lines in metrics.jsonl. These durations are rounded up to whole dispatches.
+      sample_every_steps: distance between grids of samples.
+      checkpoint_every_steps: distance between checkpoints.
+      keep_checkpoints: how many of the newest are kept.
+    """
+
+    num_steps: int
+    steps_per_dispatch: int = 1
+    microbatches: int = 1
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    nonfinite: Literal["stop", "skip"] = "stop"
+    log_every_steps: int = 100
+    sample_every_steps: int = 1_000
+    checkpoint_every_steps: int = 1_000
+    keep_checkpoints: int = 2
+
+
+def train_settings(config: ConfigDict) -> TrainSettings:
+    """Reads the section, refusing numbers that no run can have.
+
+    Raises:
+      ValueError: names the first setting that is wrong.
+    """
+    settings = call(TrainSettings, config.train, where="train")
+    for name, value in settings._asdict().items():
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"train.{name} is {value}, but must be at least 1.")
+    size, slices = config.data.batch_size, settings.microbatches
+    if size < 1 or size % slices:
+        raise ValueError(f"data.batch_size is {size}, but must be a positive multiple of train.microbatches, {slices}.")
+    return settings

@@ -1,0 +1,18 @@
+"""The entry: `python launch.py [train|sample|evaluate] --config=... --workdir=...`; `--help` lists all flags."""
+
+import time
+
+START = time.monotonic()
+
+from jaxgen.cli import environment  # noqa: E402
+
+environment.prepare()  # before anything imports JAX
+
+from absl import app, flags  # noqa: E402
+
+from jaxgen.cli import main  # noqa: E402
+
+flags.adopt_module_key_flags(main)  # for --help
+
+if __name__ == "__main__":
+    app.run(lambda arguments: main.run(arguments, started=START), flags_parser=main.parse)
