@@ -26,7 +26,7 @@ def base() -> ConfigDict:
 
     config.train = ConfigDict()
     config.train.num_steps = 10_000
-    config.train.steps_per_dispatch = 1  # updates in one call of the device; more for small models
+    config.train.steps_per_dispatch = 1  # updates in one call of the device; more for small models, see TrainSettings
     config.train.microbatches = 1  # slices of a batch whose gradients are accumulated
     config.train.compute_dtype = "float32"  # or "bfloat16"; parameters are float32 either way
     config.train.nonfinite = "stop"  # or "skip" the update and count it

@@ -11,10 +11,9 @@ from ml_collections import ConfigDict
 
 from jaxgen.cli import setup
 from jaxgen.cli.main import refusals
-from jaxgen.core.config import call
 from jaxgen.data import Dataset, read_arrays
 from jaxgen.evaluation import report
-from jaxgen.evaluation.report import EvaluationSettings, LabeledImages
+from jaxgen.evaluation.report import LabeledImages, evaluation_settings
 from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel import sampling
 from jaxgen.training.settings import train_settings
@@ -38,7 +37,7 @@ def report_file(directory: Path) -> Path:
 def evaluate_run(config: ConfigDict, directory: Path, *, step: int | None = None) -> None:
     """Draws samples from a run's checkpoint, judges them, writes the figures and prints them as a table."""
     with refusals():
-        settings = call(EvaluationSettings, config.evaluate, where="evaluate")
+        settings = evaluation_settings(config)
         experiment = setup.build(config)
         state, step = setup.restore(experiment, train_settings(config), directory, step)
         train = _arrays(experiment.data)

@@ -34,7 +34,8 @@ class Refusal(SystemExit):
     """The end of a process that was asked for what cannot be had."""
 
     def __init__(self, sentence: str) -> None:
-        print(f"error: {sentence}", file=sys.stderr)
+        sentence = " ".join(sentence.split())
+        print(f"error: {sentence}" + "." * (not sentence.endswith((".", "?"))), file=sys.stderr)
         super().__init__(REFUSED)
 
 

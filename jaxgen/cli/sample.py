@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 from jaxgen.cli import setup
 from jaxgen.cli.main import refusals
 from jaxgen.core import images
-from jaxgen.core.config import call
 from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel import sampling
 from jaxgen.training.settings import train_settings
@@ -26,11 +25,17 @@ def main(config: ConfigDict, flags: Any, *, started: float) -> int:
         output = _output(flags, directory)
         chosen = _labels(flags.labels)
         settings = train_settings(config)
-        batch_size = call(sampling.SampleSettings, config.sample, where="sample").batch_size
+        batch_size = sampling.sample_settings(config).batch_size
         experiment = setup.build(config)
         labels = sampling.balanced_labels(experiment.model.spec, flags.num_samples, chosen)
         state, step = setup.restore(experiment, settings, directory, flags.step)
-    begin = time.monotonic()
+        _make_directory(output.parent)
+    begin, first = time.monotonic(), 0.0
+
+    def on_batch(done: int) -> None:
+        nonlocal first
+        first = first or time.monotonic() - begin
+
     drawn = sampling.draw_images(
         experiment.model,
         experiment.model.eval_variables(state),
@@ -39,12 +44,14 @@ def main(config: ConfigDict, flags: Any, *, started: float) -> int:
         seed=flags.seed,
         mesh=meshes.make_mesh(config.parallel.num_devices),
         batch_size=batch_size,
+        on_batch=on_batch,
     )
     seconds = time.monotonic() - begin
     picture = output.with_suffix(".png")
     _write(output, {"images": drawn} if labels is None else {"images": drawn, "labels": labels})
     images.save_png(str(picture), images.grid(drawn[:GRID_LIMIT]))
-    print(f"{len(drawn)} images of step {step} in {seconds:.1f} s, compilation included: {output}, grid: {picture}")
+    print(f"{len(drawn)} images of step {step} in {seconds:.1f} s, {first:.1f} s of it until the first batch")
+    print(f"{output} holds them, {picture} shows {'them' if len(drawn) <= GRID_LIMIT else f'the first {GRID_LIMIT}'}.")
     return 0
 
 
@@ -55,11 +62,14 @@ def _output(flags: Any, directory: Path) -> Path:
     output = Path(flags.output) if flags.output else default
     if output.suffix != ".npz":
         raise ValueError(f"--output is {output}, but must end in .npz.")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{output.parent} cannot be written ({error.strerror}): choose another --output.") from error
     return output
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written ({error.strerror}): choose another --output.") from error
 
 
 def _labels(values: list[str] | None) -> list[int]:

@@ -66,6 +66,14 @@ def restore(
     experiment: Experiment, settings: TrainSettings, directory: Path, step: int | None
 ) -> tuple[TrainState, int]:
     """The state of a run, from the checkpoint of a step or the newest whole one, and its step."""
+    return load_state(directory, target(experiment, settings), step=step)
+
+
+def target(experiment: Experiment, settings: TrainSettings) -> TrainState:
+    """Shapes and shardings of the state.
+
+    Raises:
+      ValueError: what the model's initialization or the devices have against the settings.
+    """
     first = next(batches(experiment, settings)(0))
-    example = experiment.runner.put({name: value[None] for name, value in first.items()})
-    return load_state(directory, experiment.runner.target(example), step=step)
+    return experiment.runner.target(experiment.runner.put({name: value[None] for name, value in first.items()}))

@@ -10,6 +10,8 @@ from ml_collections import ConfigDict
 from jaxgen.cli import environment, evaluate, setup
 from jaxgen.cli.main import default_workdir, refusals
 from jaxgen.core.config import call
+from jaxgen.evaluation.report import evaluation_settings
+from jaxgen.parallel.sampling import sample_settings
 from jaxgen.training import workdir
 from jaxgen.training.checkpoint import Checkpoints, remove_unfinished
 from jaxgen.training.interruption import Interruption
@@ -41,7 +43,11 @@ def train(config: ConfigDict, directory: Path, *, started: float) -> int:
     with refusals():
         settings = train_settings(config)
         log_settings = call(LogSettings, config.log, where="log")
+        sample_settings(config)
+        if config.evaluate.num_samples:
+            evaluation_settings(config)
         experiment = setup.build(config)
+        setup.target(experiment, settings)  # what is refused only with the data at hand is refused here, too
         workdir.prepare(directory, config)
     remove_unfinished(directory, print)
     with Checkpoints(directory, keep=settings.keep_checkpoints) as checkpoints:
@@ -52,11 +58,9 @@ def train(config: ConfigDict, directory: Path, *, started: float) -> int:
             return 0
         workdir.write_whole(directory / "environment.json", json.dumps(environment.record(), indent=2) + "\n")
         progress = Progress(settings.num_steps, start, config.data.batch_size, mode=progress_mode())
-        with (
-            Interruption() as interruption,
-            Log(directory, log_settings, resume_step=start, config=config.to_dict()) as log,
-            progress,
-        ):
+        with refusals():
+            log = Log(directory, log_settings, resume_step=start, config=config.to_dict())
+        with Interruption() as interruption, log, progress:
             run = Run(
                 config=config,
                 settings=settings,

@@ -13,7 +13,7 @@ from jaxtyping import Array, Key, PyTree
 
 from jaxgen.core import keys
 from jaxgen.core.contract import Batch, Init, Metrics, Microbatch, TrainState, Update
-from jaxgen.core.scan import scan
+from jaxgen.core.scan import loops_are_slow, scan
 
 Objective = Callable[[Key[Array, ""], PyTree, PyTree, Microbatch], tuple[Array, tuple[PyTree, Metrics]]]
 """`(key, params, model_state, microbatch) -> (loss, (new model_state, metrics))`; the loss is a mean over examples."""
@@ -104,7 +104,7 @@ def two_player(
         def critic(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
             return turn("discriminator", key, state, batch)
 
-        state, metrics = scan(critic, state, critic_batches)
+        state, metrics = scan(critic, state, critic_batches, unroll=loops_are_slow())
         state, generator_metrics = turn("generator", key, state, _microbatch(critic_batches, -1))
         return state._replace(step=state.step + 1), {**_mean(metrics), **generator_metrics}
 
@@ -129,7 +129,7 @@ def _gradient(
         return (jax.tree.map(jnp.add, total, grads), model_state), {"loss": loss, **metrics}
 
     zeros = jax.tree.map(jnp.zeros_like, params)
-    (total, model_state), metrics = scan(accumulate, (zeros, model_state), batch)
+    (total, model_state), metrics = scan(accumulate, (zeros, model_state), batch, unroll=loops_are_slow())
     grads = jax.tree.map(lambda g: g / jax.tree.leaves(batch)[0].shape[0], total)
     metrics = _mean(metrics)
     if axis_name is not None:

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import json
 import pkgutil
+import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
@@ -42,7 +43,7 @@ def call(target: Callable[..., T], section: Section, *, where: str, **given: Any
             raise ValueError(
                 f"{where}.{name} is not a setting; {where} takes {', '.join(allowed)}.{_hint(name, allowed)}"
             )
-        if name in hints and not is_bearable(value, hints[name], conf=_INT_PASSES_FOR_FLOAT):
+        if name in hints and not _fits(value, hints[name]):
             raise ValueError(f"{where}.{name} is {value!r}, but must be of type {_type_name(hints[name])}.")
     missing = [name for name in allowed if name not in settings and parameters[name].default is inspect.Parameter.empty]
     if missing:
@@ -159,6 +160,19 @@ def _hint(name: str, options: Iterable[str]) -> str:
 
 def _type_name(hint: Any) -> str:
     return hint.__name__ if inspect.isclass(hint) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type. Beartype looks at one item of a tuple, drawn at random; this looks at all."""
+    if isinstance(value, bool) and hint in (int, float):
+        return False
+    options, origin = typing.get_args(hint), typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in options)
+    if origin is tuple and isinstance(value, tuple):
+        items = options[:1] * len(value) if options[-1:] == (Ellipsis,) else options
+        return len(items) == len(value) and all(map(_fits, value, items))
+    return is_bearable(value, hint, conf=_INT_PASSES_FOR_FLOAT)
 
 
 def _is_namedtuple(target: Any) -> bool:

@@ -1,22 +1,26 @@
-"""A scan over updates that is fast on every backend."""
+"""Scans over microbatches and over updates."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
 
-def scan(fn: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: PyTree) -> tuple[Any, Any]:
-    """`lax.scan` over the first axis of `xs`, but unrolled on a CPU.
-
-    XLA for CPUs brings convolutions into the form that its fast kernels take outside of loops only: the gradient of a
-    convolution is some fifty times slower inside one. A loop of one turn is no loop on any backend.
-    """
+def scan(fn: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: PyTree, *, unroll: bool = False) -> tuple[Any, Any]:
+    """`lax.scan` over the first axis of `xs`, without a loop where it would have a single turn."""
     length = jax.tree.leaves(xs)[0].shape[0]
-    return jax.lax.scan(fn, carry, xs, unroll=length if unrolls() or length == 1 else 1)
+    if length > 1:
+        return jax.lax.scan(fn, carry, xs, unroll=unroll)
+    carry, y = fn(carry, jax.tree.map(lambda x: x[0], xs))
+    return carry, jax.tree.map(lambda a: jnp.expand_dims(a, 0), y)
 
 
-def unrolls() -> bool:
-    """Whether `scan` unrolls its loops on this backend."""
+def loops_are_slow() -> bool:
+    """Whether the few turns of a loop over microbatches are better unrolled.
+
+    XLA's CPU backend brings convolutions into the form of its fast kernels outside of loops only; inside, the gradient
+    of a convolution takes some fifty times longer.
+    """
     return jax.default_backend() == "cpu"

@@ -63,7 +63,7 @@ def with_ema(
     ) -> tuple[TrainState, Metrics]:
         new_state, metrics = model.update(key, state, batch, phase=phase)
         rate = ema_decay(state.step, decay=decay, warmup=warmup)
-        ema = jax.tree.map(lambda old, new: old * rate + new * (1.0 - rate), state.ema, tracked(new_state))
+        ema = jax.tree.map(lambda old, new: _average(old, new, rate), state.ema, tracked(new_state))
         return new_state._replace(ema=ema), metrics
 
     def eval_variables(state: TrainState) -> Variables:
@@ -73,6 +73,11 @@ def with_ema(
     return model._replace(init=init, update=update, eval_variables=eval_variables)
 
 
+def _average(old: Array, new: Array, rate: Float[Array, ""]) -> Array:
+    """The moving average of numbers; counters and flags are taken as they are."""
+    return old * rate + new * (1.0 - rate) if jnp.issubdtype(new.dtype, jnp.floating) else new
+
+
 def ema_decay(step: Int[Array, ""], *, decay: float, warmup: bool) -> Float[Array, ""]:
     """The decay of the update that follows `step` earlier ones."""
     capped = jnp.minimum(decay, (1.0 + step) / (10.0 + step)) if warmup else decay
@@ -80,7 +85,7 @@ def ema_decay(step: Int[Array, ""], *, decay: float, warmup: bool) -> Float[Arra
 
 
 def skip_nonfinite(model: GenerativeModel) -> GenerativeModel:
-    """Leaves the state as it was, but for the step count, where an update's metrics or parameters are not finite.
+    """Leaves the state as it was, but for the step count, where an update's metrics or new state are not finite.
 
     The metric `skipped` is 1 for such a step, and 0 for the others.
     """
@@ -89,7 +94,7 @@ def skip_nonfinite(model: GenerativeModel) -> GenerativeModel:
         key: Key[Array, ""], state: TrainState, batch: Batch, *, phase: Hashable = None
     ) -> tuple[TrainState, Metrics]:
         new_state, metrics = model.update(key, state, batch, phase=phase)
-        finite = _all_finite((metrics, new_state.params))
+        finite = _all_finite((metrics, new_state))
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new_state, state)
         skipped = 1.0 - finite.astype(jnp.float32)
         return kept._replace(step=new_state.step), {**metrics, "skipped": skipped}

@@ -1,5 +1,7 @@
 """Layers that several networks share: timestep embedding, per-example dropout, self-attention, resampling."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,11 +107,11 @@ def kernel_init(zero_init: bool) -> nn.initializers.Initializer:
     return nn.initializers.zeros_init() if zero_init else nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 
 
-def dense(features: int, *, zero_init: bool = False, **kwargs) -> nn.Dense:
+def dense(features: int, *, zero_init: bool = False, **kwargs: Any) -> nn.Dense:
     """A linear layer, or 1x1 convolution, with DDPM's initialization."""
     return nn.Dense(features, kernel_init=kernel_init(zero_init), **kwargs)
 
 
-def conv3x3(features: int, *, zero_init: bool = False, **kwargs) -> nn.Conv:
+def conv3x3(features: int, *, zero_init: bool = False, **kwargs: Any) -> nn.Conv:
     """A 3x3 convolution with DDPM's initialization."""
     return nn.Conv(features, (3, 3), kernel_init=kernel_init(zero_init), **kwargs)

@@ -79,7 +79,7 @@ def learning_rate_schedule(
     """
     if not 0 <= warmup_steps <= num_steps:
         raise ValueError(f"optimizer.warmup_steps is {warmup_steps}, but the run has {num_steps} steps: choose fewer.")
-    remaining = max(1, num_steps - warmup_steps)
+    remaining = max(1, num_steps - warmup_steps + bool(warmup_steps))  # the count below is ahead by one
     after = {
         "constant": lambda: optax.constant_schedule(learning_rate),
         "cosine": lambda: optax.cosine_decay_schedule(learning_rate, remaining),

@@ -41,12 +41,19 @@ def put_batch(mesh: Mesh, batch: PyTree, *, axis: int) -> PyTree:
     Raises:
       ValueError: if the axis does not divide over the devices.
     """
-    local_devices = len(mesh.local_devices)
-    size = jax.tree.leaves(batch)[0].shape[axis]
-    if size % local_devices:
-        raise ValueError(
-            f"A microbatch of {size} examples does not divide over {local_devices} devices: choose data.batch_size so "
-            "that data.batch_size / train.microbatches is a multiple of the device count, or set parallel.num_devices."
-        )
+    check_divides(jax.tree.leaves(batch)[0].shape[axis], len(mesh.local_devices))
     sharding = batch_sharding(mesh, axis=axis)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def check_divides(size: int, num_devices: int) -> None:
+    """Refuses a microbatch that cannot be split evenly.
+
+    Raises:
+      ValueError: if `size` is no multiple of the number of devices.
+    """
+    if size % num_devices:
+        raise ValueError(
+            f"A microbatch of {size} examples does not divide over {num_devices} devices: choose data.batch_size so "
+            "that data.batch_size / train.microbatches is a multiple of the device count, or set parallel.num_devices."
+        )

@@ -7,7 +7,6 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key, PyTree
 
 from jaxgen.core.contract import GenerativeModel, TrainState
-from jaxgen.core.scan import unrolls
 from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel.runner import Compiled, Runner, make_init, updates
 
@@ -26,8 +25,7 @@ def make_runner(model: GenerativeModel, mesh: Mesh, key: Key[Array, ""]) -> Runn
             updates(model, phase), in_shardings=(whole, whole, split), out_shardings=whole, donate_argnums=1
         )
         compiled = jitted.lower(key, state, batches).compile()
-        steps = len(jax.tree.leaves(batches)[0])
-        return Compiled(lambda state, batches: compiled(key, state, batches), *cost(compiled, steps))
+        return Compiled(lambda state, batches: compiled(key, state, batches), *cost(compiled))
 
     def target(batches: PyTree) -> TrainState:
         shapes = jax.eval_shape(init, key, batches)
@@ -43,11 +41,9 @@ def make_runner(model: GenerativeModel, mesh: Mesh, key: Key[Array, ""]) -> Runn
     )
 
 
-def cost(compiled: jax.stages.Compiled, steps: int) -> tuple[float | None, int | None]:
-    """FLOPs of one of the steps, and bytes held, by one device; None where the backend does not know."""
-    flops = (compiled.cost_analysis() or {}).get("flops")
-    if flops is not None and unrolls():
-        flops /= steps  # of a loop, the compiler counts one turn
+def cost(compiled: jax.stages.Compiled) -> tuple[float | None, int | None]:
+    """FLOPs of one step, and bytes held, by one device; None where the backend does not know."""
+    flops = (compiled.cost_analysis() or {}).get("flops")  # of the loop over steps, the compiler counts one turn
     memory = compiled.memory_analysis()
     if memory is None:
         return flops, None

@@ -57,9 +57,5 @@ def make_runner(model: GenerativeModel, mesh: Mesh, key: Key[Array, ""]) -> Runn
 def _split(x: np.ndarray, num_devices: int) -> np.ndarray:
     """[S, K, B, ...] -> [devices, S, K, B / devices, ...]."""
     steps, microbatches, size = x.shape[:3]
-    if size % num_devices:
-        raise ValueError(
-            f"A microbatch of {size} examples does not divide over {num_devices} devices: choose data.batch_size so "
-            "that data.batch_size / train.microbatches is a multiple of the device count, or set parallel.num_devices."
-        )
+    meshes.check_divides(size, num_devices)
     return np.moveaxis(x.reshape(steps, microbatches, num_devices, size // num_devices, *x.shape[3:]), 2, 0)

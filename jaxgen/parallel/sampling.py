@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Key, PyTree
+from ml_collections import ConfigDict
 
 from jaxgen.core import images
 from jaxgen.core import keys as key_tools
+from jaxgen.core.config import call
 from jaxgen.core.contract import GenerativeModel, ModelSpec, require
 from jaxgen.parallel import mesh as meshes
 
@@ -23,6 +25,18 @@ class SampleSettings(NamedTuple):
     """
 
     batch_size: int = 250
+
+
+def sample_settings(config: ConfigDict) -> SampleSettings:
+    """Reads the config's section `sample`.
+
+    Raises:
+      ValueError: if a setting is unknown or wrong.
+    """
+    settings = call(SampleSettings, config.sample, where="sample")
+    if settings.batch_size < 1:
+        raise ValueError(f"sample.batch_size is {settings.batch_size}, but must be at least 1.")
+    return settings
 
 
 def map_batches(
@@ -80,12 +94,19 @@ def draw_images(
     seed: int,
     mesh: Mesh,
     batch_size: int,
+    on_batch: Callable[[int], None] = lambda done: None,
 ) -> np.ndarray:
-    """Draws uint8 images [count, h, w, c]; image i is a function of the seed, i and its label alone."""
+    """Draws uint8 images [count, h, w, c]; image i is a function of the seed, i and its label alone.
+
+    `on_batch` is called after each batch with the number of images that are done.
+    """
     image_keys = key_tools.per_example(key_tools.stream(key_tools.root_key(seed), "sample"), jnp.arange(count))
     cond = None if labels is None else {"label": labels}
-    batches = map_batches(model.sample, mesh, image_keys, variables, cond, batch_size=batch_size)
-    return np.concatenate([images.to_uint8(batch) for batch in batches])
+    drawn: list[np.ndarray] = []
+    for batch in map_batches(model.sample, mesh, image_keys, variables, cond, batch_size=batch_size):
+        drawn.append(images.to_uint8(batch))
+        on_batch(sum(map(len, drawn)))
+    return np.concatenate(drawn)
 
 
 def reconstruct_images(

@@ -1,14 +1,13 @@
 """Checkpoints: Orbax writes them in the background, a checksum manifest guards every byte, restores verify it.
 
-`checkpoints/STEP/` is Orbax's; `checkpoints/STEP.sha256` lists a digest for each of its files and is written once the
-save is whole. A step without a matching manifest was cut short or damaged since: it is named and set aside in
-`checkpoints/damaged/`, and the newest whole one is used in its place.
+`checkpoints/STEP/` is Orbax's, and gets its name when all files in it are written, the last of them a list of their
+digests. A step that does not match its list was damaged since: it is named and set aside in `checkpoints/damaged/`,
+and the newest whole one is used in its place.
 """
 
 import hashlib
 import json
 import shutil
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -20,10 +19,11 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
+from jaxgen.core import trees
 from jaxgen.core.contract import TrainState
-from jaxgen.training.workdir import write_whole
 
-_MANIFEST = ".sha256"
+_MANIFEST = "sha256.json"
+_UNLISTED = {_MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt"}  # the last two Orbax writes after the list
 
 
 class Checkpoints:
@@ -33,9 +33,13 @@ class Checkpoints:
         self.directory = (workdir / "checkpoints").resolve()
         self._say = say
         self._manager = ocp.CheckpointManager(
-            self.directory, options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                cleanup_tmp_directories=True,
+                async_options=ocp.AsyncOptions(post_finalization_callback=lambda: _seal(self.directory)),
+            ),
         )
-        self._sealing: threading.Thread | None = None
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -53,19 +57,9 @@ class Checkpoints:
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(config.to_dict()))
         self._manager.save(step, args=items)
 
-    def seal(self) -> None:
-        """Writes, on a thread of its own, the manifest of a save that has become whole; call it now and then."""
-        busy = self._sealing is not None and self._sealing.is_alive()
-        if not busy and not self._manager.is_saving_in_progress() and _unsealed(self.directory):
-            self._sealing = threading.Thread(target=_write_manifests, args=(self.directory,))
-            self._sealing.start()
-
     def wait(self) -> None:
-        """Blocks until every save is whole and sealed."""
+        """Blocks until every save is whole."""
         self._manager.wait_until_finished()
-        if self._sealing is not None:
-            self._sealing.join()
-        _write_manifests(self.directory)
 
     def newest_whole_step(self) -> int:
         """The step to resume at; 0 where nothing was ever saved. What is damaged is named and set aside.
@@ -80,7 +74,7 @@ class Checkpoints:
                 self._set_aside(step, problem)
         self._manager.reload()
         newest = self._manager.latest_step()
-        if steps and newest is None:
+        if newest is None and (self.directory / "damaged").exists():  # now or at an earlier start
             raise ValueError(
                 f"No checkpoint in {self.directory} is whole: put one back, or start in another --workdir. "
                 f"The damaged ones are in {self.directory / 'damaged'}."
@@ -91,7 +85,6 @@ class Checkpoints:
         target = _free_name(self.directory / "damaged" / str(step))
         target.parent.mkdir(exist_ok=True)
         (self.directory / str(step)).rename(target)
-        _manifest_path(self.directory, step).unlink(missing_ok=True)
         self._say(f"Checkpoint {step} is damaged ({problem}): set aside as {target}.")
 
     def latest_step(self) -> int | None:
@@ -104,15 +97,14 @@ class Checkpoints:
         Raises:
           ValueError: if the checkpoint does not have the target's arrays.
         """
-        restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))
-        return restored.state
+        return _restore_item(self.directory / str(step) / "state", target)
 
 
 def find_damage(directory: Path, step: int) -> str | None:
     """Says what is wrong with a checkpoint, by its manifest, in a few words; None if it is whole."""
-    path = _manifest_path(directory, step)
+    path = directory / str(step) / _MANIFEST
     if not path.exists():
-        return "its save was cut short"
+        return f"{_MANIFEST} is missing"
     body, _, digest = path.read_bytes().rstrip(b"\n").rpartition(b"\n")
     if _digest(body + b"\n").encode() != digest:
         return "its manifest has changed"
@@ -146,30 +138,32 @@ def load_state(workdir: Path, target: TrainState, *, step: int | None = None) ->
 
 def _restore_item(path: Path, target: PyTree) -> Any:
     with ocp.StandardCheckpointer() as checkpointer:
+        # Orbax says it in a hundred lines.
+        there = _shapes(checkpointer.metadata(path).item_metadata.tree)
+        here = _shapes(target)
+        for name in sorted(here.keys() | there.keys()):
+            if here.get(name) != there.get(name):
+                raise ValueError(
+                    f"{path.parent} is of another model: {name} has shape {there.get(name, 'none')} there, but "
+                    f"{here.get(name, 'none')} here. Build the model that was trained."
+                )
         return checkpointer.restore(path, target)
 
 
-def _write_manifests(directory: Path) -> None:
-    """Writes the manifests that are missing, and drops those of checkpoints that were deleted."""
-    for path in directory.glob(f"*{_MANIFEST}"):
-        if not (directory / path.stem).exists():
-            path.unlink()
-    for step in _unsealed(directory):
-        manifest = json.dumps(_digests(directory / str(step)), indent=1, sort_keys=True) + "\n"
-        write_whole(_manifest_path(directory, step), manifest + _digest(manifest.encode()) + "\n")
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(leaf.shape) for name, leaf in trees.named_leaves(tree).items()}
 
 
-def _unsealed(directory: Path) -> list[int]:
-    steps = [int(path.name) for path in directory.iterdir() if path.name.isdigit()]
-    return [step for step in steps if not _manifest_path(directory, step).exists()]
-
-
-def _manifest_path(directory: Path, step: int) -> Path:
-    return directory / f"{step}{_MANIFEST}"
+def _seal(directory: Path) -> None:
+    """Writes the digests of a save whose files are written, just before Orbax gives it its name."""
+    if jax.process_index() == 0:
+        for unfinished in directory.glob("*.orbax-checkpoint-tmp*"):
+            listed = json.dumps(_digests(unfinished), indent=1, sort_keys=True) + "\n"
+            (unfinished / _MANIFEST).write_text(listed + _digest(listed.encode()) + "\n")
 
 
 def _digests(directory: Path) -> dict[str, str]:
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name not in _UNLISTED)
     return {path.relative_to(directory).as_posix(): _digest(path.read_bytes()) for path in files}
 
 

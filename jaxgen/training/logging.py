@@ -28,12 +28,12 @@ class Log:
     """Writers of one run's metrics and images, as a context manager that closes them."""
 
     def __init__(self, workdir: Path, settings: LogSettings, *, resume_step: int, config: dict[str, Any]) -> None:
+        self._wandb = _wandb(workdir, config) if settings.wandb else None  # first, since it may refuse
         path = workdir / "metrics.jsonl"
         _drop_after(path, resume_step)
         self._file = path.open("a")
         self._samples = workdir / "samples"
         self._tensorboard = _tensorboard(workdir, resume_step) if settings.tensorboard else None
-        self._wandb = _wandb(workdir, config) if settings.wandb else None
 
     def __enter__(self) -> "Log":
         return self

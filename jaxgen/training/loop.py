@@ -99,11 +99,12 @@ def fit(
         settle()  # the previous dispatch's, while this one runs
         pending = (dispatch.last, metrics)
         due = [hook for hook in hooks if dispatch.first // hook.every_steps != dispatch.last // hook.every_steps]
-        if due or interrupted():
+        stop = interrupted()  # looked at once: a signal that comes later is seen after the next dispatch
+        if due or stop:
             settle()  # nothing is saved or drawn from a state whose loss is not known to be finite
         for hook in due:
             hook.run(dispatch.last, state)
-        if interrupted():
+        if stop:
             return state, dispatch.last
     settle()
     return state, None

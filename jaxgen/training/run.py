@@ -9,7 +9,7 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from jaxgen.core import trees
-from jaxgen.core.contract import GenerativeModel, TrainState
+from jaxgen.core.contract import GenerativeModel
 from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel import sampling
 from jaxgen.parallel.runner import Compiled, Runner
@@ -104,7 +104,6 @@ def _on_metrics(run: Run) -> Callable[[int, loop.HostMetrics], None]:
     def on_metrics(step: int, metrics: loop.HostMetrics) -> None:
         if run.settings.nonfinite == "stop":
             loop.check_finite(step, metrics)
-        run.checkpoints.seal()
         means = {name: float(np.mean(values, dtype=np.float64)) for name, values in metrics.items()}
         size = len(next(iter(metrics.values())))
         due = step // every != (step - size) // every or step == num_steps
@@ -160,5 +159,5 @@ def _chain(first: PyTree, rest: Iterator[PyTree]) -> Iterator[PyTree]:
     yield from rest
 
 
-def _is_game(params: TrainState) -> bool:
+def _is_game(params: PyTree) -> bool:
     return isinstance(params, dict) and set(params) == {"generator", "discriminator"}

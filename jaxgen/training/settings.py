@@ -12,7 +12,8 @@ class TrainSettings(NamedTuple):
 
     Attributes:
       num_steps: updates in the whole run.
-      steps_per_dispatch: updates in one call of the device, by `lax.scan`; more hides the host's overhead.
+      steps_per_dispatch: updates in one call of the device, by `lax.scan`; more hides the host's overhead. On a CPU,
+        leave it at 1 for networks with `nn.Conv` (the U-Net): XLA's gradients of convolutions are slow in a loop there.
       microbatches: slices of a batch whose gradients are accumulated.
       compute_dtype: type of the networks' computation; parameters are float32 always.
       nonfinite: `stop` at a metric that is not finite, or `skip` the update and count it.

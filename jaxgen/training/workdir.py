@@ -59,7 +59,7 @@ def load_config(workdir: Path) -> ConfigDict:
         )
     try:
         return configs.from_json(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError) as error:  # the last: JSON that is no object
         raise ValueError(f"{path} cannot be read ({error}): restore it, or start in another --workdir.") from error
 
 

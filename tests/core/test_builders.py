@@ -1,0 +1,171 @@
+"""Games and quadratics small enough to be played by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxgen.core import keys
+from jaxgen.core.builders import Player, one_player, two_player
+from jaxgen.core.contract import TrainState
+
+RATE = 0.25
+KEY = keys.root_key(0)
+
+
+def quadratic(key, params, model_state, microbatch):
+    """mean_i |w - x_i|^2 / 2, whose gradient is w - mean(x); the state counts the calls."""
+    del key
+    loss = 0.5 * jnp.mean(jnp.sum((params["w"][None] - microbatch["x"]) ** 2, axis=-1))
+    return loss, (model_state + 1, {"largest": jnp.max(microbatch["x"])})
+
+
+def build_quadratic(**options):
+    def init_variables(key, microbatch):
+        del key
+        return {"w": jnp.full(microbatch["x"].shape[-1], 2.0)}, jnp.zeros(())
+
+    return one_player(init_variables, Player(quadratic, optax.sgd(RATE)), **options)
+
+
+def data(microbatches, size):
+    return jnp.asarray(np.random.default_rng(0).normal(size=(microbatches, size, 3)), jnp.float32)
+
+
+def test_one_player_takes_the_step_of_sgd():
+    init, update = build_quadratic()
+    batch = {"x": data(1, 8)}
+    state = init(KEY, batch)
+    assert isinstance(state, TrainState)
+    assert (state.step, state.step.dtype, state.model_state) == (0, jnp.int32, 0)
+    after, metrics = update(KEY, state, batch)
+    gradient = 2.0 - batch["x"][0].mean(0)
+    np.testing.assert_allclose(after.params["w"], 2.0 - RATE * gradient, rtol=1e-6)
+    assert (after.step, after.model_state) == (1, 1)
+    np.testing.assert_allclose(metrics["loss"], 0.5 * jnp.mean(jnp.sum((2.0 - batch["x"][0]) ** 2, -1)), rtol=1e-6)
+    np.testing.assert_allclose(metrics["grad_norm"], jnp.linalg.norm(gradient), rtol=1e-6)
+    assert set(metrics) == {"loss", "grad_norm", "largest"}
+
+
+def test_four_microbatches_take_the_step_of_one():
+    batch = {"x": data(4, 2)}
+    whole = {"x": batch["x"].reshape(1, 8, 3)}
+    results = []
+    for microbatches, each in ((4, batch), (1, whole)):
+        init, update = build_quadratic(microbatches=microbatches)
+        results.append(update(KEY, init(KEY, each), each))
+    (four, metrics), (one, whole_metrics) = results
+    np.testing.assert_allclose(four.params["w"], one.params["w"], rtol=1e-6)
+    np.testing.assert_allclose(metrics["loss"], whole_metrics["loss"], rtol=1e-6)
+    np.testing.assert_allclose(metrics["grad_norm"], whole_metrics["grad_norm"], rtol=1e-6)
+    np.testing.assert_allclose(metrics["largest"], batch["x"].max((1, 2)).mean(), rtol=1e-6)  # a mean over microbatches
+    assert (four.model_state, one.model_state) == (4, 1)
+
+
+def test_a_mapped_axis_is_averaged_over():
+    batch = {"x": data(1, 8)}
+    init, update = build_quadratic()
+    state = init(KEY, batch)
+    whole, whole_metrics = update(KEY, state, batch)
+    _, mapped_update = build_quadratic(axis_name="shards")
+    shards = {"x": batch["x"].reshape(1, 4, 2, 3)}
+    mapped = jax.vmap(mapped_update, in_axes=(None, None, 1), axis_name="shards")
+    after, metrics = mapped(KEY, state, shards)
+    for shard in range(4):
+        np.testing.assert_allclose(after.params["w"][shard], whole.params["w"], rtol=1e-6)
+        np.testing.assert_allclose(metrics["loss"][shard], whole_metrics["loss"], rtol=1e-6)
+        np.testing.assert_allclose(metrics["grad_norm"][shard], whole_metrics["grad_norm"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("build", "takes"), [({"microbatches": 3}, 3), ({}, 1)])
+def test_another_number_of_microbatches_is_refused(build, takes):
+    init, update = build_quadratic(**build)
+    batch = {"x": data(2, 4)}
+    with pytest.raises(ValueError, match=f"The batch has 2 microbatches, but this model takes {takes}"):
+        update(KEY, init(KEY, batch), batch)
+
+
+# The scalar game: the discriminator minimizes d (mean(x) + g), the generator minimizes -d g.
+D_RATE, G_RATE, D0, G0 = 0.1, 0.5, 1.0, 2.0
+
+
+def discriminator(key, params, model_state, microbatch):
+    loss = params["discriminator"] * (jnp.mean(microbatch["x"]) + params["generator"])
+    return loss, (model_state * 10 + 1, {"loss/real": jnp.mean(microbatch["x"]), "noise/d": jax.random.normal(key)})
+
+
+def generator(key, params, model_state, microbatch):
+    loss = -params["discriminator"] * params["generator"]
+    return loss, (model_state * 10 + 2, {"seen": jnp.mean(microbatch["x"]), "noise/g": jax.random.normal(key)})
+
+
+def build_game(**options):
+    def init_variables(key, microbatch):
+        del key, microbatch
+        return {"generator": jnp.array(G0), "discriminator": jnp.array(D0)}, jnp.zeros((), jnp.int32)
+
+    return two_player(
+        init_variables,
+        generator=Player(generator, optax.adam(G_RATE) if options.pop("adam", False) else optax.sgd(G_RATE)),
+        discriminator=Player(discriminator, optax.sgd(D_RATE, momentum=0.0)),
+        **options,
+    )
+
+
+def play(means, **options):
+    """One update on microbatches of the given means, from (D0, G0)."""
+    init, update = build_game(**options)
+    batch = {"x": jnp.asarray(means, jnp.float32)[:, None] + jnp.array([[-0.5, 0.5]])}
+    return update(KEY, init(KEY, batch), batch)
+
+
+def test_two_players_take_their_turns():
+    state, metrics = play([3.0])
+    d1 = D0 - D_RATE * (3.0 + G0)
+    np.testing.assert_allclose(state.params["discriminator"], d1, rtol=1e-6)
+    np.testing.assert_allclose(state.params["generator"], G0 + G_RATE * d1, rtol=1e-6)
+    assert (state.step, state.model_state) == (1, 12)
+    np.testing.assert_allclose(metrics["loss/discriminator"], D0 * (3.0 + G0), rtol=1e-6)
+    np.testing.assert_allclose(metrics["loss/generator"], -d1 * G0, rtol=1e-6)
+    np.testing.assert_allclose(metrics["grad_norm/discriminator"], 3.0 + G0, rtol=1e-6)
+    np.testing.assert_allclose(metrics["grad_norm/generator"], abs(d1), rtol=1e-6)
+    assert set(metrics) >= {"loss/real", "seen"}
+    assert "loss" not in metrics
+
+
+def test_n_critic_updates_on_data_of_their_own_come_before_one_of_the_generator():
+    state, metrics = play([3.0, 5.0, -1.0, 4.0], n_critic=2, microbatches=2)
+    d1 = D0 - D_RATE * (4.0 + G0)  # the first two slices, accumulated
+    d2 = d1 - D_RATE * (1.5 + G0)  # the last two
+    np.testing.assert_allclose(state.params["discriminator"], d2, rtol=1e-6)
+    np.testing.assert_allclose(state.params["generator"], G0 + G_RATE * d2, rtol=1e-6)
+    assert state.model_state == 111122
+    assert state.step == 1
+    np.testing.assert_allclose(metrics["loss/discriminator"], (D0 * (4.0 + G0) + d1 * (1.5 + G0)) / 2, rtol=1e-6)
+    np.testing.assert_allclose(metrics["seen"], 1.5)  # the last critic's data
+
+
+def test_each_player_has_its_own_optimizer_state_and_its_own_noise():
+    state, metrics = play([3.0, 4.0], n_critic=2, adam=True)
+    assert set(state.opt_state) == set(state.params) == {"generator", "discriminator"}
+    assert state.opt_state["generator"][0].count == 1  # Adam's: one update, not three
+    d2 = D0 - D_RATE * (3.0 + G0) - D_RATE * (4.0 + G0)
+    np.testing.assert_allclose(state.opt_state["generator"][0].mu, 0.1 * -d2, rtol=1e-5)
+    assert metrics["noise/d"] != metrics["noise/g"]
+
+
+def test_a_game_averages_over_a_mapped_axis():
+    init, update = build_game(axis_name="shards")
+    batch = {"x": jnp.array([[2.0], [4.0]])}  # two shards of one microbatch of one example
+    state = init(KEY, batch)
+    mapped = jax.vmap(update, in_axes=(None, None, 0), axis_name="shards")
+    after, _ = mapped(KEY, state, {"x": batch["x"][:, None]})
+    whole, _ = play([3.0])
+    np.testing.assert_allclose(after.params["discriminator"], [whole.params["discriminator"]] * 2, rtol=1e-6)
+    np.testing.assert_allclose(after.params["generator"], [whole.params["generator"]] * 2, rtol=1e-6)
+
+
+def test_a_game_refuses_another_number_of_slices():
+    with pytest.raises(ValueError, match="The batch has 3 microbatches, but this model takes 4 in an update"):
+        play([1.0, 2.0, 3.0], n_critic=2, microbatches=2)

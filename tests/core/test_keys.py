@@ -1,0 +1,47 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgen.core import keys
+
+
+def bits(key):
+    return np.asarray(jax.random.key_data(key))
+
+
+def distinct(key_array):
+    return len(np.unique(bits(key_array).reshape(key_array.size, -1), axis=0)) == key_array.size
+
+
+def test_a_stream_is_folded_by_the_crc_of_its_name_which_no_process_changes():
+    check_value_of_crc32 = 0xCBF43926  # of "123456789", by which implementations are told right from wrong
+    expected = jax.random.fold_in(jax.random.key(7), np.uint32(check_value_of_crc32))
+    np.testing.assert_array_equal(bits(keys.stream(keys.root_key(7), "123456789")), bits(expected))
+
+
+def test_seeds_streams_and_steps_give_keys_of_their_own():
+    roots = [keys.root_key(seed) for seed in (0, 1)]
+    streams = [keys.stream(root, name) for root in roots for name in ("train", "init", "sample")]
+    steps = [keys.at_step(stream, step) for stream in streams for step in range(3)]
+    assert distinct(jnp.stack(roots + streams + steps))
+
+
+def test_the_key_of_a_traced_step_is_that_of_the_number():
+    key = keys.root_key(3)
+    np.testing.assert_array_equal(bits(jax.jit(keys.at_step)(key, jnp.int32(5))), bits(keys.at_step(key, 5)))
+
+
+def test_an_example_has_its_key_wherever_the_layout_puts_it():
+    key, index = keys.root_key(1), jnp.arange(12)
+    flat = keys.per_example(key, index)
+    assert distinct(flat)
+    np.testing.assert_array_equal(bits(keys.per_example(key, index.reshape(3, 4)).reshape(-1)), bits(flat))
+    np.testing.assert_array_equal(bits(keys.per_example(key, index[7:9])), bits(flat[7:9]))
+    np.testing.assert_array_equal(bits(keys.per_example(key, index[::-1])), bits(flat[::-1]))
+
+
+def test_fold_each_folds_a_number_or_a_name_into_every_key():
+    image_keys = keys.per_example(keys.root_key(1), jnp.arange(3))
+    for i in range(3):
+        np.testing.assert_array_equal(bits(keys.fold_each(image_keys, "z")[i]), bits(keys.stream(image_keys[i], "z")))
+        np.testing.assert_array_equal(bits(keys.fold_each(image_keys, 4)[i]), bits(keys.at_step(image_keys[i], 4)))

@@ -1,0 +1,158 @@
+"""Wrappers around a model whose parameters follow a rule that a sum can be written down for."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen.core import images, keys
+from jaxgen.core.contract import GenerativeModel, ModelSpec, TrainState
+from jaxgen.core.wrappers import ema_decay, skip_nonfinite, with_ema, with_preprocessing
+
+KEY = keys.root_key(0)
+
+
+def make_model(update, **params):
+    """A model with parameters of the given start, `update(params, batch) -> (params, metrics)`, and a statistic."""
+
+    def init(key, batch):
+        return TrainState(jnp.zeros((), jnp.int32), dict(params), {"count": jnp.zeros(())}, {"stat": jnp.zeros(())})
+
+    def whole_update(key, state, batch, *, phase=None):
+        new_params, metrics = update(state.params, batch)
+        opt_state = {"count": state.opt_state["count"] + 1}
+        stats = {"stat": state.model_state["stat"] + 10.0}
+        return TrainState(state.step + 1, new_params, opt_state, stats, state.ema), metrics
+
+    def eval_variables(state):
+        return {"params": state.params, **state.model_state}
+
+    return GenerativeModel(
+        ModelSpec((2, 2, 1)), init, whole_update, lambda keys, variables, cond=None: None, eval_variables
+    )
+
+
+def jump():
+    """Weights that start at 0 and are 1 after every update."""
+    return make_model(
+        lambda params, batch: ({"w": jnp.ones(()), "b": jnp.ones(())}, {}), w=jnp.zeros(()), b=jnp.zeros(())
+    )
+
+
+def run(model, steps, batch=None):
+    state = model.init(KEY, batch or {})
+    update = jax.jit(model.update)
+    for _ in range(steps):
+        state, metrics = update(KEY, state, batch or {})
+    return state, metrics
+
+
+def test_ema_without_warmup_is_geometric():
+    state, _ = run(with_ema(jump(), decay=0.9, warmup=False), 7)
+    np.testing.assert_allclose(state.ema["params/w"], 1 - 0.9**7, rtol=1e-6)
+    assert state.params["w"] == 1.0
+
+
+def test_ema_with_warmup_forgets_the_start_by_a_binomial():
+    """The product of (1 + n) / (10 + n) over n < N is 1 / C(N + 9, 9), as long as the cap is below the decay."""
+    state, _ = run(with_ema(jump(), decay=0.9999), 5)
+    np.testing.assert_allclose(1 - state.ema["params/w"], 1 / math.comb(14, 9), rtol=1e-2)
+
+
+def test_ema_decay_is_capped_only_while_young():
+    rates = [float(ema_decay(jnp.int32(n), decay=0.5, warmup=True)) for n in (0, 1, 8, 100)]
+    np.testing.assert_allclose(rates, [1 / 10, 2 / 11, 0.5, 0.5], rtol=1e-6)
+    assert float(ema_decay(jnp.int32(0), decay=0.5, warmup=False)) == 0.5
+
+
+def test_evaluation_sees_the_average_and_the_statistics_that_belong_to_it():
+    model = with_ema(jump(), decay=0.5, warmup=False)
+    state, _ = run(model, 2)
+    seen = model.eval_variables(state)
+    assert seen["params"] == {"w": 0.75, "b": 0.75}
+    assert seen["stat"] == 0.25 * 0 + 0.25 * 10 + 0.5 * 20
+    assert state.model_state["stat"] == 20.0
+
+
+def test_include_chooses_what_is_averaged_and_the_rest_is_seen_as_it_is():
+    model = with_ema(jump(), decay=0.5, warmup=False, include="params/w")
+    state, _ = run(model, 2)
+    assert set(state.ema) == {"params/w"}
+    seen = model.eval_variables(state)
+    assert (seen["params"]["w"], seen["params"]["b"], seen["stat"]) == (0.75, 1.0, 20.0)
+
+
+def test_the_average_starts_as_a_copy_that_can_be_donated():
+    state = with_ema(jump()).init(KEY, {})
+    assert state.ema["params/w"] == state.params["w"]
+    assert state.ema["params/w"].unsafe_buffer_pointer() != state.params["w"].unsafe_buffer_pointer()
+
+
+def test_ema_refuses_what_it_cannot_average():
+    with pytest.raises(ValueError, match=r"ema\.decay is 1\.0, but must be at least 0 and below 1"):
+        with_ema(jump(), decay=1.0)
+    with pytest.raises(ValueError, match=r"'parms/\.\*' matches no parameter; there are: .*params/w"):
+        with_ema(jump(), include="parms/.*").init(KEY, {})
+
+
+def seen_by_model(batch, *, flip, key=KEY):
+    """The batch's images as the model under `with_preprocessing` gets them."""
+    model = make_model(lambda params, batch: ({"image": batch["image"]}, {}), image=jnp.zeros(()))
+    wrapped = with_preprocessing(model, flip=flip)
+    return np.asarray(wrapped.update(key, wrapped.init(key, batch), batch)[0].params["image"])
+
+
+def uint8_batch(microbatches=2, size=64):
+    shape = (microbatches, size, 2, 3, 1)
+    pixels = np.random.default_rng(0).integers(256, size=shape).astype(np.uint8)
+    return {"image": jnp.asarray(pixels), "index": jnp.arange(microbatches * size).reshape(microbatches, size)}
+
+
+def mirrored(batch, **options):
+    """Which images came mirrored; all others must have come as they were."""
+    seen, whole = seen_by_model(batch, flip=True, **options), np.asarray(images.to_float(batch["image"]))
+    was_mirrored = (seen == whole[..., ::-1, :]).all((2, 3, 4))
+    np.testing.assert_array_equal(seen[~was_mirrored], whole[~was_mirrored])
+    return was_mirrored
+
+
+def test_preprocessing_maps_levels_to_floats():
+    batch = uint8_batch()
+    np.testing.assert_array_equal(seen_by_model(batch, flip=False), images.to_float(batch["image"]))
+
+
+def test_flip_mirrors_half_of_the_images_left_to_right():
+    share = mirrored(uint8_batch(size=256)).mean()
+    assert abs(share - 0.5) < 4 * 0.5 / math.sqrt(512)  # four standard deviations
+
+
+def test_flip_is_drawn_by_index_and_step_not_by_place():
+    batch = uint8_batch()
+    expected = mirrored(batch)
+    other_layout = {"image": batch["image"].reshape(4, 32, 2, 3, 1)[::-1], "index": batch["index"].reshape(4, 32)[::-1]}
+    np.testing.assert_array_equal(mirrored(other_layout)[::-1].reshape(2, 64), expected)
+    assert (mirrored(batch, key=keys.root_key(1)) != expected).any()
+
+
+def risky():
+    """Adds the batch's `x` to w; the metric `loss` is the batch's `loss`."""
+    return make_model(lambda params, batch: ({"w": params["w"] + batch["x"]}, {"loss": batch["loss"]}), w=jnp.zeros(()))
+
+
+@pytest.mark.parametrize(("x", "loss"), [(jnp.nan, 0.0), (1.0, jnp.inf), (jnp.inf, jnp.nan)])
+def test_an_update_that_is_not_finite_is_skipped_and_counted(x, loss):
+    model = with_ema(risky(), decay=0.5, warmup=False)
+    model = skip_nonfinite(model)
+    good, _ = run(model, 1, {"x": jnp.array(3.0), "loss": jnp.array(1.0)})
+    bad, metrics = model.update(KEY, good, {"x": jnp.asarray(x), "loss": jnp.asarray(loss)})
+    for ours, kept in zip(jax.tree.leaves(bad[1:]), jax.tree.leaves(good[1:]), strict=True):
+        np.testing.assert_array_equal(ours, kept)
+    assert bad.step == 2
+    assert metrics["skipped"] == 1.0
+
+
+def test_a_finite_update_passes():
+    state, metrics = run(skip_nonfinite(risky()), 1, {"x": jnp.array(3.0), "loss": jnp.array(1.0)})
+    assert (state.params["w"], state.opt_state["count"], metrics["skipped"]) == (3.0, 1.0, 0.0)

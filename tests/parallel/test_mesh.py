@@ -1,0 +1,40 @@
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from jaxgen.parallel import mesh as meshes
+
+
+def test_a_mesh_takes_the_first_devices_or_all():
+    assert meshes.make_mesh().devices.size == jax.device_count() == 8
+    assert list(meshes.make_mesh(3).devices) == jax.devices()[:3]
+    assert meshes.make_mesh(1).axis_names == ("data",)
+
+
+@pytest.mark.parametrize("num_devices", [0, -1, 9])
+def test_devices_that_are_not_there_are_refused(num_devices):
+    with pytest.raises(ValueError, match=rf"parallel\.num_devices is {num_devices}, but must be from 1 to 8"):
+        meshes.make_mesh(num_devices)
+
+
+def test_put_batch_splits_the_given_axis_and_keeps_the_rows_in_order():
+    batch = {"x": np.arange(2 * 8 * 3).reshape(2, 8, 3), "index": np.arange(16).reshape(2, 8)}
+    placed = meshes.put_batch(meshes.make_mesh(4), batch, axis=1)
+    assert placed["x"].sharding.spec == P(None, "data")
+    for name, whole in batch.items():
+        np.testing.assert_array_equal(placed[name], whole)
+        for shard in placed[name].addressable_shards:
+            np.testing.assert_array_equal(shard.data, whole[shard.index])
+            assert shard.data.shape == (2, 2, *whole.shape[2:])
+
+
+def test_put_batch_refuses_what_does_not_divide_and_says_what_to_do():
+    sentence = r"A microbatch of 6 examples does not divide over 4 devices: choose data\.batch_size so .*num_devices\."
+    with pytest.raises(ValueError, match=sentence):
+        meshes.put_batch(meshes.make_mesh(4), np.zeros((1, 6)), axis=1)
+
+
+def test_replicated_puts_the_whole_on_every_device():
+    x = jax.device_put(np.arange(3), meshes.replicated(meshes.make_mesh(4)))
+    assert [shard.data.shape for shard in x.addressable_shards] == [(3,)] * 4

@@ -1,0 +1,112 @@
+"""Both paths on a model whose trajectory NumPy computes."""
+
+import chex
+import jax
+import numpy as np
+import pytest
+import toy
+
+from jaxgen.core import keys
+from jaxgen.parallel.runner import ParallelSettings, axis_name, make_runner
+
+ROOT = keys.root_key(5)
+SETTINGS = {
+    "one": ParallelSettings(num_devices=1),
+    "mesh": ParallelSettings(),
+    "pmap": ParallelSettings(mode="pmap"),
+    "pmap-of-two": ParallelSettings(mode="pmap", num_devices=2),
+}
+
+
+def make(settings, **options):
+    return make_runner(toy.make_model(axis_name=axis_name(settings), **options), settings, ROOT)
+
+
+def host(tree):
+    return jax.tree.map(np.array, tree)
+
+
+def slices(batches, size):
+    """The batches of S steps as dispatches of `size` steps."""
+    steps = len(batches["image"])
+    return [{name: x[first : first + size] for name, x in batches.items()} for first in range(0, steps, size)]
+
+
+def run(runner, dispatches):
+    """The contract's state before and after the dispatches, on the host, and the metrics of all steps."""
+    placed = [runner.put(batches) for batches in dispatches]
+    state = runner.init(placed[0])
+    start = host(runner.to_contract(state))
+    program, metrics = runner.compile(state, placed[0], None).run, []
+    for batches in placed:
+        state, m = program(state, batches)
+        metrics.append(host(m))
+    return start, host(runner.to_contract(state)), jax.tree.map(lambda *m: np.concatenate(m), *metrics)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_path_walks_the_trajectory_of_the_whole_batch_with_a_key_a_step(name):
+    batches = toy.host_batches(steps=2, size=8, microbatches=2)
+    start, end, metrics = run(make(SETTINGS[name], microbatches=2), slices(batches, 2))
+    w1, w2 = toy.trajectory(start.params["w"], keys.stream(ROOT, "train"), batches)
+    np.testing.assert_allclose(end.params["w"], w2, atol=1e-5)
+    assert (start.step, end.step) == (0, 2)
+    gradients = [(start.params["w"] - w1) / toy.RATE, (w1 - w2) / toy.RATE]
+    np.testing.assert_allclose(metrics["grad_norm"], [np.linalg.norm(g) for g in gradients], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["one", "mesh", "pmap"])
+def test_two_steps_in_a_dispatch_are_two_dispatches_of_one_bit_for_bit(name):
+    batches = toy.host_batches(steps=4, size=8)
+    runner = make(SETTINGS[name])
+    one, two = (run(runner, slices(batches, size)) for size in (1, 2))
+    chex.assert_trees_all_equal(one, two)
+    assert one[2]["loss"].shape == (4,)
+
+
+@pytest.mark.parametrize("name", ["mesh", "pmap"])
+def test_the_contract_layout_survives_the_way_there_and_back(name):
+    runner = make(SETTINGS[name])
+    batch = runner.put(toy.host_batches(steps=1, size=8))
+    state = runner.init(batch)
+    contract = runner.to_contract(state)
+    again = runner.from_contract(host(contract))
+    chex.assert_trees_all_equal(host(again), host(state))
+    assert jax.tree.map(lambda x: x.sharding, again) == jax.tree.map(lambda x: x.sharding, state)
+    target = runner.target(batch)
+    chex.assert_trees_all_equal_shapes_and_dtypes(target, contract)
+    for leaf in jax.tree.leaves(target):  # without a sharding, a checkpoint cannot be restored into it
+        assert leaf.sharding.device_set <= set(jax.devices())
+
+
+@pytest.mark.parametrize("name", ["one", "mesh", "pmap"])
+def test_an_update_takes_the_buffers_of_the_state_that_it_is_given(name):
+    runner = make(SETTINGS[name])
+    batch = runner.put(toy.host_batches(steps=1, size=8))
+    state = runner.init(batch)
+    runner.compile(state, batch, None).run(state, batch)
+    assert state.params["w"].is_deleted()
+
+
+@pytest.mark.parametrize("name", ["mesh", "pmap"])
+def test_a_batch_that_does_not_divide_is_refused(name):
+    with pytest.raises(ValueError, match="A microbatch of 12 examples does not divide over 8 devices: choose"):
+        make(SETTINGS[name]).put(toy.host_batches(steps=1, size=12))
+
+
+def cost(runner, *, steps, size=8):
+    batch = runner.put(toy.host_batches(steps=steps, size=size))
+    return runner.compile(runner.init(batch), batch, None)
+
+
+def test_the_flops_of_a_program_are_those_of_one_step_whatever_its_length():
+    runner = make(SETTINGS["one"])
+    costs = [cost(runner, steps=steps) for steps in (1, 3)]
+    assert costs[0].flops == pytest.approx(costs[1].flops, rel=0.05)
+    assert costs[0].bytes > 0
+
+
+def test_the_cost_of_a_program_is_that_of_one_device():
+    one, eight = (cost(make(SETTINGS[name]), steps=1, size=256) for name in ("one", "mesh"))
+    assert one.flops == pytest.approx(8 * eight.flops, rel=0.1)
+    assert one.bytes > eight.bytes

@@ -1,0 +1,100 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+from jaxgen.core import keys
+from jaxgen.core.contract import ModelSpec
+from jaxgen.parallel import mesh as meshes
+from jaxgen.parallel import sampling
+
+SPEC = ModelSpec((2, 3, 1), num_classes=3)
+VARIABLES = {"w": jnp.zeros(toy.SHAPE)}
+
+
+def draw(count, *, num_devices=8, batch_size=8, seed=1, chosen=()):
+    labels = sampling.balanced_labels(SPEC, count, chosen)
+    mesh = meshes.make_mesh(num_devices)
+    return sampling.draw_images(
+        toy.make_model(), VARIABLES, labels, count=count, seed=seed, mesh=mesh, batch_size=batch_size
+    )
+
+
+@pytest.mark.parametrize(("n", "batch_size", "sizes"), [(10, 5, [8, 2]), (8, 8, [8]), (3, 100, [3]), (21, 16, [16, 5])])
+def test_batches_are_filled_up_to_the_devices_and_trimmed(n, batch_size, sizes):
+    image_keys = keys.per_example(keys.root_key(0), jnp.arange(n))
+    rows = {"label": np.arange(n, dtype=np.float32)}
+
+    def fn(keys, variables, rows):
+        return jax.vmap(jax.random.normal)(keys) + variables + 10 * rows["label"]
+
+    parts = list(sampling.map_batches(fn, meshes.make_mesh(), image_keys, 5.0, rows, batch_size=batch_size))
+    assert [len(part) for part in parts] == sizes
+    np.testing.assert_allclose(np.concatenate(parts), fn(image_keys, 5.0, rows), rtol=1e-6)
+
+
+def test_any_number_of_images_costs_one_compilation():
+    traced = []
+
+    def fn(keys, variables, rows):
+        traced.append(keys.shape)
+        return jax.vmap(jax.random.normal)(keys) + variables
+
+    for n in (8, 10, 24):
+        image_keys = keys.per_example(keys.root_key(0), jnp.arange(n))
+        list(sampling.map_batches(fn, meshes.make_mesh(), image_keys, 5.0, None, batch_size=8))
+    assert traced == [(8,)]
+
+
+def test_an_image_is_a_function_of_its_seed_index_and_label_alone():
+    whole = draw(12, batch_size=16)
+    assert (whole.shape, whole.dtype) == ((12, *toy.SHAPE), np.uint8)
+    np.testing.assert_array_equal(draw(12, batch_size=3, num_devices=2), whole)
+    np.testing.assert_array_equal(draw(5, num_devices=1), whole[:5])
+    assert len(np.unique(whole, axis=0)) == 12
+    assert (draw(12, seed=2) != whole).any((1, 2, 3)).all()
+    other = draw(12, chosen=[0])
+    np.testing.assert_array_equal((other == whole).all((1, 2, 3)), np.arange(12) % 3 == 0)
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "count", "chosen", "expected"),
+    [(3, 7, (), [0, 1, 2, 0, 1, 2, 0]), (3, 5, (2, 0), [2, 0, 2, 0, 2]), (3, 3, [1], [1, 1, 1]), (0, 4, (), None)],
+)
+def test_labels_go_round_the_classes_or_those_chosen(num_classes, count, chosen, expected):
+    labels = sampling.balanced_labels(ModelSpec((2, 2, 1), num_classes), count, chosen)
+    assert (labels if labels is None else labels.tolist()) == expected
+    assert labels is None or labels.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "chosen", "sentence"),
+    [
+        (3, [0, 3], "has no class 3; --labels takes numbers from 0 to 2"),
+        (3, [-1], "no class -1"),
+        (0, [1], "unconditi"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(num_classes, chosen, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        sampling.balanced_labels(ModelSpec((2, 2, 1), num_classes), 4, chosen)
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_reconstructions_are_decoded_codes(conditional):
+    """A model that codes an image by its half, less its class."""
+
+    def shift(cond):
+        assert (cond is not None) == conditional
+        return 0.0 if cond is None else cond["label"].astype(jnp.float32)[:, None, None, None]
+
+    model = toy.make_model()._replace(
+        spec=SPEC if conditional else ModelSpec(toy.SHAPE),
+        encode=lambda keys, variables, images, cond=None: variables * images - shift(cond),
+        decode=lambda variables, latents, cond=None: (latents + shift(cond)) / variables,
+    )
+    originals = np.random.default_rng(0).integers(256, size=(11, *toy.SHAPE)).astype(np.uint8)
+    labels = np.arange(11, dtype=np.int32) % 3 if conditional else None
+    back = sampling.reconstruct_images(model, jnp.array(0.5), originals, labels, mesh=meshes.make_mesh(), batch_size=8)
+    np.testing.assert_array_equal(back, originals)

@@ -1,0 +1,119 @@
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxgen.training.logging import Log, LogSettings, Progress
+
+PLAIN = LogSettings(tensorboard=False)
+
+
+def lines(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def open_log(directory, *, settings=PLAIN, resume_step=0):
+    return Log(directory, settings, resume_step=resume_step, config={})
+
+
+def test_metrics_are_one_object_a_line_with_null_for_what_is_not_finite(tmp_path):
+    with open_log(tmp_path) as log:
+        log.metrics(2, {"b": np.inf, "a": 0.1})
+        log.metrics(4, {"a": np.nan})
+    assert lines(tmp_path) == [{"step": 2, "a": 0.1, "b": None}, {"step": 4, "a": None}]
+    assert (tmp_path / "metrics.jsonl").read_text().startswith('{"step": 2, "a": 0.1, "b": null}\n')
+
+
+def test_a_line_is_on_disk_before_the_next_one_comes(tmp_path):
+    with open_log(tmp_path) as log:
+        log.metrics(2, {"a": 1.0})
+        assert lines(tmp_path) == [{"step": 2, "a": 1.0}]
+
+
+@pytest.mark.parametrize(("resume_step", "kept"), [(0, []), (2, [2]), (3, [2]), (4, [2, 4]), (6, [2, 4, 6])])
+def test_a_resumed_run_drops_the_lines_that_it_will_write_again(tmp_path, resume_step, kept):
+    with open_log(tmp_path) as log:
+        for step in (2, 4, 6):
+            log.metrics(step, {"loss": float(step)})
+    whole = (tmp_path / "metrics.jsonl").read_bytes()
+    with open_log(tmp_path, resume_step=resume_step) as log:
+        assert [line["step"] for line in lines(tmp_path)] == kept
+        for step in (2, 4, 6)[len(kept) :]:
+            log.metrics(step, {"loss": float(step)})
+    assert (tmp_path / "metrics.jsonl").read_bytes() == whole
+
+
+@pytest.mark.parametrize("half", ['{"step": 4, "lo', '{"step"', "{", '{"step": 4, "loss": 1.0}'])
+def test_the_last_line_of_a_killed_process_is_whole_or_gone(tmp_path, half):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 2, "loss": 1.0}\n' + half)
+    with open_log(tmp_path, resume_step=4) as log:
+        log.metrics(6, {"loss": 3.0})
+    assert [line["step"] for line in lines(tmp_path)] == ([2, 4, 6] if half.endswith("}") else [2, 6])
+
+
+def test_a_grid_is_one_picture_named_by_its_step(tmp_path):
+    tiles = np.random.default_rng(0).integers(256, size=(6, 8, 8, 3)).astype(np.uint8)
+    with open_log(tmp_path) as log:
+        path = log.images("samples", 12, tiles, columns=3)
+    assert path == tmp_path / "samples" / "samples_00000012.png"
+    picture = np.asarray(Image.open(path))
+    factor = picture.shape[0] // 17
+    assert picture.shape == (17 * factor, 26 * factor, 3)
+    np.testing.assert_array_equal(picture[::factor, ::factor][9:, 18:], tiles[5])
+
+
+def test_tensorboard_gets_what_metrics_jsonl_gets_and_the_clock_besides(tmp_path):
+    with open_log(tmp_path, settings=LogSettings()) as log:
+        log.metrics(2, {"a_metric": 1.0})
+        log.clock(2, {"of_the_clock": 5.0})
+    (events,) = tmp_path.glob("events.out.tfevents.*")
+    assert b"a_metric" in events.read_bytes()
+    assert b"of_the_clock" in events.read_bytes()
+    assert lines(tmp_path) == [{"step": 2, "a_metric": 1.0}]
+
+
+def test_an_optional_writer_that_is_not_installed_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match=r"log\.wandb needs Weights & Biases: pip install .* or log\.wandb=False"):
+        open_log(tmp_path, settings=LogSettings(tensorboard=False, wandb=True))
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that the test moves."""
+    now = [100.0]
+    monkeypatch.setattr("jaxgen.training.logging.time.monotonic", lambda: now[0])
+    return now
+
+
+def test_progress_reckons_the_rate_and_the_time_left(clock, capsys):
+    with Progress(100, 20, 8, mode="lines") as progress:
+        clock[0] += 5.0
+        progress.update(30, "loss 0.5", line=False)
+        assert capsys.readouterr().out == ""
+        progress.update(30, "loss 0.5", line=True)
+        assert progress.images_per_second == 16.0
+    assert capsys.readouterr().out == "step 30/100  loss 0.5  16 images/s  35 s left\n"
+
+
+def test_what_is_no_training_does_not_count_for_the_rate(clock):
+    with Progress(100, 0, 1, mode="lines") as progress:
+        clock[0] += 50.0
+        progress.restart_clock(10)
+        clock[0] += 1.0
+        progress.update(14, "", line=False)
+        assert progress.images_per_second == 4.0
+
+
+def test_the_bar_shows_the_same_figures(clock, capsys):
+    with Progress(100, 0, 8, mode="bar") as progress:
+        clock[0] += 5.0
+        progress.update(10, "loss 0.5", line=True)
+        progress.say("a [sentence]")
+    shown = capsys.readouterr().out
+    assert "a [sentence]" in shown
+    assert "10/100" in shown
+    assert "loss 0.5" in shown
+    assert "16 images/s" in shown

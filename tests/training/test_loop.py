@@ -1,0 +1,137 @@
+"""The loop over a runner that writes down what it is asked to do."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from jaxgen.parallel.runner import Compiled, Runner
+from jaxgen.training import loop
+
+
+def cuts(start, num_steps, size, phase=lambda step: None):
+    return [tuple(dispatch) for dispatch in loop.dispatches(start, num_steps, size, phase)]
+
+
+def test_dispatches_cover_the_steps_and_end_at_multiples():
+    assert cuts(0, 10, 4) == [(0, 4, None), (4, 8, None), (8, 10, None)]
+    assert cuts(3, 10, 4) == [(3, 4, None), (4, 8, None), (8, 10, None)]
+    assert cuts(10, 10, 4) == []
+
+
+def phase(step):
+    return ("small", "large")[step >= 6]
+
+
+def test_a_change_of_phase_is_a_cut_too():
+    assert cuts(0, 12, 4, phase) == [(0, 4, "small"), (4, 6, "small"), (6, 8, "large"), (8, 12, "large")]
+
+
+@pytest.mark.parametrize("start", range(13))
+def test_the_cuts_do_not_depend_on_the_start(start):
+    """A run resumed at a cut goes on with the dispatches of an undisturbed one; elsewhere, from the next cut."""
+    undisturbed = cuts(0, 12, 4, phase)
+    resumed = cuts(start, 12, 4, phase)
+    assert [d for d in resumed if d[0] != start] == [d for d in undisturbed if d[0] > start]
+
+
+def fit(num_steps, size, *, hooks=(), interrupted=lambda: False, losses=None, start=0, phase=lambda step: None):
+    """Runs the loop on a state that counts steps; returns its result and the events in their order."""
+    events = []
+    losses = np.arange(1.0, num_steps + 1) if losses is None else losses
+
+    def compile(state, batch, phase):
+        events.append(("compile", len(batch["n"]), phase))
+        return Compiled(run, None, None)
+
+    def run(state, batch):
+        np.testing.assert_array_equal(batch["n"], np.arange(state, state + len(batch["n"])))
+        events.append(("run", state))
+        last = state + len(batch["n"])
+        return last, {"loss": losses[state:last]}
+
+    def on_metrics(step, metrics):
+        loop.check_finite(step, metrics)
+        events.append(("metrics", step, metrics["loss"].tolist()))
+
+    result = loop.fit(
+        Runner(None, compile, lambda batch: batch, None, None, None),
+        start,
+        ({"n": np.array(n)} for n in itertools.count(start)),
+        loop.dispatches(start, num_steps, size, phase),
+        on_metrics=on_metrics,
+        on_compiled=lambda dispatch, compiled, seconds: events.append(("compiled", dispatch.first)),
+        hooks=[
+            loop.Hook(every, lambda step, state, name=name: events.append((name, step, state))) for name, every in hooks
+        ],
+        interrupted=interrupted,
+    )
+    return result, events
+
+
+def of(events, *kinds):
+    return [event for event in events if event[0] in kinds]
+
+
+def test_metrics_are_read_one_dispatch_late_and_none_is_lost():
+    result, events = fit(5, 2)
+    assert result == (5, None)
+    expected = [("run", 0), ("run", 2), ("metrics", 2, [1, 2]), ("run", 4), ("metrics", 4, [3, 4]), ("metrics", 5, [5])]
+    assert of(events, "run", "metrics") == expected
+
+
+def test_a_program_is_compiled_once_for_each_length_and_phase():
+    _, events = fit(13, 4, phase=phase)
+    assert of(events, "compile") == [
+        ("compile", 4, "small"),
+        ("compile", 2, "small"),
+        ("compile", 2, "large"),
+        ("compile", 4, "large"),
+        ("compile", 1, "large"),
+    ]
+    assert len(of(events, "compiled")) == 5
+
+
+def test_hooks_fire_when_a_multiple_is_reached_or_passed_with_the_metrics_up_to_there():
+    _, events = fit(8, 2, hooks=[("sample", 3), ("save", 4)])
+    assert of(events, "sample", "save") == [("sample", 4, 4), ("save", 4, 4), ("sample", 6, 6), ("save", 8, 8)]
+    before = events[: events.index(("save", 4, 4))]
+    assert ("metrics", 4, [3, 4]) in before
+    assert ("run", 4) not in before
+
+
+def test_hooks_fire_at_the_same_steps_after_a_resume():
+    _, whole = fit(12, 2, hooks=[("save", 4)])
+    _, resumed = fit(12, 2, hooks=[("save", 4)], start=4)
+    assert of(resumed, "save") == of(whole, "save")[1:]
+
+
+def test_an_interruption_ends_the_run_after_the_present_dispatch_with_its_metrics_read():
+    result, events = fit(8, 2, interrupted=lambda: True, hooks=[("save", 2)])
+    assert result == (2, 2)
+    assert of(events, "run", "metrics", "save") == [("run", 0), ("metrics", 2, [1, 2]), ("save", 2, 2)]
+
+
+@pytest.mark.parametrize("looks", range(6))
+def test_no_metrics_are_lost_whenever_the_signal_comes(looks):
+    """A signal may come between any two looks at the flag."""
+    seen = itertools.count()
+    (state, stopped), events = fit(8, 2, interrupted=lambda: next(seen) >= looks)
+    assert stopped in (state, None if state == 8 else state)
+    assert [event[1] for event in of(events, "metrics")] == list(range(2, state + 1, 2))
+
+
+def test_nothing_is_saved_of_a_state_whose_metrics_are_not_finite():
+    losses = np.array([1.0, 1.0, 1.0, np.inf, 1.0, 1.0])
+    with pytest.raises(loop.NonFiniteError):
+        fit(6, 2, losses=losses, hooks=[("save", 4)])
+
+
+@pytest.mark.parametrize(
+    ("values", "step"), [([1.0, np.nan, 3.0], 9), ([np.inf, np.nan, 3.0], 8), ([1.0, 2.0, -np.inf], 10)]
+)
+def test_check_finite_names_the_first_bad_step_and_its_metric(values, step):
+    with pytest.raises(loop.NonFiniteError, match=f"^loss/kl is not finite at step {step}") as caught:
+        loop.check_finite(10, {"loss": np.ones(3), "loss/kl": np.array(values)})
+    assert (caught.value.step, caught.value.metric) == (step, "loss/kl")
+    loop.check_finite(10, {"loss": np.ones(3)})

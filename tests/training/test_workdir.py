@@ -1,0 +1,90 @@
+import os
+
+import pytest
+
+from configs import common
+from jaxgen.training import workdir
+
+
+def config(**changes):
+    made = common.base()
+    made.method = "vae.vae"
+    for name, value in changes.items():
+        section, _, key = name.partition("_")
+        made[section][key] = value
+    return made
+
+
+def contents(directory):
+    return {path.name: path.read_text() for path in directory.iterdir()} if directory.is_dir() else None
+
+
+def test_a_new_work_directory_is_made_with_the_config_in_it(tmp_path):
+    directory = tmp_path / "runs" / "new"
+    assert not workdir.prepare(directory, config())
+    assert [path.name for path in directory.iterdir()] == ["config.json"]
+    assert workdir.load_config(directory).to_dict() == config().to_dict()
+
+
+def test_an_empty_directory_serves(tmp_path):
+    assert not workdir.prepare(tmp_path, config())
+
+
+def test_a_run_is_recognized_by_its_config_but_for_what_moves_no_trajectory(tmp_path):
+    workdir.prepare(tmp_path, config())
+    before = contents(tmp_path)
+    same = config(parallel_mode="pmap", log_tensorboard=False, evaluate_k=5, sample_batch_size=7)
+    assert workdir.prepare(tmp_path, same)
+    assert contents(tmp_path) == before
+
+
+def test_a_run_of_another_config_is_refused_with_what_differs(tmp_path):
+    workdir.prepare(tmp_path, config())
+    before = contents(tmp_path)
+    different = r"optimizer\.learning_rate: 0\.1 now, 0\.0002 there; train\.num_steps: 7 now, 10000 there\.$"
+    with pytest.raises(ValueError, match=f"holds a run with another config: choose another --workdir.*{different}"):
+        workdir.prepare(tmp_path, config(train_num_steps=7, optimizer_learning_rate=0.1))
+    assert contents(tmp_path) == before
+
+
+def test_the_directory_of_somebody_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(ValueError, match=r"is not empty and holds no run .*: choose another --workdir"):
+        workdir.prepare(tmp_path, config())
+    assert contents(tmp_path) == {"thesis.tex": "mine"}
+
+
+@pytest.mark.parametrize("below", ["", "below/it"])
+def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path, below):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match=r"(is a file|cannot be written .*): choose another --workdir"):
+        workdir.prepare(tmp_path / "file" / below, config())
+    assert contents(tmp_path) == {"file": "mine"}
+
+
+def test_a_directory_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ValueError, match=r"cannot be written \(no permission to write in .*\): choose another"):
+        workdir.prepare(tmp_path, config())
+    assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize("text", ["", '{"seed": ', "[]"])
+def test_a_config_that_cannot_be_read_is_refused(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json cannot be read \(.*\): restore it, or start in another"):
+        workdir.prepare(tmp_path, config())
+
+
+def test_where_no_run_is_the_way_to_one_is_said(tmp_path):
+    with pytest.raises(ValueError, match=f"{tmp_path} holds no run .*: train one with launch.py train --workdir"):
+        workdir.load_config(tmp_path)
+
+
+def test_a_crash_while_writing_leaves_the_old_text(tmp_path, monkeypatch):
+    path = tmp_path / "file.json"
+    workdir.write_whole(path, "old")
+    monkeypatch.setattr(type(path), "replace", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        workdir.write_whole(path, "new")
+    assert path.read_text() == "old"
