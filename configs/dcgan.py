@@ -6,7 +6,7 @@ from configs import common
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
-    """Variants: digits (two minutes on a CPU), tiny, shapes, mnist, celeba, lsun."""
+    """Variants: digits (a minute on a CPU), tiny, shapes, mnist, celeba, lsun."""
     variants = {"digits": digits, "tiny": tiny, "shapes": shapes, "mnist": mnist, "celeba": celeba, "lsun": lsun}
     if variant not in variants:
         raise common.unknown_variant(variant, *variants)
@@ -76,11 +76,14 @@ def shapes() -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """Scikit-learn's 8x8 digits: two minutes on two CPU cores."""
+    """Scikit-learn's 8x8 digits, from a base of 2x2: a minute on two CPU cores."""
     config = mnist()
     config.data.name = "digits"
     config.train.num_steps = 6_000
-    config.train.steps_per_dispatch = 20
+    config.train.steps_per_dispatch = 10
+    for network in (config.generator, config.discriminator):
+        network.width = 32
+        network.base_side = 2
     return config
 
 

@@ -50,7 +50,7 @@ def cifar10() -> ConfigDict:
     config.diffusion.label_dropout = 0.1  # how often the class is hidden, for guidance
 
     config.sampler = ConfigDict()
-    config.sampler.name = "ancestral"  # or "ddim"
+    config.sampler.name = "ancestral"  # or "ddim", "dpmpp_2m"
     config.sampler.num_steps = 1_000
     config.sampler.spacing = "trailing"  # or "leading", "linspace"
     config.sampler.variance = "large"  # of the ancestral sampler; or "small"
@@ -110,22 +110,29 @@ def shapes() -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """Class-conditional on scikit-learn's 8x8 digits: minutes on two CPU cores."""
+    """Class-conditional on scikit-learn's 8x8 digits: three minutes on two CPU cores."""
     config = mnist()
     config.data.name = "digits"
-    config.data.batch_size = 128
-    config.optimizer.learning_rate = 1e-3
+    config.data.batch_size = 64
+    config.optimizer.learning_rate = 3e-3
     config.optimizer.schedule = "cosine"
-    config.optimizer.warmup_steps = 100
-    config.train.num_steps = 2_000
-    config.train.log_every_steps = 100
-    config.train.sample_every_steps = 1_000
+    config.optimizer.warmup_steps = 200
+    config.optimizer.b2 = 0.99
+    config.ema.decay = 0.998
+    config.train.num_steps = 4_500
+    config.train.sample_every_steps = 1_500
     config.train.checkpoint_every_steps = 500
-    config.model.base_channels = 64
+    config.model.base_channels = 32
     config.model.channel_multipliers = (1, 2)
     config.model.num_res_blocks = 1
-    config.model.attention_resolutions = (4,)
-    config.sampler.num_steps = 50
+    config.model.attention_resolutions = ()  # the middle has it always
+    config.model.dropout = 0.0
+    config.model.num_groups = 8
+    config.diffusion.label_dropout = 0.05
+    config.sampler.name = "dpmpp_2m"
+    config.sampler.num_steps = 25
+    config.sampler.spacing = "leading"
+    config.sampler.guidance_scale = 1.1
     return config
 
 
@@ -140,6 +147,8 @@ def tiny() -> ConfigDict:
     config.train.checkpoint_every_steps = 2
     config.optimizer.warmup_steps = 0
     config.model.base_channels = 8
+    config.model.attention_resolutions = (4,)
+    config.model.dropout = 0.1
     config.model.num_groups = 4
     config.sampler.num_steps = 4
     config.sample.batch_size = 8

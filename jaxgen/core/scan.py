@@ -9,12 +9,15 @@ from jaxtyping import PyTree
 
 
 def scan(fn: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: PyTree, *, unroll: bool = False) -> tuple[Any, Any]:
-    """`lax.scan` over the first axis of `xs`, without a loop where it would have a single turn."""
+    """`lax.scan` over the first axis of `xs`; written out, without a loop, for a single turn or if `unroll`."""
     length = jax.tree.leaves(xs)[0].shape[0]
-    if length > 1:
-        return jax.lax.scan(fn, carry, xs, unroll=unroll)
-    carry, y = fn(carry, jax.tree.map(lambda x: x[0], xs))
-    return carry, jax.tree.map(lambda a: jnp.expand_dims(a, 0), y)
+    if length > 1 and not unroll:
+        return jax.lax.scan(fn, carry, xs)
+    ys = []
+    for i in range(length):
+        carry, y = fn(carry, jax.tree.map(lambda x, i=i: x[i], xs))
+        ys.append(y)
+    return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *ys)
 
 
 def loops_are_slow() -> bool:

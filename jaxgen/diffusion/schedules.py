@@ -70,17 +70,18 @@ def sigma_to_timestep(schedule: NoiseSchedule, sigma: Float[Array, "*n"]) -> Flo
     return jnp.interp(jnp.log(sigma), log_sigmas, np.arange(len(log_sigmas)))
 
 
-Spacing = Literal["leading", "trailing", "linspace"]
+Spacing = Literal["leading", "trailing", "linspace", "quadratic"]
 
 
 def timestep_subset(num_timesteps: int, num_steps: int, *, spacing: Spacing = "trailing") -> Int[np.ndarray, " steps"]:
-    """Chooses the timesteps to sample with, in descending order (Lin et al. 2024, table 2).
+    """Chooses the timesteps to sample with, in descending order.
 
     Args:
-      num_timesteps: T, the length of the schedule.
-      num_steps: how many of them to visit, 1 to T.
-      spacing: "leading" takes every floor(T / n)-th from 0 (DDIM), and so starts below T - 1; "trailing" takes every
-        (T / n)-th from T - 1 down; "linspace" spreads them evenly over 0 and T - 1, both included.
+      num_timesteps: how many timesteps to choose from: T, or fewer to start at less noise than the schedule ends with.
+      num_steps: n, how many of them to visit.
+      spacing: "leading" takes every floor(T / n)-th from 0, and so starts below T - 1; "trailing" takes every
+        (T / n)-th from T - 1 down; "linspace" spreads them evenly over 0 and T - 1, both included (for all three see Lin et al.
+        2024, table 2); "quadratic" spreads their square roots evenly (DDIM, Song et al. 2021, appendix D.2).
 
     Raises:
       ValueError: if `num_steps` is out of range.
@@ -93,7 +94,10 @@ def timestep_subset(num_timesteps: int, num_steps: int, *, spacing: Spacing = "t
         return np.rint(num_timesteps - np.arange(num_steps) * (num_timesteps / num_steps)).astype(int) - 1
     if spacing == "linspace":
         return np.rint(np.linspace(num_timesteps - 1, 0, num_steps)).astype(int)
-    raise ValueError(f"Unknown timestep spacing {spacing!r}; there are leading, trailing and linspace.")
+    if spacing == "quadratic":
+        squares = np.rint(np.linspace(0.0, np.sqrt(num_timesteps - 1), num_steps) ** 2).astype(int)
+        return np.maximum(squares, np.arange(num_steps))[::-1]  # the smallest squares may round to the same timestep
+    raise ValueError(f"Unknown timestep spacing {spacing!r}; there are leading, trailing, linspace and quadratic.")
 
 
 def respaced_timesteps(num_timesteps: int, section_counts: Sequence[int]) -> Int[np.ndarray, " steps"]:

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
+from ml_collections import ConfigDict
 
+from jaxgen.core.config import call
 from jaxgen.evaluation import features
 from jaxgen.evaluation.features import Classifier, ClassifierSettings
 from jaxgen.evaluation.frechet import frechet_between, gaussian
@@ -46,6 +48,20 @@ class EvaluationSettings(NamedTuple):
     k: int = 3
     max_pixel_features: int = 1024
     classifier: ClassifierSettings = ClassifierSettings()
+
+
+def evaluation_settings(config: ConfigDict) -> EvaluationSettings:
+    """Reads the config's section `evaluate`.
+
+    Raises:
+      ValueError: names the first setting that is wrong.
+    """
+    settings = call(EvaluationSettings, config.evaluate, where="evaluate")
+    if settings.k < 1:
+        raise ValueError(f"evaluate.k is {settings.k}, but must be at least 1.")
+    if settings.num_samples <= settings.k:
+        raise ValueError(f"evaluate.num_samples is {settings.num_samples}, but must be above evaluate.k, {settings.k}.")
+    return settings
 
 
 class Space(NamedTuple):

@@ -8,13 +8,12 @@ from jaxtyping import Array, Float, Int
 from jaxgen.nn.strided_conv import DownConv, UpConv
 
 
-def num_halvings(image_shape: tuple[int, int, int], *, base_side: int) -> int:
+def num_halvings(height: int, width: int, *, base_side: int) -> int:
     """How often an image is halved until its smaller side lies in [base_side, 2 * base_side).
 
     Raises:
       ValueError: if the image is too small to be halved at all, or a side turns odd on the way.
     """
-    height, width, _ = image_shape
     halvings = max((min(height, width) // base_side).bit_length() - 1, 0)
     if halvings == 0 or height % 2**halvings or width % 2**halvings:
         fitting = base_side * 2 ** max(halvings, 1)
@@ -58,7 +57,7 @@ class ConvEncoder(nn.Module):
           ValueError: if the image does not fit `base_side`.
         """
         h = x.astype(self.dtype)
-        for i in range(num_halvings(x.shape[1:], base_side=self.base_side)):
+        for i in range(num_halvings(*x.shape[1:3], base_side=self.base_side)):
             channels = min(self.width * 2**i, self.max_width)
             h = nn.swish(DownConv(channels, dtype=self.dtype, name=f"conv_{i}")(h))
         h = append_label(
@@ -92,7 +91,7 @@ class ConvDecoder(nn.Module):
           ValueError: if `image_shape` does not fit `base_side`.
         """
         height, width, colors = self.image_shape
-        halvings = num_halvings(self.image_shape, base_side=self.base_side)
+        halvings = num_halvings(height, width, base_side=self.base_side)
         channels = [min(self.width * 2**i, self.max_width) for i in reversed(range(halvings))]
         base = (height // 2**halvings, width // 2**halvings, channels[0])
         h = append_label(

@@ -4,12 +4,13 @@ Batch statistics live in the collection `batch_stats`. Parameters are float32, c
 float32.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.nn.conv_coder import append_label, check_label, num_halvings
 from jaxgen.nn.strided_conv import DownConv, UpConv
@@ -17,7 +18,7 @@ from jaxgen.nn.strided_conv import DownConv, UpConv
 _weights = nn.initializers.normal(0.02)
 
 
-def _scale_init(key, shape, dtype=jnp.float32):  # type: ignore[no-untyped-def]
+def _scale_init(key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
     return 1.0 + _weights(key, shape, dtype)
 
 
@@ -48,7 +49,7 @@ class Generator(nn.Module):
     ) -> Float[Array, "b h w c"]:
         """Maps standard normal latents to images in [-1, 1]; batch statistics are the batch's own where `train`."""
         height, width, colors = self.image_shape
-        halvings = num_halvings(self.image_shape, base_side=self.base_side)
+        halvings = num_halvings(height, width, base_side=self.base_side)
         channels = [self.width * 2**i for i in reversed(range(halvings))]
         base = (height // 2**halvings, width // 2**halvings, channels[0])
         norm = partial(_batch_norm, train=train, momentum=self.momentum, axis_name=self.axis_name, dtype=self.dtype)
@@ -95,7 +96,7 @@ class Discriminator(nn.Module):
         norm = partial(_batch_norm, train=train, momentum=self.momentum, axis_name=self.axis_name, dtype=self.dtype)
         conv = partial(DownConv, use_bias=False, kernel_init=_weights, dtype=self.dtype)
         h = x.astype(self.dtype)
-        for i in range(num_halvings(x.shape[1:], base_side=self.base_side)):
+        for i in range(num_halvings(*x.shape[1:3], base_side=self.base_side)):
             h = conv(self.width * 2**i, name=f"conv_{i}")(h)
             if self.batch_norm and i > 0:
                 h = norm(name=f"norm_{i}")(h)

@@ -1,9 +1,9 @@
 """The 4x4 convolutions of stride 2 that halve and double images, as one matrix product of 2x2 windows each.
 
 Two neighboring pixels along each axis become channels of one (space-to-depth), or the reverse (Shi et al. 2016, section
-3.2). Results and parameters are those of `nn.Conv` and `nn.ConvTranspose`, but the gradients are matrix products as well:
-XLA's CPU backend takes ten to a hundred times longer for those of strided or dilated convolutions, and for those of any
-convolution in a loop.
+3.2). Results and parameters are those of `nn.Conv` and `nn.ConvTranspose`, but gradients are matrix products as well.
+On a CPU, XLA takes ten to a hundred times longer for the gradients of strided or dilated convolutions, and for those of
+any convolution in a loop.
 """
 
 import jax.numpy as jnp
@@ -69,7 +69,7 @@ def _add_bias(module: nn.Module, y: Array) -> Array:
 
 
 def _conv2x2(x: Float[Array, "b h w c"], kernel: Float[Array, "2 2 c d"]) -> Float[Array, "b h-1 w-1 d"]:
-    b, h, w, c = x.shape
+    _, h, w, c = x.shape
     windows = [x[:, i : h - 1 + i, j : w - 1 + j] for i in range(2) for j in range(2)]
     return jnp.concatenate(windows, axis=-1) @ kernel.reshape(4 * c, -1)
 

@@ -36,14 +36,15 @@ def some_sigmas(num_steps: int) -> np.ndarray:
     return schedules.sampling_sigmas(schedules.linear(), schedules.timestep_subset(1000, num_steps))
 
 
-@pytest.mark.parametrize("steps", [10, 50])
-def test_ddim_matches_the_official_sampler(steps):
+@pytest.mark.parametrize("name", ["ddim_10", "ddim_50", "dpmpp_2m_10", "dpmpp_2m_20"])
+def test_deterministic_samplers_match_the_official_ones(name):
     golden = dict(np.load(GOLDEN / "diffusion_math.npz"))
-    sigmas = schedules.sampling_sigmas(schedules.linear(), golden[f"sampler/ddim_{steps}/timesteps"].astype(int))
+    sigmas = schedules.sampling_sigmas(schedules.linear(), golden[f"sampler/{name}/timesteps"].astype(int))
     denoise = ideal_denoiser(float(golden["sampler/mu"]), float(golden["sampler/tau"]))
     x = jnp.asarray(np.moveaxis(golden["sampler/x_T"], 1, -1)) * np.sqrt(1.0 + sigmas[0] ** 2)
-    out = samplers.ddim(keys_of(len(x)), denoise, x, sigmas)
-    np.testing.assert_allclose(np.moveaxis(out, -1, 1), golden[f"sampler/ddim_{steps}/x_0"], atol=1e-4)
+    ddim = name.startswith("ddim")
+    out = samplers.ddim(keys_of(len(x)), denoise, x, sigmas) if ddim else samplers.dpmpp_2m(denoise, x, sigmas)
+    np.testing.assert_allclose(np.moveaxis(out, -1, 1), golden[f"sampler/{name}/x_0"], atol=1e-4)
 
 
 @pytest.mark.parametrize("variance", ["small", "large"])

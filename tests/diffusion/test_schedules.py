@@ -65,11 +65,12 @@ def test_respaced_timesteps_match_the_official_ones(golden):
 
 @pytest.mark.parametrize(
     ("spacing", "expected"),
-    [("leading", [6, 4, 2, 0]), ("trailing", [9, 7, 4, 1]), ("linspace", [9, 6, 3, 0])],
+    [("leading", [6, 4, 2, 0]), ("trailing", [9, 7, 4, 1]), ("linspace", [9, 6, 3, 0]), ("quadratic", [9, 4, 1, 0])],
 )
 def test_timestep_spacings(spacing, expected):
     np.testing.assert_array_equal(schedules.timestep_subset(10, 4, spacing=spacing), expected)
     np.testing.assert_array_equal(schedules.timestep_subset(10, 10, spacing=spacing), np.arange(10)[::-1])
+    assert np.all(np.diff(schedules.timestep_subset(941, 50, spacing=spacing)) < 0)
 
 
 def test_sampling_sigmas_end_at_zero():

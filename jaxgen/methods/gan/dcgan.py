@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 from ml_collections import ConfigDict
@@ -152,7 +151,7 @@ def _judge(
 
 
 def _latents(sample_keys: Key[Array, " n"], settings: Settings) -> Float[Array, "n d"]:
-    return jax.vmap(lambda key: jax.random.normal(key, (settings.latent_dim,)))(sample_keys)
+    return keys.normal(sample_keys, (settings.latent_dim,))
 
 
 def _label(settings: Settings, cond: Conditioning) -> Int[Array, " n"] | None:

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from ml_collections import ConfigDict
 
 from jaxgen.core import keys
-from jaxgen.core.builders import Objective, Player, one_player
+from jaxgen.core.builders import InitVariables, Objective, Player, one_player
 from jaxgen.core.config import call
 from jaxgen.core.contract import Conditioning, Env, GenerativeModel, Metrics, Microbatch, ModelSpec, TrainState
 from jaxgen.losses import reconstruction
@@ -95,7 +95,7 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
         return jnp.clip(outputs, -1.0, 1.0)
 
     def sample(sample_keys: Key[Array, " n"], variables: PyTree, cond: Conditioning = None) -> Float[Array, "n h w c"]:
-        return decode(variables, _standard_normal(sample_keys, settings.latent_dim), cond)
+        return decode(variables, keys.normal(sample_keys, (settings.latent_dim,)), cond)
 
     def log_prob(sample_keys: Key[Array, " n"], variables: PyTree, batch: Microbatch) -> Float[Array, " n"]:
         outputs, divergence = _encode_decode(coder, sample_keys, variables, batch)
@@ -134,7 +134,7 @@ def _coder(config: ConfigDict, settings: Settings, spec: ModelSpec) -> Coder:
     return Coder(encoder, decoder, settings)
 
 
-def _init_variables(coder: Coder):  # type: ignore[no-untyped-def]
+def _init_variables(coder: Coder) -> InitVariables:
     def init_variables(key: Key[Array, ""], batch: Microbatch) -> tuple[PyTree, PyTree]:
         images, label, settings = batch["image"], _label(coder.settings, batch), coder.settings
         latents = jnp.zeros((len(images), settings.latent_dim))
@@ -175,13 +175,9 @@ def _encode_decode(
     """The decoder's outputs for one latent an image, and KL(q(z | x) || p(z)) in nats."""
     label = _label(coder.settings, batch)
     mean, logvar = coder.posterior(params, batch["image"], label)
-    eps = _standard_normal(keys.fold_each(example_keys, "latent"), coder.settings.latent_dim)
+    eps = keys.normal(keys.fold_each(example_keys, "latent"), (coder.settings.latent_dim,))
     latents = mean + jnp.exp(0.5 * logvar) * eps
     return coder.outputs(params, latents, label), kl_to_standard_normal(mean, logvar)
-
-
-def _standard_normal(sample_keys: Key[Array, " n"], dim: int) -> Float[Array, "n d"]:
-    return jax.vmap(lambda key: jax.random.normal(key, (dim,)))(sample_keys)
 
 
 def _label(settings: Settings, cond: Conditioning) -> Int[Array, " n"] | None:
