@@ -1,0 +1,78 @@
+"""The first GAN (Goodfellow et al. 2014): `mnist` is the paper's setting."""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(variant: str = "digits") -> ConfigDict:
+    """Variants: digits (a minute on a CPU), tiny, mnist."""
+    variants = {"digits": digits, "tiny": tiny, "mnist": mnist}
+    if variant not in variants:
+        raise common.unknown_variant(variant, *variants)
+    return variants[variant]()
+
+
+def mnist() -> ConfigDict:
+    """The official networks, ReLU units against maxout units with dropout; trained by Adam."""
+    config = common.base()
+    config.method = "gan.gan"
+    config.data.name = "mnist"
+    config.data.batch_size = 100
+    config.train.num_steps = 100_000
+    config.train.steps_per_dispatch = 10
+    config.ema.decay = 0.999
+    config.ema.include = "params/generator/.*"
+
+    config.optimizer = ConfigDict()
+    config.optimizer.generator = common.optimizer()
+    config.optimizer.discriminator = common.optimizer()
+    for player in config.optimizer.values():
+        player.b1 = 0.5
+
+    config.generator = ConfigDict()
+    config.generator.hidden = (1200, 1200)
+    config.generator.pieces = 1  # of a maxout unit; 1 for ReLU units
+    config.generator.dropout = 0.0
+
+    config.discriminator = ConfigDict()
+    config.discriminator.hidden = (240, 240)
+    config.discriminator.pieces = 5
+    config.discriminator.dropout = 0.5
+
+    config.gan = ConfigDict()
+    config.gan.latent_dim = 100
+    config.gan.loss = "non_saturating"  # or "minimax", "least_squares", "hinge", "wasserstein"
+    config.gan.n_critic = 1
+    return config
+
+
+def digits() -> ConfigDict:
+    """Scikit-learn's 8x8 digits: a minute on two CPU cores."""
+    config = mnist()
+    config.data.name = "digits"
+    config.data.batch_size = 128
+    config.train.num_steps = 10_000
+    config.generator.hidden = (256, 256)
+    config.discriminator.hidden = (128, 128)
+    config.discriminator.dropout = 0.3
+    config.gan.latent_dim = 32
+    return config
+
+
+def tiny() -> ConfigDict:
+    """Seconds, for the tests."""
+    config = digits()
+    config.data.batch_size = 16
+    config.train.num_steps = 4
+    config.train.steps_per_dispatch = 2
+    config.train.log_every_steps = 2
+    config.train.sample_every_steps = 4
+    config.train.checkpoint_every_steps = 2
+    config.generator.hidden = (8,)
+    config.discriminator.hidden = (8,)
+    config.gan.latent_dim = 4
+    config.gan.n_critic = 2
+    config.sample.batch_size = 8
+    config.evaluate.num_samples = 32
+    return config
