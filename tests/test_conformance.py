@@ -64,8 +64,9 @@ class Tiny(NamedTuple):
 
 
 def make_tiny(config: ConfigDict) -> Tiny:
-    experiment = setup.build(config)
-    batches = list(itertools.islice(setup.batches(experiment, train_settings(config))(0), 4))
+    data = setup.load_data(config, "train")
+    experiment = setup.build(config, setup.spec_of(data))
+    batches = list(itertools.islice(setup.batches(experiment, data, train_settings(config))(0), 4))
     runner = experiment.runner
     first = runner.put(jax.tree.map(lambda x: x[None], batches[0]))
     start = runner.init(first)
@@ -91,7 +92,7 @@ def four_steps(tiny):
 
 
 def test_eval_shape_equals_init(tiny):
-    target = tiny.experiment.runner.target(tiny.put(0))
+    target = setup.target(tiny.experiment, train_settings(tiny.config))
     chex.assert_trees_all_equal_shapes_and_dtypes(target, tiny.start)
 
 
@@ -128,7 +129,7 @@ def test_same_seed_same_bits_and_other_seed_other_bits(tiny, four_steps):
     chex.assert_trees_all_equal(four_steps[0], host(again))
     config = tiny.config.copy_and_resolve_references()
     config.seed += 1
-    different = setup.build(config).runner.init(tiny.put(0)).params
+    different = setup.build(config, tiny.experiment.spec).runner.init(tiny.put(0)).params
     assert not trees_equal(tiny.start.params, host(different))
 
 
@@ -181,7 +182,7 @@ def check_sections(config: ConfigDict) -> None:
     call(LogSettings, config.log, where="log")
     call(EvaluationSettings, config.evaluate, where="evaluate")
     call(SampleSettings, config.sample, where="sample")
-    setup.build(config)
+    setup.build(config, setup.spec_of(setup.load_data(config, "train")))
 
 
 @pytest.mark.parametrize("name", CONFIGS)

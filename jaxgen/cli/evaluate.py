@@ -38,9 +38,10 @@ def evaluate_run(config: ConfigDict, directory: Path, *, step: int | None = None
     """Draws samples from a run's checkpoint, judges them, writes the figures and prints them as a table."""
     with refusals():
         settings = evaluation_settings(config)
-        experiment = setup.build(config)
+        data = setup.load_data(config, "train")
+        experiment = setup.build(config, setup.spec_of(data))
         state, step = setup.restore(experiment, train_settings(config), directory, step)
-        train = _arrays(experiment.data)
+        train = _arrays(data)
         held_out = _arrays(setup.load_data(config, "test"))
         labels = sampling.balanced_labels(experiment.model.spec, settings.num_samples)
     mesh = meshes.make_mesh(config.parallel.num_devices)
@@ -58,7 +59,7 @@ def evaluate_run(config: ConfigDict, directory: Path, *, step: int | None = None
         LabeledImages(samples, labels),
         train,
         held_out,
-        num_classes=experiment.data.num_classes,
+        num_classes=data.num_classes,
         settings=settings,
         reconstructions=_reconstructions(experiment, variables, held_out, mesh),
         cache_dir=directory / "evaluation",

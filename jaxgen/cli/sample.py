@@ -13,6 +13,7 @@ from jaxgen.core import images
 from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel import sampling
 from jaxgen.training.settings import train_settings
+from jaxgen.training.workdir import load_spec
 
 GRID_LIMIT = 400
 
@@ -26,7 +27,7 @@ def main(config: ConfigDict, flags: Any, *, started: float) -> int:
         chosen = _labels(flags.labels)
         settings = train_settings(config)
         batch_size = sampling.sample_settings(config).batch_size
-        experiment = setup.build(config)
+        experiment = setup.build(config, load_spec(directory))
         labels = sampling.balanced_labels(experiment.model.spec, flags.num_samples, chosen)
         state, step = setup.restore(experiment, settings, directory, flags.step)
         _make_directory(output.parent)

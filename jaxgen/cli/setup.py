@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
@@ -19,24 +20,23 @@ from jaxgen.training.settings import TrainSettings
 
 
 class Experiment(NamedTuple):
-    """A config brought to life."""
+    """A config brought to life: `spec` is that of the data, `model.spec` that of the model."""
 
     config: ConfigDict
-    data: Dataset
+    spec: ModelSpec
     model: GenerativeModel
     runner: Runner
 
 
-def build(config: ConfigDict) -> Experiment:
-    """Builds the data, model and runner of a config.
+def build(config: ConfigDict, spec: ModelSpec) -> Experiment:
+    """Builds the model and the runner of a config, for data of the given shape and classes.
 
     Raises:
       ValueError: if a setting is unknown, of a wrong type, or cannot be had.
     """
     parallel = call(ParallelSettings, config.parallel, where="parallel")
-    data = load_data(config, "train")
-    model = build_model(config, ModelSpec(data.image_shape, data.num_classes), Env(axis_name(parallel)))
-    return Experiment(config, data, model, make_runner(model, parallel, keys.root_key(config.seed)))
+    model = build_model(config, spec, Env(axis_name(parallel)))
+    return Experiment(config, spec, model, make_runner(model, parallel, keys.root_key(config.seed)))
 
 
 def load_data(config: ConfigDict, split: str) -> Dataset:
@@ -45,12 +45,17 @@ def load_data(config: ConfigDict, split: str) -> Dataset:
     return load(config.data.name, split, **settings)
 
 
-def batches(experiment: Experiment, settings: TrainSettings) -> Callable[[int], Iterator[PyTree]]:
+def spec_of(data: Dataset) -> ModelSpec:
+    """What a model needs to know of its data."""
+    return ModelSpec(data.image_shape, data.num_classes)
+
+
+def batches(experiment: Experiment, data: Dataset, settings: TrainSettings) -> Callable[[int], Iterator[PyTree]]:
     """`start -> host batches [K, B_local, ...]`, this process's share, from a step on."""
 
     def from_step(start: int) -> Iterator[PyTree]:
         return train_batches(
-            experiment.data,
+            data,
             seed=experiment.config.seed,
             microbatches=experiment.model.microbatches,
             microbatch_size=experiment.config.data.batch_size // settings.microbatches,
@@ -70,10 +75,13 @@ def restore(
 
 
 def target(experiment: Experiment, settings: TrainSettings) -> TrainState:
-    """Shapes and shardings of the state.
+    """Shapes and shardings of the state, without a look at the data.
 
     Raises:
       ValueError: what the model's initialization or the devices have against the settings.
     """
-    first = next(batches(experiment, settings)(0))
-    return experiment.runner.target(experiment.runner.put({name: value[None] for name, value in first.items()}))
+    shape = (1, experiment.model.microbatches, experiment.config.data.batch_size // settings.microbatches)
+    batch = {"image": np.zeros((*shape, *experiment.spec.image_shape), np.uint8), "index": np.zeros(shape, np.int32)}
+    if experiment.spec.num_classes:
+        batch["label"] = np.zeros(shape, np.int32)
+    return experiment.runner.target(experiment.runner.put(batch))

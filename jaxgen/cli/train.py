@@ -46,9 +46,11 @@ def train(config: ConfigDict, directory: Path, *, started: float) -> int:
         sample_settings(config)
         if config.evaluate.num_samples:
             evaluation_settings(config)
-        experiment = setup.build(config)
-        setup.target(experiment, settings)  # what is refused only with the data at hand is refused here, too
+        data = setup.load_data(config, "train")
+        experiment = setup.build(config, setup.spec_of(data))
+        setup.target(experiment, settings)  # what the model's initialization refuses is refused here, too
         workdir.prepare(directory, config)
+    workdir.save_spec(directory, experiment.spec)
     remove_unfinished(directory, print)
     with Checkpoints(directory, keep=settings.keep_checkpoints) as checkpoints:
         with refusals():
@@ -66,7 +68,7 @@ def train(config: ConfigDict, directory: Path, *, started: float) -> int:
                 settings=settings,
                 model=experiment.model,
                 runner=experiment.runner,
-                batches=setup.batches(experiment, settings),
+                batches=setup.batches(experiment, data, settings),
                 checkpoints=checkpoints,
                 log=log,
                 progress=progress,

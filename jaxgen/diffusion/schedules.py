@@ -80,8 +80,8 @@ def timestep_subset(num_timesteps: int, num_steps: int, *, spacing: Spacing = "t
       num_timesteps: how many timesteps to choose from: T, or fewer to start at less noise than the schedule ends with.
       num_steps: n, how many of them to visit.
       spacing: "leading" takes every floor(T / n)-th from 0, and so starts below T - 1; "trailing" takes every
-        (T / n)-th from T - 1 down; "linspace" spreads them evenly over 0 and T - 1, both included (for all three see Lin et al.
-        2024, table 2); "quadratic" spreads their square roots evenly (DDIM, Song et al. 2021, appendix D.2).
+        (T / n)-th from T - 1 down; "linspace" spreads them evenly over 0 and T - 1, both included (for these three see
+        Lin et al. 2024, table 2); "quadratic" does so with their square roots (DDIM, Song et al. 2021, appendix D.2).
 
     Raises:
       ValueError: if `num_steps` is out of range.

@@ -9,7 +9,7 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from jaxgen.core import trees
-from jaxgen.core.contract import GenerativeModel
+from jaxgen.core.contract import GenerativeModel, TrainState
 from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel import sampling
 from jaxgen.parallel.runner import Compiled, Runner
@@ -92,10 +92,16 @@ def _start(run: Run, first: PyTree, start: int) -> PyTree:
         run.progress.say(f"Resumed at step {start}.")
     else:
         state = run.runner.init(example)
-    params = run.runner.target(example).params
-    players = "" if not _is_game(params) else f" ({', '.join(f'{k} {trees.count(v):,}' for k, v in params.items())})"
-    run.progress.say(f"{trees.count(params):,} parameters{players}")
+    run.progress.say(_size(run.runner.target(example)))
     return state
+
+
+def _size(state: TrainState) -> str:
+    """The number of parameters, also by player where the optimizer states are keyed by player."""
+    total = f"{trees.count(state.params):,} parameters"
+    if not isinstance(state.opt_state, dict):
+        return total
+    return f"{total} ({', '.join(f'{player} {trees.count(state.params[player]):,}' for player in state.opt_state)})"
 
 
 def _on_metrics(run: Run) -> Callable[[int, loop.HostMetrics], None]:
@@ -157,7 +163,3 @@ def _one_step(batch: PyTree) -> PyTree:
 def _chain(first: PyTree, rest: Iterator[PyTree]) -> Iterator[PyTree]:
     yield first
     yield from rest
-
-
-def _is_game(params: PyTree) -> bool:
-    return isinstance(params, dict) and set(params) == {"generator", "discriminator"}

@@ -1,11 +1,13 @@
 """The work directory of a run: made, recognized, or refused, before anything is computed."""
 
+import json
 import os
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from jaxgen.core import config as configs
+from jaxgen.core.contract import ModelSpec
 
 UNCOMPARED = ("parallel", "log", "sample", "evaluate")
 """Sections that may differ between a run and its continuation: none of them moves the trajectory."""
@@ -61,6 +63,28 @@ def load_config(workdir: Path) -> ConfigDict:
         return configs.from_json(path.read_text())
     except (OSError, ValueError, AttributeError) as error:  # the last: JSON that is no object
         raise ValueError(f"{path} cannot be read ({error}): restore it, or start in another --workdir.") from error
+
+
+def save_spec(workdir: Path, spec: ModelSpec) -> None:
+    """Keeps the shape and the classes of the run's data, so that sampling does not need the data."""
+    facts = {"image_shape": spec.image_shape, "num_classes": spec.num_classes}
+    write_whole(workdir / "data.json", json.dumps(facts) + "\n")
+
+
+def load_spec(workdir: Path) -> ModelSpec:
+    """What `save_spec` kept.
+
+    Raises:
+      ValueError: if the run was never started, or the file cannot be read.
+    """
+    path = workdir / "data.json"
+    try:
+        facts = json.loads(path.read_text())
+        return ModelSpec(tuple(facts["image_shape"]), facts["num_classes"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}): give the run's train command again to restore it."
+        ) from error
 
 
 def write_whole(path: Path, text: str) -> None:

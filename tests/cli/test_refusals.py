@@ -88,9 +88,10 @@ def test_commands_on_a_run_refuse_where_there_is_none(command, tmp_path):
 
 @pytest.mark.parametrize("command", ["sample", "evaluate"])
 def test_commands_on_a_run_refuse_what_was_not_trained_yet(command, trained, tmp_path):
-    (tmp_path / "config.json").write_bytes((trained.workdir / "config.json").read_bytes())
+    for name in ("config.json", "data.json"):
+        (tmp_path / name).write_bytes((trained.workdir / name).read_bytes())
     assert_refused(launch(command, "--num_samples=4", f"--workdir={tmp_path}"), "no whole checkpoint: train first")
-    assert set(contents(tmp_path)) == {"config.json"}
+    assert set(contents(tmp_path)) == {"config.json", "data.json"}
 
 
 @pytest.mark.parametrize("setting", ["num_samples=0", "k=0"])

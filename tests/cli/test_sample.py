@@ -3,6 +3,8 @@ import pytest
 from launching import launch
 from PIL import Image
 
+from jaxgen.cli import setup
+
 pytestmark = pytest.mark.xdist_group("cli")
 
 
@@ -42,3 +44,8 @@ def test_a_step_can_be_chosen_and_settings_overridden(trained, tmp_path):
     assert "of step 2" in old.out
     assert "of step 4" in new.out
     assert (tmp_path / "old.npz").read_bytes() != (tmp_path / "new.npz").read_bytes()
+
+
+def test_sampling_does_not_need_the_data(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(setup, "load_data", lambda *arguments: pytest.fail("the data was opened"))
+    sample(trained, tmp_path / "a.npz", "--num_samples=4")

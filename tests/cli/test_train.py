@@ -13,7 +13,7 @@ from launching import TINY, contents, environment, launch
 
 from jaxgen.cli import setup
 from jaxgen.training.settings import train_settings
-from jaxgen.training.workdir import load_config
+from jaxgen.training.workdir import load_config, load_spec
 
 pytestmark = pytest.mark.xdist_group("cli")
 LAUNCH = Path(__file__).parents[2] / "launch.py"
@@ -25,7 +25,7 @@ def metrics(workdir):
 
 def final_state(workdir):
     config = load_config(workdir)
-    state, step = setup.restore(setup.build(config), train_settings(config), workdir, None)
+    state, step = setup.restore(setup.build(config, load_spec(workdir)), train_settings(config), workdir, None)
     return step, jax.tree.map(np.asarray, state)
 
 
