@@ -74,11 +74,13 @@ def learning_rate_schedule(
 ) -> optax.Schedule:
     """The learning rate by update count: linear growth over `warmup_steps`, then the named schedule.
 
+    A run that is shorter than its warm-up ends on the way up.
+
     Raises:
-      ValueError: if the warm-up is longer than the run.
+      ValueError: if the warm-up is negative.
     """
-    if not 0 <= warmup_steps <= num_steps:
-        raise ValueError(f"optimizer.warmup_steps is {warmup_steps}, but the run has {num_steps} steps: choose fewer.")
+    if warmup_steps < 0:
+        raise ValueError(f"optimizer.warmup_steps is {warmup_steps}, but must be at least 0.")
     remaining = max(1, num_steps - warmup_steps + bool(warmup_steps))  # the count below is ahead by one
     after = {
         "constant": lambda: optax.constant_schedule(learning_rate),

@@ -166,9 +166,8 @@ def _bar() -> Any:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
         MofNCompleteColumn(),
+        BarColumn(bar_width=12),
         TextColumn("{task.fields[status]}"),
         TimeRemainingColumn(elapsed_when_finished=True),
     )

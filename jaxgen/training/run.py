@@ -113,13 +113,18 @@ def _on_metrics(run: Run) -> Callable[[int, loop.HostMetrics], None]:
         means = {name: float(np.mean(values, dtype=np.float64)) for name, values in metrics.items()}
         size = len(next(iter(metrics.values())))
         due = step // every != (step - size) // every or step == num_steps
-        losses = "  ".join(f"{name} {value:.4f}" for name, value in means.items() if name.startswith("loss"))
-        run.progress.update(step, losses, line=due)
+        run.progress.update(step, _losses(means), line=due)
         if due:
             run.log.metrics(step, means)
             run.log.clock(step, {"images_per_second": run.progress.images_per_second})
 
     return on_metrics
+
+
+def _losses(metrics: dict[str, float]) -> str:
+    """What is minimized, shortly: the loss, or that of each player; the terms of a loss are in the log."""
+    shown = ["loss"] if "loss" in metrics else [name for name in metrics if name.startswith("loss/")]
+    return "  ".join(f"{name.removeprefix('loss/')} {metrics[name]:.4g}" for name in shown)
 
 
 def _on_compiled(run: Run) -> Callable[[loop.Dispatch, Compiled, float], None]:
