@@ -39,7 +39,7 @@ TRAIN = {
     "undivided batch": ([TINY, "--config.data.batch_size=12"], "12 examples does not divide over 8 devices"),
     "average": ([TINY, "--config.ema.decay=1.5"], r"ema\.decay is 1\.5"),
     "average of nothing": ([TINY, "--config.ema.include=nothing"], "'nothing' matches no parameter"),
-    "warm-up": ([TINY, "--config.optimizer.warmup_steps=9"], r"optimizer\.warmup_steps is 9, but the run has 4 steps"),
+    "warm-up": ([TINY, "--config.optimizer.warmup_steps=-1"], r"optimizer\.warmup_steps is -1, but must be at least 0"),
     "optimizer": ([TINY, "--config.optimizer.name=adm"], r"optimizer\.name is 'adm', .* Did you mean adam"),
     "evaluation": ([TINY, "--config.evaluate.num_samples=-1"], r"evaluate\.num_samples is -1"),
 }
