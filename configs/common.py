@@ -1,5 +1,7 @@
 """The sections that all configs share, with their defaults. Each method's config starts from `base` and changes it."""
 
+from collections.abc import Callable, Mapping
+
 from ml_collections import ConfigDict, config_dict
 
 
@@ -66,6 +68,25 @@ def optimizer() -> ConfigDict:
     return config
 
 
-def unknown_variant(variant: str, *known: str) -> ValueError:
-    """The refusal of a variant that a config does not have."""
-    return ValueError(f"There is no variant {variant!r}; this config has {', '.join(known)}.")
+def tiny(config: ConfigDict) -> ConfigDict:
+    """A config made to run from end to end in seconds; its networks are left to the caller."""
+    config.data.batch_size = 16
+    config.train.num_steps = 4
+    config.train.steps_per_dispatch = 2
+    config.train.log_every_steps = 2
+    config.train.sample_every_steps = 4
+    config.train.checkpoint_every_steps = 2
+    config.sample.batch_size = 8
+    config.evaluate.num_samples = 32
+    return config
+
+
+def choose(variants: Mapping[str, Callable[[], ConfigDict]], variant: str) -> ConfigDict:
+    """Calls the variant of a name.
+
+    Raises:
+      ValueError: if there is no such variant, with those that there are.
+    """
+    if variant not in variants:
+        raise ValueError(f"There is no variant {variant!r}; this config has {', '.join(variants)}.")
+    return variants[variant]()

@@ -16,9 +16,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
         "celebahq256": celebahq256,
         "lsun256": lsun256,
     }
-    if variant not in variants:
-        raise common.unknown_variant(variant, *variants)
-    return variants[variant]()
+    return common.choose(variants, variant)
 
 
 def cifar10() -> ConfigDict:
@@ -138,19 +136,11 @@ def digits() -> ConfigDict:
 
 def tiny() -> ConfigDict:
     """Seconds, for the tests."""
-    config = digits()
-    config.data.batch_size = 16
-    config.train.num_steps = 4
-    config.train.steps_per_dispatch = 2
-    config.train.log_every_steps = 2
-    config.train.sample_every_steps = 4
-    config.train.checkpoint_every_steps = 2
+    config = common.tiny(digits())
     config.optimizer.warmup_steps = 0
     config.model.base_channels = 8
     config.model.attention_resolutions = (4,)
     config.model.dropout = 0.1
     config.model.num_groups = 4
     config.sampler.num_steps = 4
-    config.sample.batch_size = 8
-    config.evaluate.num_samples = 32
     return config

@@ -8,9 +8,7 @@ from configs import common
 def get_config(variant: str = "digits") -> ConfigDict:
     """Variants: digits (a minute on a CPU), tiny, mnist."""
     variants = {"digits": digits, "tiny": tiny, "mnist": mnist}
-    if variant not in variants:
-        raise common.unknown_variant(variant, *variants)
-    return variants[variant]()
+    return common.choose(variants, variant)
 
 
 def mnist() -> ConfigDict:
@@ -62,17 +60,9 @@ def digits() -> ConfigDict:
 
 def tiny() -> ConfigDict:
     """Seconds, for the tests."""
-    config = digits()
-    config.data.batch_size = 16
-    config.train.num_steps = 4
-    config.train.steps_per_dispatch = 2
-    config.train.log_every_steps = 2
-    config.train.sample_every_steps = 4
-    config.train.checkpoint_every_steps = 2
+    config = common.tiny(digits())
     config.generator.hidden = (8,)
     config.discriminator.hidden = (8,)
     config.gan.latent_dim = 4
     config.gan.n_critic = 2
-    config.sample.batch_size = 8
-    config.evaluate.num_samples = 32
     return config

@@ -15,9 +15,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
         "fashion_mnist": fashion_mnist,
         "celeba": celeba,
     }
-    if variant not in variants:
-        raise common.unknown_variant(variant, *variants)
-    return variants[variant]()
+    return common.choose(variants, variant)
 
 
 def mnist() -> ConfigDict:
@@ -97,17 +95,9 @@ def digits() -> ConfigDict:
 
 def tiny() -> ConfigDict:
     """Seconds, for the tests."""
-    config = digits()
-    config.data.batch_size = 16
-    config.train.num_steps = 4
-    config.train.steps_per_dispatch = 2
-    config.train.log_every_steps = 2
-    config.train.sample_every_steps = 4
-    config.train.checkpoint_every_steps = 2
+    config = common.tiny(digits())
     config.model.width = 4
     config.model.hidden = 8
     config.vae.latent_dim = 4
     config.vae.sigma = 1.0
-    config.sample.batch_size = 8
-    config.evaluate.num_samples = 32
     return config

@@ -14,7 +14,8 @@ from jaxgen.core.build import build_model
 from jaxgen.core.config import call
 from jaxgen.core.contract import Env, GenerativeModel, ModelSpec, TrainState
 from jaxgen.data import Dataset, load, train_batches
-from jaxgen.parallel.runner import ParallelSettings, Runner, axis_name, make_runner
+from jaxgen.parallel.runner import Runner
+from jaxgen.parallel.settings import ParallelSettings, axis_name, make_runner
 from jaxgen.training.checkpoint import load_state
 from jaxgen.training.settings import TrainSettings
 

@@ -1,7 +1,7 @@
 """One interface to the two ways of running updates on many devices; the training loop knows no other."""
 
 from collections.abc import Callable, Hashable
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 from jaxtyping import Array, Key, PyTree
@@ -9,7 +9,6 @@ from jaxtyping import Array, Key, PyTree
 from jaxgen.core import keys
 from jaxgen.core.contract import GenerativeModel, Metrics, TrainState
 from jaxgen.core.scan import scan
-from jaxgen.parallel import mesh as meshes
 
 HostBatches: TypeAlias = PyTree
 """Numpy arrays [S, K, B_local, ...]: the batches of S consecutive steps, as far as this process holds them."""
@@ -50,35 +49,6 @@ class Compiled(NamedTuple):
     run: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
     flops: float | None
     bytes: int | None
-
-
-class ParallelSettings(NamedTuple):
-    """The config's section `parallel`.
-
-    Attributes:
-      mode: `mesh` (jit over a device mesh) or `pmap`.
-      num_devices: how many of the devices to use; None means all.
-    """
-
-    mode: Literal["mesh", "pmap"] = "mesh"
-    num_devices: int | None = None
-
-
-def axis_name(settings: ParallelSettings) -> str | None:
-    """The mapped axis that the model must average over; None on the mesh path, where the compiler does it."""
-    return meshes.DATA if settings.mode == "pmap" else None
-
-
-def make_runner(model: GenerativeModel, settings: ParallelSettings, root_key: Key[Array, ""]) -> Runner:
-    """Builds the runner that the settings ask for.
-
-    Raises:
-      ValueError: if there are fewer devices than asked for.
-    """
-    from jaxgen.parallel import mesh_path, pmap_path
-
-    path = {"mesh": mesh_path, "pmap": pmap_path}[settings.mode]
-    return path.make_runner(model, meshes.make_mesh(settings.num_devices), keys.stream(root_key, "train"))
 
 
 def updates(model: GenerativeModel, phase: Hashable) -> Callable[[Any, TrainState, PyTree], tuple[TrainState, PyTree]]:

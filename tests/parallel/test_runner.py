@@ -7,7 +7,7 @@ import pytest
 import toy
 
 from jaxgen.core import keys
-from jaxgen.parallel.runner import ParallelSettings, axis_name, make_runner
+from jaxgen.parallel.settings import ParallelSettings, axis_name, make_runner
 
 ROOT = keys.root_key(5)
 SETTINGS = {
