@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.cli import setup
 from jaxgen.cli.main import refusals
+from jaxgen.core.contract import GenerativeModel
 from jaxgen.data import Dataset, read_arrays
 from jaxgen.evaluation import report
 from jaxgen.evaluation.report import LabeledImages, evaluation_settings
@@ -38,6 +39,7 @@ def evaluate_run(config: ConfigDict, directory: Path, *, step: int | None = None
     """Draws samples from a run's checkpoint, judges them, writes the figures and prints them as a table."""
     with refusals():
         settings = evaluation_settings(config)
+        batch_size = sampling.sample_settings(config).batch_size
         data = setup.load_data(config, "train")
         experiment = setup.build(config, setup.spec_of(data))
         state, step = setup.restore(experiment, train_settings(config), directory, step)
@@ -53,7 +55,7 @@ def evaluate_run(config: ConfigDict, directory: Path, *, step: int | None = None
         count=settings.num_samples,
         seed=settings.seed,
         mesh=mesh,
-        batch_size=config.sample.batch_size,
+        batch_size=batch_size,
     )
     figures = report.evaluate(
         LabeledImages(samples, labels),
@@ -61,7 +63,7 @@ def evaluate_run(config: ConfigDict, directory: Path, *, step: int | None = None
         held_out,
         num_classes=data.num_classes,
         settings=settings,
-        reconstructions=_reconstructions(experiment, variables, held_out, mesh),
+        reconstructions=_reconstructions(experiment.model, variables, held_out, mesh=mesh, batch_size=batch_size),
         cache_dir=directory / "evaluation",
     )
     write_whole(report_file(directory), json.dumps({"step": step, "figures": figures}, indent=2) + "\n")
@@ -75,11 +77,10 @@ def _arrays(data: Dataset) -> LabeledImages:
 
 
 def _reconstructions(
-    experiment: setup.Experiment, variables: PyTree, held_out: LabeledImages, mesh: Mesh
+    model: GenerativeModel, variables: PyTree, held_out: LabeledImages, *, mesh: Mesh, batch_size: int
 ) -> np.ndarray | None:
-    if experiment.model.encode is None or experiment.model.decode is None:
+    if model.encode is None or model.decode is None:
         return None
-    size = experiment.config.sample.batch_size
     return sampling.reconstruct_images(
-        experiment.model, variables, held_out.images, held_out.labels, mesh=mesh, batch_size=size
+        model, variables, held_out.images, held_out.labels, mesh=mesh, batch_size=batch_size
     )

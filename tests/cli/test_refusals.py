@@ -100,6 +100,11 @@ def test_evaluate_refuses_what_cannot_be_judged(setting, trained):
     assert_refused(outcome, rf"evaluate\.{setting.split('=')[0]} is 0")
 
 
+def test_evaluate_refuses_an_empty_sampling_batch(trained):
+    outcome = launch("evaluate", f"--workdir={trained.workdir}", "--config.sample.batch_size=0")
+    assert_refused(outcome, r"sample\.batch_size is 0")
+
+
 def test_train_refuses_the_directory_of_another_run(trained, tmp_path):
     before = contents(trained.workdir)
     outcome = launch(*trained.arguments, "--config.optimizer.learning_rate=0.5")
