@@ -22,8 +22,10 @@ def base() -> ConfigDict:
     config.optimizer = optimizer()
 
     config.ema = ConfigDict()
+    config.ema.kind = "constant"  # or "power": averages that widen with training
     config.ema.decay = 0.9999
     config.ema.warmup = True  # a smaller decay in the first steps
+    config.ema.sigma_rel = (0.05, 0.10)  # widths of power averages, relative to the length of training
     config.ema.include = ".*"  # regular expression over "params/..." and "model_state/..."
 
     config.train = ConfigDict()
@@ -36,6 +38,7 @@ def base() -> ConfigDict:
     config.train.sample_every_steps = 2_000
     config.train.checkpoint_every_steps = 2_000
     config.train.keep_checkpoints = 2  # the newest ones
+    config.train.snapshot_every_steps = config_dict.placeholder(int)  # of power averages, for launch.py ema
 
     config.sample = ConfigDict()
     config.sample.batch_size = 250  # images in one call of the sampler
@@ -43,6 +46,7 @@ def base() -> ConfigDict:
     config.evaluate = ConfigDict()
     config.evaluate.num_samples = 1_000
     config.evaluate.k = 3  # neighbours in precision and recall
+    config.evaluate.num_likelihood = 10_000  # held-out images whose likelihood is taken, at most
 
     config.parallel = ConfigDict()  # may differ between a run and its continuation, like log
     config.parallel.mode = "mesh"  # or "pmap"
@@ -59,12 +63,204 @@ def optimizer() -> ConfigDict:
     config = ConfigDict()
     config.name = "adam"
     config.learning_rate = 2e-4
-    config.schedule = "constant"  # or "cosine", "linear": down to zero at the last step
+    config.schedule = "constant"  # or "cosine", "linear": down to zero at the last step; or "inverse_sqrt"
     config.warmup_steps = 0
+    config.decay_steps = config_dict.placeholder(int)  # of schedule "inverse_sqrt"
     config.b1 = 0.9
     config.b2 = 0.999
     config.weight_decay = 0.0
+    config.forced_normalization = config_dict.placeholder(str)  # regular expression over names; for EDM2
     config.clip_norm = config_dict.placeholder(float)  # largest global norm of the gradient
+    return config
+
+
+def diffusion(config: ConfigDict) -> ConfigDict:
+    """Adds the sections of method denoising.diffusion, with DDPM's pieces; docs/diffusion.md lists all the others."""
+    config.method = "denoising.diffusion"
+    config.diffusion = ConfigDict()
+    config.diffusion.path = "variance_preserving"
+    config.diffusion.parameterization = "eps"
+    config.diffusion.schedule = "linear"
+    config.diffusion.shift = 1.0  # factor on the noise levels, for the resolution
+    config.diffusion.noise_label = "timestep"
+    config.diffusion.times = "uniform"
+    config.diffusion.stratified = False  # times spread evenly over a batch
+    config.diffusion.importance_buckets = 0  # times drawn by the loss's second moment, if positive
+    config.diffusion.weighting = "uniform"
+    config.diffusion.class_conditional = False
+    config.diffusion.label_dropout = 0.1  # how often the class is hidden, for guidance
+    config.diffusion.self_conditioning = False
+    config.diffusion.augment_probability = 0.0
+    config.diffusion.learned_variance = False
+    config.diffusion.uncertainty_channels = 0
+    config.diffusion.likelihood = "none"  # of evaluate: "bound" (discrete schedules) or "ode"
+    config.diffusion.likelihood_steps = 100
+
+    config.sampler = ConfigDict()
+    config.sampler.name = "ancestral"
+    config.sampler.levels = "timesteps"
+    config.sampler.num_steps = 1_000
+    config.sampler.guidance_scale = 1.0
+    config.sampler.guidance_interval = config_dict.placeholder(tuple)  # noise levels, such as (0.2, 5.0)
+    config.sampler.guidance_rescale = 0.0
+    config.sampler.clip = True
+    return config
+
+
+def unet() -> ConfigDict:
+    """The U-Net of DDPM at 32x32."""
+    model = ConfigDict()
+    model.name = "unet.UNet"
+    model.base_channels = 128
+    model.channel_multipliers = (1, 2, 2, 2)
+    model.num_res_blocks = 2
+    model.attention_resolutions = (16,)
+    model.dropout = 0.1
+    model.num_groups = 32
+    model.num_heads = 1
+    model.remat = False
+    return model
+
+
+def adm_unet() -> ConfigDict:
+    """The U-Net of improved DDPM at 32x32; ADM's is another choice of its settings."""
+    model = ConfigDict()
+    model.name = "adm_unet.ADMUNet"
+    model.base_channels = 128
+    model.channel_multipliers = (1, 2, 2, 2)
+    model.num_res_blocks = 3
+    model.attention_resolutions = (16, 8)
+    model.num_heads = 4
+    model.head_channels = 0  # if positive, it says how many heads there are
+    model.use_scale_shift_norm = True
+    model.resblock_updown = False
+    model.use_new_attention_order = False
+    model.dropout = 0.0
+    model.remat = False
+    return model
+
+
+def digits_adm_unet() -> ConfigDict:
+    """ADM's U-Net for 8x8 digits."""
+    model = adm_unet()
+    model.base_channels = 32
+    model.channel_multipliers = (1, 2)
+    model.num_res_blocks = 1
+    model.attention_resolutions = ()  # the middle has it always
+    return model
+
+
+def song_unet() -> ConfigDict:
+    """DDPM++ at 32x32."""
+    model = ConfigDict()
+    model.name = "song_unet.SongUNet"
+    model.base_channels = 128
+    model.channel_multipliers = (2, 2, 2)
+    model.num_res_blocks = 4
+    model.attention_resolutions = (16,)
+    model.embedding = "positional"
+    model.noise_channel_multiplier = 1
+    model.encoder = "standard"
+    model.resample_filter = (1, 1)
+    model.dropout = 0.13
+    model.remat = False
+    return model
+
+
+# Depth, width and heads of DiT and SiT (Peebles and Xie 2023, table 1).
+TRANSFORMERS = {"s": (12, 384, 6), "b": (12, 768, 12), "l": (24, 1024, 16), "xl": (28, 1152, 16)}
+
+
+def transformer(size: str, patch_size: int) -> ConfigDict:
+    """DiT of a size s, b, l or xl."""
+    model = ConfigDict()
+    model.name = "dit.DiT"
+    model.patch_size = patch_size
+    model.depth, model.hidden_size, model.num_heads = TRANSFORMERS[size]
+    model.mlp_ratio = 4.0
+    model.qk_norm = False
+    model.dropout = 0.0
+    model.scan_layers = False
+    model.remat = False
+    return model
+
+
+def digits_transformer() -> ConfigDict:
+    """A DiT of 8x8 digits in patches of 2x2."""
+    model = transformer("s", 2)
+    model.depth, model.hidden_size, model.num_heads = 6, 128, 4
+    return model
+
+
+def transformer_on_latents(config: ConfigDict) -> ConfigDict:
+    """Training on ImageNet-256 latents of an 8x autoencoder, made by launch.py encode (data.path is where)."""
+    config.data.name = "latents"
+    config.data.batch_size = 256
+    config.train.num_steps = 7_000_000
+    config.train.checkpoint_every_steps = 10_000
+    config.train.sample_every_steps = 50_000
+    config.train.compute_dtype = "bfloat16"
+    config.optimizer.learning_rate = 1e-4
+    config.sample.batch_size = 64
+    return config
+
+
+def digits_unet() -> ConfigDict:
+    """A U-Net of 0.5M parameters for 8x8 digits."""
+    model = unet()
+    model.base_channels = 32
+    model.channel_multipliers = (1, 2)
+    model.num_res_blocks = 1
+    model.attention_resolutions = ()  # the middle has it always
+    model.dropout = 0.0
+    model.num_groups = 8
+    return model
+
+
+def tiny_unet() -> ConfigDict:
+    """The U-Net with the least to compile, for the tests."""
+    model = digits_unet()
+    model.base_channels = 8
+    model.channel_multipliers = (1,)
+    model.dropout = 0.1
+    model.num_groups = 4
+    return model
+
+
+def digits(config: ConfigDict) -> ConfigDict:
+    """A diffusion model of the digits, trained for three minutes on two CPU cores."""
+    config.diffusion.class_conditional = True
+    config.diffusion.label_dropout = 0.05
+    return digits_training(config)
+
+
+def digits_training(config: ConfigDict) -> ConfigDict:
+    """What gets most out of few steps on the digits."""
+    config.data.name = "digits"
+    config.data.flip = False
+    config.data.batch_size = 64
+    config.optimizer = optimizer()
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 200
+    config.optimizer.b2 = 0.99
+    config.ema.decay = 0.998
+    config.train.num_steps = 4_500
+    config.train.sample_every_steps = 1_500
+    config.train.checkpoint_every_steps = 500
+    config.sample.batch_size = 250
+    return config
+
+
+def shapes(config: ConfigDict) -> ConfigDict:
+    """Training on the procedural 32x32 shapes, which need no download: for one GPU, or a patient CPU."""
+    config.data.name = "shapes"
+    config.data.flip = False
+    config.train.num_steps = 50_000
+    config.train.checkpoint_every_steps = 5_000
+    config.train.sample_every_steps = 5_000
+    config.ema.decay = 0.999
+    config.diffusion.class_conditional = True
     return config
 
 
@@ -88,5 +284,13 @@ def choose(variants: Mapping[str, Callable[[], ConfigDict]], variant: str) -> Co
       ValueError: if there is no such variant, with those that there are.
     """
     if variant not in variants:
-        raise ValueError(f"There is no variant {variant!r}; this config has {', '.join(variants)}.")
+        raise UnknownVariantError(variant, tuple(variants))
     return variants[variant]()
+
+
+class UnknownVariantError(ValueError):
+    """Names the variants that there are, also to programs, in `variants`."""
+
+    def __init__(self, variant: str, variants: tuple[str, ...]) -> None:
+        super().__init__(f"There is no variant {variant!r}; this config has {', '.join(variants)}.")
+        self.variants = variants

@@ -21,8 +21,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
 
 def cifar10() -> ConfigDict:
     """Appendix B of the paper: 35,746,307 parameters, 800k steps."""
-    config = common.base()
-    config.method = "denoising.ddpm"
+    config = common.diffusion(common.base())
     config.data.name = "cifar10"
     config.data.flip = True
     config.train.num_steps = 800_000
@@ -30,30 +29,8 @@ def cifar10() -> ConfigDict:
     config.train.sample_every_steps = 10_000
     config.optimizer.warmup_steps = 5_000
     config.optimizer.clip_norm = 1.0
-
-    config.model = ConfigDict()
-    config.model.base_channels = 128
-    config.model.channel_multipliers = (1, 2, 2, 2)
-    config.model.num_res_blocks = 2
-    config.model.attention_resolutions = (16,)
-    config.model.dropout = 0.1
-    config.model.num_groups = 32
-    config.model.num_heads = 1
-    config.model.remat = False
-
-    config.diffusion = ConfigDict()
-    config.diffusion.schedule = "linear"  # or "cosine"
-    config.diffusion.num_timesteps = 1_000
-    config.diffusion.class_conditional = False
-    config.diffusion.label_dropout = 0.1  # how often the class is hidden, for guidance
-
-    config.sampler = ConfigDict()
-    config.sampler.name = "ancestral"  # or "ddim", "dpmpp_2m"
-    config.sampler.num_steps = 1_000
-    config.sampler.spacing = "trailing"  # or "leading", "linspace"
-    config.sampler.variance = "large"  # of the ancestral sampler; or "small"
-    config.sampler.eta = 0.0  # of ddim
-    config.sampler.guidance_scale = 1.0
+    config.model = common.unet()
+    config.sampler.name = "ancestral(variance='large')"
     return config
 
 
@@ -82,19 +59,13 @@ def lsun256() -> ConfigDict:
 
 def mnist() -> ConfigDict:
     """Class-conditional, 28x28: for one GPU, or a patient CPU."""
-    config = cifar10()
+    config = common.shapes(cifar10())
     config.data.name = "mnist"
-    config.data.flip = False
-    config.train.num_steps = 50_000
-    config.train.checkpoint_every_steps = 5_000
-    config.train.sample_every_steps = 5_000
     config.optimizer.warmup_steps = 1_000
-    config.ema.decay = 0.999
     config.model.base_channels = 64
     config.model.channel_multipliers = (1, 2, 2)
     config.model.attention_resolutions = (7,)
     config.diffusion.schedule = "cosine"
-    config.diffusion.class_conditional = True
     config.sampler.num_steps = 250
     return config
 
@@ -109,27 +80,12 @@ def shapes() -> ConfigDict:
 
 def digits() -> ConfigDict:
     """Class-conditional on scikit-learn's 8x8 digits: three minutes on two CPU cores."""
-    config = mnist()
-    config.data.name = "digits"
-    config.data.batch_size = 64
-    config.optimizer.learning_rate = 3e-3
-    config.optimizer.schedule = "cosine"
-    config.optimizer.warmup_steps = 200
-    config.optimizer.b2 = 0.99
-    config.ema.decay = 0.998
-    config.train.num_steps = 4_500
-    config.train.sample_every_steps = 1_500
-    config.train.checkpoint_every_steps = 500
-    config.model.base_channels = 32
-    config.model.channel_multipliers = (1, 2)
-    config.model.num_res_blocks = 1
-    config.model.attention_resolutions = ()  # the middle has it always
-    config.model.dropout = 0.0
-    config.model.num_groups = 8
-    config.diffusion.label_dropout = 0.05
+    config = common.digits(cifar10())
+    config.model = common.digits_unet()
+    config.diffusion.schedule = "cosine"
     config.sampler.name = "dpmpp_2m"
+    config.sampler.levels = "timesteps(spacing='leading')"
     config.sampler.num_steps = 25
-    config.sampler.spacing = "leading"
     config.sampler.guidance_scale = 1.1
     return config
 

@@ -8,6 +8,7 @@ import itertools
 from pathlib import Path
 from typing import NamedTuple
 
+import cached_latents
 import chex
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,8 @@ def tiny_config(name: str) -> ConfigDict:
     for section in sections:
         section.name, section.learning_rate = "sgd", 0.01
     config.parallel.num_devices = 1
+    if setup.of_latents(config):
+        config.data.path = str(cached_latents.directory())
     return config
 
 

@@ -14,11 +14,11 @@ from jaxgen.cli.main import refusals
 from jaxgen.core.contract import GenerativeModel
 from jaxgen.data import Dataset, read_arrays
 from jaxgen.evaluation import report
-from jaxgen.evaluation.report import LabeledImages, evaluation_settings
+from jaxgen.evaluation.report import LabeledImages, Likelihood, evaluation_settings
 from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel import sampling
 from jaxgen.training.settings import train_settings
-from jaxgen.training.workdir import write_whole
+from jaxgen.training.workdir import load_spec, write_whole
 
 EVALUATION_IMAGES = 50_000  # of a split of real images; what the field's protocols use
 
@@ -40,11 +40,11 @@ def evaluate_run(config: ConfigDict, directory: Path, *, step: int | None = None
     with refusals():
         settings = evaluation_settings(config)
         batch_size = sampling.sample_settings(config).batch_size
-        data = setup.load_data(config, "train")
-        experiment = setup.build(config, setup.spec_of(data))
+        data = setup.load_pixels(config, directory, "train")
+        experiment = setup.build(config, load_spec(directory), directory)
         state, step = setup.restore(experiment, train_settings(config), directory, step)
         train = _arrays(data)
-        held_out = _arrays(setup.load_data(config, "test"))
+        held_out = _arrays(setup.load_pixels(config, directory, "test"))
         labels = sampling.balanced_labels(experiment.model.spec, settings.num_samples)
     mesh = meshes.make_mesh(config.parallel.num_devices)
     variables = experiment.model.eval_variables(state)
@@ -64,6 +64,9 @@ def evaluate_run(config: ConfigDict, directory: Path, *, step: int | None = None
         num_classes=data.num_classes,
         settings=settings,
         reconstructions=_reconstructions(experiment.model, variables, held_out, mesh=mesh, batch_size=batch_size),
+        likelihood=_likelihood(
+            experiment.model, variables, _first(held_out, settings.num_likelihood), mesh=mesh, batch_size=batch_size
+        ),
         cache_dir=directory / "evaluation",
     )
     write_whole(report_file(directory), json.dumps({"step": step, "figures": figures}, indent=2) + "\n")
@@ -76,11 +79,24 @@ def _arrays(data: Dataset) -> LabeledImages:
     return LabeledImages(arrays["image"], arrays.get("label"))
 
 
+def _first(split: LabeledImages, count: int) -> LabeledImages:
+    return LabeledImages(split.images[:count], None if split.labels is None else split.labels[:count])
+
+
 def _reconstructions(
     model: GenerativeModel, variables: PyTree, held_out: LabeledImages, *, mesh: Mesh, batch_size: int
 ) -> np.ndarray | None:
-    if model.encode is None or model.decode is None:
+    if model.spec.latent_shape is None:
         return None
     return sampling.reconstruct_images(
         model, variables, held_out.images, held_out.labels, mesh=mesh, batch_size=batch_size
     )
+
+
+def _likelihood(
+    model: GenerativeModel, variables: PyTree, held_out: LabeledImages, *, mesh: Mesh, batch_size: int
+) -> Likelihood | None:
+    if model.spec.likelihood is None:
+        return None
+    nats = sampling.score_images(model, variables, held_out.images, held_out.labels, mesh=mesh, batch_size=batch_size)
+    return Likelihood(nats, model.spec.likelihood)

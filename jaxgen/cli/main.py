@@ -14,17 +14,29 @@ from ml_collections import ConfigDict
 
 from jaxgen.core import config as configs
 
-COMMANDS = ("train", "sample", "evaluate")
+COMMANDS = ("train", "sample", "evaluate", "encode", "import", "ema")
 DEFAULT_CONFIG = "configs/ddpm.py"
 REFUSED = 2
 
-flags.DEFINE_string("config", None, "train: a file of configs/, with an optional :variant; by default configs/ddpm.py.")
+_MODULES = {"import": "import_weights"}  # of commands whose names no module can have
+
+flags.DEFINE_string("config", None, "train, import: a file of configs/, with an optional :variant.")
 flags.DEFINE_string("workdir", None, "Directory of the run; by default, runs/<config>-<variant> for train.")
-flags.DEFINE_integer("num_samples", None, "sample: how many images to draw.")
+flags.DEFINE_integer("num_samples", None, "sample: how many images to draw; encode: of training images, at most.")
 flags.DEFINE_integer("seed", 0, "sample: image i is a function of this seed and of i.")
-flags.DEFINE_string("output", None, "sample: the .npz to write; a .png grid goes beside it.")
+flags.DEFINE_string("output", None, "sample: the .npz to write; encode, ema: the directory to make.")
 flags.DEFINE_list("labels", None, "sample: classes to draw in turn; by default all of them, balanced.")
-flags.DEFINE_integer("step", None, "sample, evaluate: the checkpoint; by default the newest.")
+flags.DEFINE_enum("dtype", "float32", ["float32", "float16"], "encode: the type that latents are stored in.")
+flags.DEFINE_integer("step", None, "sample, evaluate, encode, ema: the checkpoint; by default the newest.")
+flags.DEFINE_float("sigma_rel", None, "ema: width of the average, relative to the length of training; such as 0.12.")
+flags.DEFINE_string("format", None, "import: whose weights they are; a module of jaxgen/interop, such as edm.")
+flags.DEFINE_string("weights", None, "import: the file; safetensors, a PyTorch checkpoint, or .npz.")
+flags.DEFINE_string("entry", None, "import: which state dict of a checkpoint that holds several, such as ema.")
+flags.DEFINE_list("image_shape", None, "import: height, width, channels; by default those of the config's data.")
+flags.DEFINE_integer("num_classes", None, "import: by default that of the config's data.")
+flags.DEFINE_string("autoencoder", None, "import, of a model of latents: the run whose latents they are.")
+flags.DEFINE_list("latent_shift", ["0"], "import: what is subtracted from latents; one number, or one a channel.")
+flags.DEFINE_list("latent_scale", ["1"], "import: what they are then divided by, such as 5.489981 (1 / 0.18215).")
 
 FLAGS = flags.FLAGS
 _OVERRIDE = "--config."
@@ -73,11 +85,13 @@ def run(arguments: list[str], *, started: float) -> None:
             raise ValueError(f"There is no command {command!r}; there are {', '.join(COMMANDS)}.{hint}")
         if len(words) > 1:
             raise ValueError(f"{words[1]!r} is one word too many: settings are given as --name=value.")
-        config = load_config_file(FLAGS.config or DEFAULT_CONFIG) if command == "train" else _config_of_run(command)
+        config = _config(command)
         for override in [a for a in arguments if a.startswith(_OVERRIDE)]:
+            if config is None:
+                raise ValueError(f"{command} takes {override} only together with --config=FILE, which it applies to.")
             name, _, value = override.removeprefix(_OVERRIDE).partition("=")
             configs.override(config, name, value)
-    module = importlib.import_module(f"jaxgen.cli.{command}")
+    module = importlib.import_module(f"jaxgen.cli.{_MODULES.get(command, command)}")
     sys.exit(module.main(config, FLAGS, started=started))
 
 
@@ -104,6 +118,30 @@ def load_config_file(named: str) -> ConfigDict:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config(variant) if variant else module.get_config()
+
+
+def config_variants(file: str) -> dict[str, ConfigDict]:
+    """All variants of a config file, by `FILE:VARIANT`.
+
+    Raises:
+      ValueError: if there is no such file.
+    """
+    try:
+        return {file: load_config_file(f"{file}:?")}
+    except ValueError as error:
+        if not hasattr(error, "variants"):
+            raise
+        return {f"{file}:{name}": load_config_file(f"{file}:{name}") for name in error.variants}
+
+
+def _config(command: str) -> ConfigDict | None:
+    """What the command works on; None if `import` is to look for it."""
+    if command == "import":
+        return load_config_file(FLAGS.config) if FLAGS.config else None
+    goes_on = FLAGS.config is None and FLAGS.workdir is not None and (Path(FLAGS.workdir) / "config.json").exists()
+    if command == "train" and not goes_on:
+        return load_config_file(FLAGS.config or DEFAULT_CONFIG)
+    return _config_of_run(command)
 
 
 def _config_of_run(command: str) -> ConfigDict:

@@ -27,7 +27,7 @@ def main(config: ConfigDict, flags: Any, *, started: float) -> int:
         chosen = _labels(flags.labels)
         settings = train_settings(config)
         batch_size = sampling.sample_settings(config).batch_size
-        experiment = setup.build(config, load_spec(directory))
+        experiment = setup.build(config, load_spec(directory), directory)
         labels = sampling.balanced_labels(experiment.model.spec, flags.num_samples, chosen)
         state, step = setup.restore(experiment, settings, directory, flags.step)
         _make_directory(output.parent)

@@ -9,15 +9,22 @@ import numpy as np
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
+from jaxgen.cli import frozen
 from jaxgen.core import keys
 from jaxgen.core.build import build_model
 from jaxgen.core.config import call
-from jaxgen.core.contract import Env, GenerativeModel, ModelSpec, TrainState
+from jaxgen.core.contract import Env, GenerativeModel, ModelSpec, TrainState, require
+from jaxgen.core.latents import Autoencoder
 from jaxgen.data import Dataset, load, train_batches
+from jaxgen.diffusion.distillation import Teacher
 from jaxgen.parallel.runner import Runner
 from jaxgen.parallel.settings import ParallelSettings, axis_name, make_runner
 from jaxgen.training.checkpoint import load_state
-from jaxgen.training.settings import TrainSettings
+from jaxgen.training.settings import TrainSettings, train_settings
+from jaxgen.training.workdir import load_config, load_spec
+
+LATENTS = "latents"
+"""The data.name of what `launch.py encode` has cached."""
 
 
 class Experiment(NamedTuple):
@@ -29,15 +36,53 @@ class Experiment(NamedTuple):
     runner: Runner
 
 
-def build(config: ConfigDict, spec: ModelSpec) -> Experiment:
+def build(config: ConfigDict, spec: ModelSpec, directory: Path | None = None) -> Experiment:
     """Builds the model and the runner of a config, for data of the given shape and classes.
+
+    A model of latents takes its autoencoder from the run's `directory`, or from beside the cached latents if None. A
+    model that is distilled has its teacher only if `directory` is None, that is, for training.
 
     Raises:
       ValueError: if a setting is unknown, of a wrong type, or cannot be had.
     """
     parallel = call(ParallelSettings, config.parallel, where="parallel")
-    model = build_model(config, spec, Env(axis_name(parallel)))
+    teacher = _teacher(config) if directory is None else None
+    model = build_model(config, spec, Env(axis_name(parallel), _frozen(config, directory), teacher))
     return Experiment(config, spec, model, make_runner(model, parallel, keys.root_key(config.seed)))
+
+
+def _teacher(config: ConfigDict) -> Teacher | None:
+    """The finished run that a section's setting `teacher` names, its variables on the host."""
+    sections = [section for section in config.values() if isinstance(section, ConfigDict)]
+    named = next((section.teacher for section in sections if section.get("teacher")), None)
+    if named is None:
+        return None
+    directory = Path(named)
+    own = load_config(directory)
+    finished = build(own, load_spec(directory), directory)
+    require(finished.model, "denoise", by=f"{directory}, as a teacher,")
+    state, _ = restore(finished, train_settings(own), directory, None)
+    variables = jax.tree.map(np.asarray, finished.model.eval_variables(state))
+    assert finished.model.denoise is not None
+    return Teacher(finished.model.denoise, variables, finished.model.spec.num_classes)
+
+
+def of_latents(config: ConfigDict) -> bool:
+    """Whether a config is of a model that is trained on cached latents."""
+    return config.data.name == LATENTS
+
+
+def _frozen(config: ConfigDict, directory: Path | None) -> Autoencoder | None:
+    if not of_latents(config):
+        return None
+    if config.data.flip:
+        raise ValueError("data.flip is True, but latents cannot be mirrored: encode them with data.flip=True instead.")
+    return frozen.load(directory or Path(config.data.path))
+
+
+def load_pixels(config: ConfigDict, directory: Path, split: str) -> Dataset:
+    """Loads a split of the images that the run in a directory is of: for a model of latents, of its autoencoder's."""
+    return load_data(load_config(directory / frozen.DIRECTORY) if of_latents(config) else config, split)
 
 
 def load_data(config: ConfigDict, split: str) -> Dataset:
@@ -81,8 +126,18 @@ def target(experiment: Experiment, settings: TrainSettings) -> TrainState:
     Raises:
       ValueError: what the model's initialization or the devices have against the settings.
     """
+    return experiment.runner.target(example(experiment, settings))
+
+
+def example(experiment: Experiment, settings: TrainSettings) -> PyTree:
+    """A batch of the data's shape, all zeros, on the devices.
+
+    Raises:
+      ValueError: if it does not divide over them.
+    """
     shape = (1, experiment.model.microbatches, experiment.config.data.batch_size // settings.microbatches)
-    batch = {"image": np.zeros((*shape, *experiment.spec.image_shape), np.uint8), "index": np.zeros(shape, np.int32)}
+    dtype = np.float32 if of_latents(experiment.config) else np.uint8
+    batch = {"image": np.zeros((*shape, *experiment.spec.image_shape), dtype), "index": np.zeros(shape, np.int32)}
     if experiment.spec.num_classes:
         batch["label"] = np.zeros(shape, np.int32)
-    return experiment.runner.target(experiment.runner.put(batch))
+    return experiment.runner.put(batch)

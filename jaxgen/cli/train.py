@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxgen.cli import environment, evaluate, setup
+from jaxgen.cli import environment, evaluate, frozen, setup
 from jaxgen.cli.main import default_workdir, refusals
 from jaxgen.core.config import call
 from jaxgen.evaluation.report import evaluation_settings
@@ -50,11 +50,14 @@ def train(config: ConfigDict, directory: Path, *, started: float) -> int:
         experiment = setup.build(config, setup.spec_of(data))
         setup.target(experiment, settings)  # what the model's initialization refuses is refused here, too
         workdir.prepare(directory, config)
+        if setup.of_latents(config):
+            frozen.keep(Path(config.data.path), directory)
     workdir.save_spec(directory, experiment.spec)
     remove_unfinished(directory, print)
     with Checkpoints(directory, keep=settings.keep_checkpoints) as checkpoints:
         with refusals():
-            start = checkpoints.newest_whole_step()
+            saved = checkpoints.newest_whole_step()
+        start = saved or 0
         if start >= settings.num_steps:
             print(f"{directory} is finished: all {settings.num_steps:,} steps are done.")
             return 0
@@ -76,7 +79,7 @@ def train(config: ConfigDict, directory: Path, *, started: float) -> int:
                 started=started,
             )
             try:
-                stopped = train_run(run, start)
+                stopped = train_run(run, saved)
             except NonFiniteError as error:
                 _say_nonfinite(error, checkpoints)
                 return FAILED

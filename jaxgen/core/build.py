@@ -4,6 +4,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.core import config as configs
 from jaxgen.core.contract import Env, GenerativeModel, ModelSpec
+from jaxgen.core.latents import latent_spec, with_latents
 from jaxgen.core.wrappers import skip_nonfinite, with_ema, with_preprocessing
 
 
@@ -14,7 +15,9 @@ def build_model(config: ConfigDict, spec: ModelSpec, env: Env = Env()) -> Genera
       ValueError: if the method does not exist, or a setting is unknown or of a wrong type.
     """
     method = configs.resolve("jaxgen.methods", config.method, where="method")
-    model = method.make(config, spec, env)
-    model = with_preprocessing(model, flip=config.data.flip)
+    if env.frozen is None:
+        model = with_preprocessing(method.make(config, spec, env), flip=config.data.flip)
+    else:
+        model = with_latents(method.make(config, latent_spec(spec, env.frozen), env), env.frozen)
     model = configs.call(with_ema, config.ema, where="ema", model=model)
     return skip_nonfinite(model) if config.train.nonfinite == "skip" else model

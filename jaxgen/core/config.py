@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import functools
 import importlib
 import inspect
 import json
@@ -34,6 +35,11 @@ def call(target: Callable[..., T], section: Section, *, where: str, **given: Any
     Raises:
       ValueError: names the key, the value and what is allowed.
     """
+    return target(**_checked(target, section, where, given), **given)
+
+
+def _checked(target: Callable[..., Any], section: Section, where: str, given: Iterable[str]) -> dict[str, Any]:
+    """The settings of a section, once their names and types are known to be those that the target takes."""
     parameters = inspect.signature(target).parameters
     hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) and not _is_namedtuple(target) else target)
     allowed = [name for name in parameters if name not in given]
@@ -48,7 +54,57 @@ def call(target: Callable[..., T], section: Section, *, where: str, **given: Any
     missing = [name for name in allowed if name not in settings and parameters[name].default is inspect.Parameter.empty]
     if missing:
         raise ValueError(f"{where} lacks {', '.join(missing)}: set {where}.{missing[0]} in the config.")
-    return target(**settings, **given)
+    return settings
+
+
+def call_text(package: str, text: str, *, where: str, **given: Any) -> Any:
+    """Calls the function that a setting such as `min_snr(gamma=5.0)` names, with the arguments that it gives.
+
+    Args:
+      package: the module whose public functions may be named; of a package, the functions `f` in its modules `f`.
+      text: a name, or a call whose arguments are literals given by keyword.
+      where: the setting's path in the config, for the error message.
+      **given: arguments that come from the program.
+
+    Raises:
+      ValueError: if the text is no such call, the function does not exist, or does not take the arguments.
+    """
+    return bind_text(package, text, where=where, later=given)(**given)
+
+
+def bind_text(package: str, text: str, *, where: str, later: Iterable[str]) -> Callable[..., Any]:
+    """Like `call_text`, but for the call itself: the arguments in `later` are left to the caller of the result.
+
+    Raises:
+      ValueError: as `call_text`.
+    """
+    name, settings = _parse_call(text, where=where)
+    function = _function(package, name, where=where)
+    return functools.partial(function, **_checked(function, settings, f"{where}={name}", tuple(later)))
+
+
+def _function(package: str, name: str, *, where: str) -> Callable[..., Any]:
+    module = importlib.import_module(package)
+    if hasattr(module, "__path__"):
+        return getattr(resolve(package, name, where=where), name)
+    functions = {
+        key: value
+        for key, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == package and not key.startswith("_")
+    }
+    return choose(functions, name, where=where)
+
+
+def _parse_call(text: str, *, where: str) -> tuple[str, dict[str, Any]]:
+    try:
+        node = ast.parse(text, mode="eval").body
+        if isinstance(node, ast.Name):
+            return node.id, {}
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
+            return node.func.id, {str(item.arg): ast.literal_eval(item.value) for item in node.keywords}
+    except (SyntaxError, ValueError):
+        pass
+    raise ValueError(f"{where} is {text!r}, but must be a name, or a call with named values such as name(value=1.0).")
 
 
 def choose(options: Mapping[str, T], name: str, *, where: str) -> T:

@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 Batch = Mapping[str, Array]
 """A training batch. Every array has the leading axes [K, B] (microbatches, examples):
 
-- `image`: uint8 [K, B, H, W, C] as it comes from the host; float32 in [-1, 1] once `with_preprocessing` has seen it;
+- `image`: uint8 [K, B, H, W, C] as it comes from the host; float32 in [-1, 1] once `with_preprocessing` has seen it.
+  Of cached latents, float32 [K, B, h, w, 2c], which `with_latents` makes [K, B, h, w, c] of variance about 1;
 - `index`: int32 [K, B], the position of the example in the step's global batch; all per-example randomness hangs on it;
 - `label`: int32 [K, B], for data that has classes.
 """
@@ -52,7 +53,8 @@ class ModelSpec(NamedTuple):
     Attributes:
       image_shape: height, width, channels of one image.
       num_classes: number of classes that the model can be conditioned on; 0 for an unconditional model.
-      latent_shape: shape of one latent of `encode` and `decode`, if there is one.
+      latent_shape: shape of one latent, of a model whose `encode` compresses; None where latents are shaped as images,
+        or there are none.
       likelihood: what `log_prob` returns, if there is one.
     """
 
@@ -67,9 +69,13 @@ class Env(NamedTuple):
 
     Attributes:
       axis_name: the mapped axis to average gradients and batch statistics over; set on the pmap path only.
+      frozen: what was trained before and stays as it is: the `core.latents.Autoencoder` that a model of latents needs.
+      teacher: the finished diffusion model that a few-step model is distilled from, a `diffusion.distillation.Teacher`.
     """
 
     axis_name: str | None = None
+    frozen: Any = None
+    teacher: Any = None
 
 
 @runtime_checkable

@@ -3,7 +3,7 @@
 import zlib
 
 import jax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 
 def root_key(seed: int) -> Key[Array, ""]:
@@ -34,6 +34,11 @@ def per_example(key: Key[Array, ""], index: Int[Array, "*batch"]) -> Key[Array, 
 def fold_each(keys: Key[Array, " n"], data: int | Int[Array, ""] | str) -> Key[Array, " n"]:
     """Folds the same number, or stream name, into each of n keys."""
     return jax.vmap(lambda key: stream(key, data) if isinstance(data, str) else jax.random.fold_in(key, data))(keys)
+
+
+def bernoulli(keys: Key[Array, " n"], probability: float) -> Bool[Array, " n"]:
+    """One coin, true with the given probability, from each of n keys."""
+    return jax.vmap(lambda key: jax.random.bernoulli(key, probability))(keys)
 
 
 def normal(keys: Key[Array, " n"], shape: tuple[int, ...]) -> Float[Array, "n ..."]:

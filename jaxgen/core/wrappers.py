@@ -1,13 +1,13 @@
 """Wrappers: a model in, a model out, with one thing added."""
 
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Key, PyTree
 
-from jaxgen.core import images, keys, trees
+from jaxgen.core import ema, images, keys, trees
 from jaxgen.core.contract import Batch, GenerativeModel, Metrics, TrainState, Variables
 
 
@@ -34,19 +34,27 @@ def with_preprocessing(model: GenerativeModel, *, flip: bool = False) -> Generat
 
 
 def with_ema(
-    model: GenerativeModel, *, decay: float = 0.9999, warmup: bool = True, include: str = ".*"
+    model: GenerativeModel,
+    *,
+    decay: float = 0.9999,
+    warmup: bool = True,
+    include: str = ".*",
+    kind: Literal["constant", "power"] = "constant",
+    sigma_rel: tuple[float, ...] = (0.05, 0.10),
 ) -> GenerativeModel:
     """Keeps an exponential moving average of the state, and lets evaluation see it in the place of the state.
 
     Args:
       model: the model to wrap.
-      decay: the weight of the old average, in [0, 1).
-      warmup: caps the decay at (1 + n) / (10 + n) after n updates, so that the first steps are forgotten soon.
+      decay: of a constant average, the weight of the old average, in [0, 1).
+      warmup: of a constant average, caps the decay at (1 + n) / (10 + n) after n updates, so that the first steps are
+        forgotten soon.
       include: regular expression over the names `params/...` and `model_state/...` of what is averaged. Batch
         statistics are averaged with the parameters that they belong to.
+      kind: `constant`, or `power` for averages that widen with training (Karras et al. 2024).
+      sigma_rel: of power averages, one for each width relative to the length of training; evaluation sees the first.
     """
-    if not 0.0 <= decay < 1.0:
-        raise ValueError(f"ema.decay is {decay}, but must be at least 0 and below 1.")
+    average = _average(kind, decay=decay, warmup=warmup, sigma_rel=sigma_rel)
 
     def tracked(state: TrainState) -> dict[str, Array]:
         tree = _averageable(state)
@@ -55,33 +63,28 @@ def with_ema(
 
     def init(key: Key[Array, ""], batch: Batch) -> TrainState:
         state = model.init(key, batch)
-        # A copy: the average and the parameters are donated to the first update as two buffers.
-        return state._replace(ema=jax.tree.map(jnp.copy, tracked(state)))
+        return state._replace(ema=average.init(tracked(state)))
 
     def update(
         key: Key[Array, ""], state: TrainState, batch: Batch, *, phase: Hashable = None
     ) -> tuple[TrainState, Metrics]:
         new_state, metrics = model.update(key, state, batch, phase=phase)
-        rate = ema_decay(state.step, decay=decay, warmup=warmup)
-        ema = jax.tree.map(lambda old, new: _average(old, new, rate), state.ema, tracked(new_state))
-        return new_state._replace(ema=ema), metrics
+        return new_state._replace(ema=average.update(state.ema, tracked(new_state), state.step)), metrics
 
     def eval_variables(state: TrainState) -> Variables:
-        averaged = trees.map_named(lambda name, leaf: state.ema.get(name, leaf), _averageable(state))
-        return model.eval_variables(state._replace(**averaged))
+        averaged = average.value(state.ema)
+        seen = trees.map_named(lambda name, leaf: averaged.get(name, leaf), _averageable(state))
+        return model.eval_variables(state._replace(**seen))
 
     return model._replace(init=init, update=update, eval_variables=eval_variables)
 
 
-def _average(old: Array, new: Array, rate: Float[Array, ""]) -> Array:
-    """The moving average of numbers; counters and flags are taken as they are."""
-    return old * rate + new * (1.0 - rate) if jnp.issubdtype(new.dtype, jnp.floating) else new
-
-
-def ema_decay(step: Int[Array, ""], *, decay: float, warmup: bool) -> Float[Array, ""]:
-    """The decay of the update that follows `step` earlier ones."""
-    capped = jnp.minimum(decay, (1.0 + step) / (10.0 + step)) if warmup else decay
-    return jnp.asarray(capped, jnp.float32)
+def _average(kind: str, *, decay: float, warmup: bool, sigma_rel: tuple[float, ...]) -> ema.Average:
+    if kind == "constant":
+        return ema.single(ema.constant(decay=decay, warmup=warmup))
+    if not sigma_rel:
+        raise ValueError("ema.sigma_rel is empty, but ema.kind=power needs at least one width, such as 0.05.")
+    return ema.several([ema.power(sigma_rel=width) for width in sigma_rel])
 
 
 def skip_nonfinite(model: GenerativeModel) -> GenerativeModel:

@@ -9,7 +9,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from PIL import Image
 
 Example = Mapping[str, Any]
-"""`image`: uint8 [H, W, C]; `label`: int32, 0 where there are no classes; `caption`: str, where there is one."""
+"""`image`: uint8 [H, W, C]; `label`: int32, 0 where there are no classes; `caption`: str, where there is one.
+
+In the place of the image, cached latents (`sources.latents`) have float32 [h, w, 2c].
+"""
 
 ENDLESS = sys.maxsize
 """The length of procedural data, as in Grain: every position holds a new example, so there are no epochs."""

@@ -37,6 +37,20 @@ def load(name: str, split: str, **options: Any) -> Dataset:
     return call(source, given, where="data", **program)
 
 
+def facts(name: str, **options: Any) -> tuple[tuple[int, int, int], int]:
+    """Image shape and number of classes of a dataset; those of TFDS need not be there. The arguments are `load`'s.
+
+    Raises:
+      ValueError: if there is no such dataset, or they cannot be known without it.
+    """
+    if name in source_names():
+        data = load(name, "train", **options)
+        return data.image_shape, data.num_classes
+    source = importlib.import_module(f"{_SOURCES}.tfds").facts
+    given = {option: value for option, value in options.items() if value is not None}
+    return call(source, given, where="data", name=name)
+
+
 def _check_options(name: str, given: dict[str, Any], allowed: list[str]) -> None:
     for option in given:
         if option not in allowed:

@@ -1,4 +1,4 @@
-"""The host side of training: shuffle, repeat, this host's share, batch; uint8 only. The position is the step itself."""
+"""The host side of training: shuffle, repeat, this host's share, batch; images stay uint8. The position is the step."""
 
 import dataclasses
 import functools

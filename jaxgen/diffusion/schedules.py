@@ -1,45 +1,52 @@
-"""Discrete noise schedules (DDPM, improved DDPM), their noise levels, and subsets of timesteps to sample with.
+"""Noise schedules: noise level sigma, the ratio of noise to signal, as an increasing function of time in [0, 1].
 
-The forward process is x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps for t in 0..T-1. Divided by
-sqrt(alpha_bar_t) it is x_0 + sigma_t eps with sigma_t = sqrt((1 - alpha_bar_t) / alpha_bar_t), the scale in which
-samplers and denoisers work.
+Discrete schedules (DDPM, improved DDPM) are tables over T timesteps, kept in float64: x_t = sqrt(alpha_bar_t) x_0 +
+sqrt(1 - alpha_bar_t) eps has sigma_t = sqrt((1 - alpha_bar_t) / alpha_bar_t). The others are formulas.
 """
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Float64, Int
+from jaxtyping import Array, Float, Float64
+
+Curve = Callable[[Float[Array, "*n"]], Float[Array, "*n"]]
 
 
-class NoiseSchedule(NamedTuple):
-    """The tables of a discrete forward process, in float64 on the host.
+class Schedule(NamedTuple):
+    """A noise schedule.
 
     Attributes:
-      betas: variance that each step adds, in (0, 1).
-      alpha_bar: share of the image's variance that is left after each step, the cumulative product of 1 - betas.
-      sigmas: noise level of each step over that of the image, increasing.
+      sigma: noise level at times in [0, 1].
+      time: the inverse of `sigma`; noise levels beyond the schedule's ends are taken for the ends.
+      table: noise level of each timestep, of a discrete schedule: timestep t is time t / (T - 1).
     """
 
-    betas: Float64[np.ndarray, " t"]
-    alpha_bar: Float64[np.ndarray, " t"]
-    sigmas: Float64[np.ndarray, " t"]
+    sigma: Curve
+    time: Curve
+    table: Float64[np.ndarray, " t"] | None = None
+
+    def timesteps(self, by: str) -> Float64[np.ndarray, " t"]:
+        """The table, for what needs one.
+
+        Raises:
+          ValueError: if the schedule is not discrete; `by` says in the message what needed it.
+        """
+        if self.table is None:
+            raise ValueError(f"{by} needs timesteps: use a discrete schedule, such as linear or cosine.")
+        return self.table
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The least and the greatest noise level."""
+        with jax.ensure_compile_time_eval():
+            low, high = self.sigma(jnp.array([0.0, 1.0]))
+            return float(low), float(high)
 
 
-def from_betas(betas: Float64[np.ndarray, " t"]) -> NoiseSchedule:
-    """Completes a schedule from its betas.
-
-    Raises:
-      ValueError: if a beta is outside (0, 1).
-    """
-    if not np.all((betas > 0.0) & (betas < 1.0)):
-        raise ValueError(f"Every beta must lie in (0, 1); these run from {betas.min():g} to {betas.max():g}.")
-    alpha_bar = np.cumprod(1.0 - betas)
-    return NoiseSchedule(betas, alpha_bar, np.sqrt((1.0 - alpha_bar) / alpha_bar))
-
-
-def linear(num_timesteps: int = 1000) -> NoiseSchedule:
+def linear(*, num_timesteps: int = 1000) -> Schedule:
     """Betas from 1e-4 to 0.02 over 1,000 steps (DDPM, section 4), scaled by 1,000 / T for other numbers of steps.
 
     Raises:
@@ -48,80 +55,104 @@ def linear(num_timesteps: int = 1000) -> NoiseSchedule:
     if num_timesteps <= 20:
         raise ValueError(f"The linear schedule needs more than 20 timesteps, not {num_timesteps}.")
     scale = 1000.0 / num_timesteps
-    return from_betas(np.linspace(scale * 1e-4, scale * 0.02, num_timesteps))
+    return _from_betas(np.linspace(scale * 1e-4, scale * 0.02, num_timesteps))
 
 
-def cosine(num_timesteps: int = 1000, *, offset: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
+def cosine(*, num_timesteps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> Schedule:
     """Betas whose alpha_bar follows a squared cosine (Nichol and Dhariwal 2021, eq. 17)."""
     time = np.linspace(0.0, 1.0, num_timesteps + 1)
     alpha_bar = np.cos((time + offset) / (1.0 + offset) * np.pi / 2) ** 2
-    return from_betas(np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], max_beta))
+    return _from_betas(np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], max_beta))
 
 
-def timestep_to_sigma(schedule: NoiseSchedule, t: Float[Array, "*n"] | Int[Array, "*n"]) -> Float[Array, "*n"]:
-    """Noise level of (fractional) timesteps, log-linear between those of the schedule; t is clipped to [0, T - 1]."""
-    log_sigmas = np.log(schedule.sigmas)
-    return jnp.exp(jnp.interp(t, np.arange(len(log_sigmas)), log_sigmas))
+def sigmoid(*, start: float = -3.0, end: float = 3.0, tau: float = 1.0, clip_min: float = 1e-9) -> Schedule:
+    """An alpha_bar that falls from 1 to 0 along a sigmoid (Jabri et al. 2023, algorithm 4; Chen 2023)."""
+    low, high = (1.0 / (1.0 + np.exp(-x / tau)) for x in (start, end))
+
+    def sigma(time: Array) -> Array:
+        alpha_bar = (high - jax.nn.sigmoid((time * (end - start) + start) / tau)) / (high - low)
+        alpha_bar = jnp.clip(alpha_bar, clip_min, 1.0 - 1e-6)
+        return jnp.sqrt((1.0 - alpha_bar) / alpha_bar)
+
+    def time(sigma: Array) -> Array:
+        level = high - (high - low) / (1.0 + sigma**2)
+        return jnp.clip((tau * jax.scipy.special.logit(level) - start) / (end - start), 0.0, 1.0)
+
+    return Schedule(sigma, time)
 
 
-def sigma_to_timestep(schedule: NoiseSchedule, sigma: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """The (fractional) timestep of noise levels, the inverse of `timestep_to_sigma`; clipped to [0, T - 1]."""
-    log_sigmas = np.log(schedule.sigmas)
-    return jnp.interp(jnp.log(sigma), log_sigmas, np.arange(len(log_sigmas)))
+def vp(*, beta_d: float = 19.9, beta_min: float = 0.1, time_min: float = 1e-5) -> Schedule:
+    """The variance-preserving SDE's (Song et al. 2021), in the notation of Karras et al. 2022, table 1."""
+
+    def sigma(time: Array) -> Array:
+        time = time_min + (1.0 - time_min) * time
+        return jnp.sqrt(jnp.expm1(0.5 * beta_d * time**2 + beta_min * time))
+
+    def time(sigma: Array) -> Array:
+        root = jnp.sqrt(beta_min**2 + 2.0 * beta_d * jnp.log1p(sigma**2))
+        return jnp.clip(((root - beta_min) / beta_d - time_min) / (1.0 - time_min), 0.0, 1.0)
+
+    return Schedule(sigma, time)
 
 
-Spacing = Literal["leading", "trailing", "linspace", "quadratic"]
+def log_linear(*, sigma_min: float = 0.02, sigma_max: float = 100.0) -> Schedule:
+    """A log-SNR linear in time: the variance-exploding SDE's (Song et al. 2021), and VDM's before it is learned.
+
+    VDM (Kingma et al. 2021) runs from sigma_min = exp(-13.3 / 2) to sigma_max = exp(5 / 2).
+    """
+    _check_range(sigma_min, sigma_max)
+    low, width = np.log(sigma_min), np.log(sigma_max / sigma_min)
+    return Schedule(
+        lambda time: jnp.exp(low + width * time), lambda sigma: jnp.clip((jnp.log(sigma) - low) / width, 0.0, 1.0)
+    )
 
 
-def timestep_subset(num_timesteps: int, num_steps: int, *, spacing: Spacing = "trailing") -> Int[np.ndarray, " steps"]:
-    """Chooses the timesteps to sample with, in descending order.
+def karras(*, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Schedule:
+    """Powers of a line, sigma^(1/rho) linear in time (Karras et al. 2022, eq. 5)."""
+    _check_range(sigma_min, sigma_max)
+    low, high = sigma_min ** (1.0 / rho), sigma_max ** (1.0 / rho)
+    return Schedule(
+        lambda time: (low + (high - low) * time) ** rho,
+        lambda sigma: jnp.clip((sigma ** (1.0 / rho) - low) / (high - low), 0.0, 1.0),
+    )
+
+
+def flow(*, shift: float = 1.0, time_max: float = 0.999) -> Schedule:
+    """The linear path's sigma = t / (1 - t), shifted for the resolution.
+
+    More pixels need more noise for the same loss of information: `shift` multiplies sigma, which is the shift of time
+    of Esser et al. 2024 (eq. 23), and of log-SNR by -2 log(shift) of Hoogeboom et al. 2023.
 
     Args:
-      num_timesteps: how many timesteps to choose from: T, or fewer to start at less noise than the schedule ends with.
-      num_steps: n, how many of them to visit.
-      spacing: "leading" takes every floor(T / n)-th from 0, and so starts below T - 1; "trailing" takes every
-        (T / n)-th from T - 1 down; "linspace" spreads them evenly over 0 and T - 1, both included (for these three see
-        Lin et al. 2024, table 2); "quadratic" does so with their square roots (DDIM, Song et al. 2021, appendix D.2).
-
-    Raises:
-      ValueError: if `num_steps` is out of range.
+      shift: 1 for none; sqrt(m / n) takes a schedule made for n pixels to m.
+      time_max: t at time 1, below 1 because sigma is infinite there.
     """
-    if not 1 <= num_steps <= num_timesteps:
-        raise ValueError(f"Sampling takes 1 to {num_timesteps} steps with this schedule, not {num_steps}.")
-    if spacing == "leading":
-        return np.arange(num_steps)[::-1] * (num_timesteps // num_steps)
-    if spacing == "trailing":
-        return np.rint(num_timesteps - np.arange(num_steps) * (num_timesteps / num_steps)).astype(int) - 1
-    if spacing == "linspace":
-        return np.rint(np.linspace(num_timesteps - 1, 0, num_steps)).astype(int)
-    if spacing == "quadratic":
-        squares = np.rint(np.linspace(0.0, np.sqrt(num_timesteps - 1), num_steps) ** 2).astype(int)
-        return np.maximum(squares, np.arange(num_steps))[::-1]  # the smallest squares may round to the same timestep
-    raise ValueError(f"Unknown timestep spacing {spacing!r}; there are leading, trailing, linspace and quadratic.")
+    if shift <= 0.0 or not 0.0 < time_max < 1.0:
+        raise ValueError(f"flow takes shift > 0 and time_max in (0, 1), not shift={shift} and time_max={time_max}.")
+
+    def sigma(time: Array) -> Array:
+        return shift * time_max * time / (1.0 - time_max * time)
+
+    return Schedule(sigma, lambda sigma: jnp.clip(sigma / (shift + sigma) / time_max, 0.0, 1.0))
 
 
-def respaced_timesteps(num_timesteps: int, section_counts: Sequence[int]) -> Int[np.ndarray, " steps"]:
-    """Splits the schedule into equal sections and visits so many timesteps in each (Nichol and Dhariwal 2021, sec. 4).
-
-    The first counts are those of the least noisy sections; the result is in descending order.
-
-    Raises:
-      ValueError: if a section has fewer timesteps than are asked of it.
-    """
-    sections = np.array_split(np.arange(num_timesteps), len(section_counts))
-    if any(not 1 <= count <= len(section) for count, section in zip(section_counts, sections, strict=True)):
-        raise ValueError(f"Sections of {len(sections[-1])} timesteps cannot give {list(section_counts)} of them.")
-    picked = [_spread(section, count) for section, count in zip(sections, section_counts, strict=True)]
-    return np.concatenate(picked)[::-1]
+def _from_betas(betas: Float64[np.ndarray, " t"]) -> Schedule:
+    if not np.all((betas > 0.0) & (betas < 1.0)):
+        raise ValueError(f"Every beta must lie in (0, 1); these run from {betas.min():g} to {betas.max():g}.")
+    alpha_bar = np.cumprod(1.0 - betas)
+    return _from_table(np.sqrt((1.0 - alpha_bar) / alpha_bar))
 
 
-def _spread(section: np.ndarray, count: int) -> np.ndarray:
-    # The positions accumulate a stride, as in the official code, because rounding then breaks ties the same way.
-    stride = (len(section) - 1) / max(count - 1, 1)
-    positions = np.cumsum([0.0] + [stride] * (count - 1))
-    return section[np.rint(positions).astype(int)]
+def _from_table(table: Float64[np.ndarray, " t"]) -> Schedule:
+    """Between timesteps, noise levels are log-linear."""
+    times, logs = np.linspace(0.0, 1.0, len(table)), np.log(table)
+    return Schedule(
+        lambda time: jnp.exp(jnp.interp(time, times, logs)),
+        lambda sigma: jnp.interp(jnp.log(sigma), logs, times),
+        table,
+    )
 
 
-def sampling_sigmas(schedule: NoiseSchedule, timesteps: Int[np.ndarray, " steps"]) -> Float32[np.ndarray, " steps+1"]:
-    """The noise levels that a sampler steps through: those of the timesteps, then 0."""
-    return np.append(schedule.sigmas[timesteps], 0.0).astype(np.float32)
+def _check_range(sigma_min: float, sigma_max: float) -> None:
+    if not 0.0 < sigma_min < sigma_max:
+        raise ValueError(f"Noise levels must have 0 < sigma_min < sigma_max, not {sigma_min} and {sigma_max}.")

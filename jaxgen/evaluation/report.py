@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -32,6 +32,13 @@ class LabeledImages(NamedTuple):
     labels: Int[np.ndarray, " n"] | None = None
 
 
+class Likelihood(NamedTuple):
+    """Log-likelihoods of held-out images, and whether they are exact or lower bounds."""
+
+    nats: Float[np.ndarray, " n"]
+    kind: Literal["exact", "lower_bound"]
+
+
 class EvaluationSettings(NamedTuple):
     """What a comparison between models must hold fixed.
 
@@ -39,6 +46,7 @@ class EvaluationSettings(NamedTuple):
       num_samples: images drawn from the model.
       seed: that they are drawn with.
       k: neighbours for precision, recall, density and coverage.
+      num_likelihood: held-out images whose likelihood is taken, at most, of a model that has one.
       max_pixel_features: in pixel space, larger images are averaged over blocks down to this many numbers.
       classifier: how the classifier that gives features is trained.
     """
@@ -46,6 +54,7 @@ class EvaluationSettings(NamedTuple):
     num_samples: int = 1000
     seed: int = 0
     k: int = 3
+    num_likelihood: int = 10_000
     max_pixel_features: int = 1024
     classifier: ClassifierSettings = ClassifierSettings()
 
@@ -82,6 +91,7 @@ def evaluate(
     num_classes: int,
     settings: EvaluationSettings,
     reconstructions: UInt8[np.ndarray, "..."] | None = None,
+    likelihood: Likelihood | None = None,
     cache_dir: str | Path | None = None,
 ) -> dict[str, Figure]:
     """Judges samples against the data; the result can be written as JSON.
@@ -93,6 +103,7 @@ def evaluate(
       num_classes: of the data; 0 where it has none, and then only pixels are compared.
       settings: the protocol.
       reconstructions: the held-out images after encoding and decoding, for a model that does both.
+      likelihood: what a model that has one says of the held-out images.
       cache_dir: where the trained classifier is kept for the next evaluation.
 
     Raises:
@@ -118,6 +129,8 @@ def evaluate(
     figures = {name: figure | protocol for name, figure in figures.items()}
     if reconstructions is not None:
         figures |= _reconstruction_figures(reconstructions, held_out.images)
+    if likelihood is not None:
+        figures |= _likelihood_figures(likelihood, held_out.images[0].size)
     return figures
 
 
@@ -287,6 +300,14 @@ def _reconstruction_figures(
         "reconstruction_mse": common | {"value": mse, "unit": "squared [0, 1] levels a pixel", "better": "lower"},
         "reconstruction_psnr": common | {"value": psnr, "unit": "dB, of the mean over all images", "better": "higher"},
     }
+
+
+def _likelihood_figures(likelihood: Likelihood, dimensions: int) -> dict[str, Figure]:
+    """Bits a dimension of the 8-bit images: -log2 p / (h w c)."""
+    bits = -likelihood.nats.astype(np.float64) / (math.log(2) * dimensions)
+    error = float(bits.std(ddof=1) / math.sqrt(len(bits)))
+    protocol = {"likelihood": likelihood.kind, "standard_error": error, "reference": _split("held-out", bits)}
+    return {"bits_per_dim": {"value": float(bits.mean()), "better": "lower"} | protocol}
 
 
 def _split(name: str, images: np.ndarray) -> str:

@@ -5,6 +5,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
+from jaxgen.nn import checks
 from jaxgen.nn.layers import Downsample, Dropout, SelfAttention, Upsample, conv3x3, dense, timestep_embedding
 
 
@@ -39,21 +40,25 @@ class Block(nn.Module):
 
 
 class Embedding(nn.Module):
-    """The embedding of the timestep, and of the label where there are classes, that conditions every block."""
+    """The embedding that conditions every block: of the timestep, and of the label and the vector if there are any."""
 
     channels: int
     num_classes: int = 0
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, t: Float[Array, " b"], label: Int[Array, " b"] | None) -> Float[Array, "b 4*{self.channels}"]:
-        """Embeds t in [0, 1000) and labels in [0, num_classes]; no label means `num_classes`, the null token."""
-        emb = timestep_embedding(t, self.channels).astype(self.dtype)
+    def __call__(
+        self, noise_label: Float[Array, " b"], label: Int[Array, " b"] | None, vector: Float[Array, "b f"] | None
+    ) -> Float[Array, "b 4*{self.channels}"]:
+        """Embeds timesteps in [0, 1000) and labels in [0, num_classes]; None means `num_classes`, the null token."""
+        emb = timestep_embedding(noise_label, self.channels).astype(self.dtype)
         emb = dense(4 * self.channels, dtype=self.dtype, name="time_0")(emb)
         emb = dense(4 * self.channels, dtype=self.dtype, name="time_1")(nn.swish(emb))
         if self.num_classes:
-            label = jnp.full(t.shape, self.num_classes) if label is None else label
+            label = jnp.full(noise_label.shape, self.num_classes) if label is None else label
             emb += nn.Embed(self.num_classes + 1, 4 * self.channels, dtype=self.dtype, name="label")(label)
+        if vector is not None:
+            emb += dense(4 * self.channels, use_bias=False, dtype=self.dtype, name="vector")(vector)
         return emb
 
 
@@ -93,9 +98,10 @@ class UNet(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b h w c"],
-        t: Float[Array, " b"],
+        noise_label: Float[Array, " b"],
         label: Int[Array, " b"] | None = None,
         *,
+        vector: Float[Array, "b f"] | None = None,
         train: bool,
         dropout_keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b h w {self.out_channels}"]:
@@ -103,17 +109,19 @@ class UNet(nn.Module):
 
         Args:
           x: noisy images.
-          t: timesteps in [0, 1000), possibly fractional.
+          noise_label: timesteps in [0, 1000), possibly fractional.
           label: classes in [0, num_classes], `num_classes` being the null token; None means the null token throughout.
+          vector: further conditioning; a network that was initialized with it can do without.
           train: whether dropout is on.
           dropout_keys: one key an example; needed when `train` and `dropout` > 0, unused otherwise.
 
         Raises:
           ValueError: if the image size, the groups, a label or the dropout keys do not fit the network.
         """
-        self._validate(x, label, needs_keys=train and self.dropout > 0 and dropout_keys is None)
+        self._validate(x, label)
+        checks.check_dropout(self.dropout, train=train, has_keys=dropout_keys is not None)
         keys = dropout_keys if train else None
-        emb = Embedding(self.base_channels, self.num_classes, self.dtype, name="embedding")(t, label)
+        emb = Embedding(self.base_channels, self.num_classes, self.dtype, name="embedding")(noise_label, label, vector)
         h, skips = self._down(x.astype(self.dtype), emb, keys)
         width = self.base_channels * self.channel_multipliers[-1]
         h = self._block("mid_0", width, attention=True)(h, emb, keys)
@@ -154,17 +162,8 @@ class UNet(nn.Module):
     def _groups(self) -> int:
         return min(self.num_groups, self.base_channels)
 
-    def _validate(self, x: Array, label: Array | None, *, needs_keys: bool) -> None:
-        halvings = len(self.channel_multipliers) - 1
-        stride = 2**halvings
-        if x.shape[1] % stride or x.shape[2] % stride:
-            raise ValueError(
-                f"Images of {x.shape[1]}x{x.shape[2]} pixels cannot be halved {halvings} times: both sides "
-                f"must be multiples of {stride}, so resize the images or use fewer channel_multipliers."
-            )
+    def _validate(self, x: Array, label: Array | None) -> None:
+        checks.check_image_size(x, len(self.channel_multipliers))
+        checks.check_label(label, self.num_classes)
         if self.base_channels % self._groups:
             raise ValueError(f"base_channels={self.base_channels} must be a multiple of num_groups={self.num_groups}.")
-        if label is not None and not self.num_classes:
-            raise ValueError("This U-Net is unconditional (num_classes=0) but was given labels: set num_classes.")
-        if needs_keys:
-            raise ValueError(f"Training with dropout={self.dropout} needs dropout_keys, one key an example.")

@@ -2,12 +2,14 @@
 
 from typing import Literal
 
+import jax.numpy as jnp
 import optax
 
 from jaxgen.core import trees
 from jaxgen.core.config import Section, call, choose
+from jaxgen.optim.projection import normalized_weights, project
 
-Schedule = Literal["constant", "cosine", "linear"]
+Schedule = Literal["constant", "cosine", "linear", "inverse_sqrt"]
 
 
 def make_optimizer(
@@ -17,10 +19,12 @@ def make_optimizer(
     learning_rate: float = 2e-4,
     schedule: Schedule = "constant",
     warmup_steps: int = 0,
+    decay_steps: int | None = None,
     b1: float = 0.9,
     b2: float = 0.999,
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
+    forced_normalization: str | None = None,
 ) -> optax.GradientTransformation:
     """Builds an optimizer from the settings of a config's `optimizer` section.
 
@@ -30,10 +34,13 @@ def make_optimizer(
       learning_rate: the highest rate of the schedule.
       schedule: what follows the warm-up.
       warmup_steps: updates of linear growth from zero.
+      decay_steps: of `inverse_sqrt`: updates until the rate starts to fall.
       b1: decay of the first moment.
       b2: decay of the second moment.
       weight_decay: decoupled decay (Loshchilov & Hutter 2019) of kernels and embeddings; biases and scales have none.
       clip_norm: global norm that a gradient is scaled down to.
+      forced_normalization: regular expression over the names of weights that are normalized after each update, for
+        magnitude-preserving networks (Karras et al. 2024): the weights of each output get a root mean square of 1.
 
     Raises:
       ValueError: if the name is unknown or a number is out of range.
@@ -45,7 +52,9 @@ def make_optimizer(
         "lion": lambda: optax.scale_by_lion(b1, b2),
     }
     rule = choose(rules, name, where="optimizer.name")
-    rate = learning_rate_schedule(num_steps, learning_rate, schedule=schedule, warmup_steps=warmup_steps)
+    rate = learning_rate_schedule(
+        num_steps, learning_rate, schedule=schedule, warmup_steps=warmup_steps, decay_steps=decay_steps
+    )
     chain = [rule(), optax.scale_by_learning_rate(rate)]
     if weight_decay:
         chain.insert(
@@ -53,6 +62,8 @@ def make_optimizer(
         )
     if clip_norm is not None:
         chain.insert(0, optax.clip_by_global_norm(clip_norm))
+    if forced_normalization is not None:
+        chain.append(project(lambda params: normalized_weights(params, forced_normalization)))
     return optax.chain(*chain)
 
 
@@ -70,22 +81,30 @@ def make_player_optimizers(section: Section, *players: str, num_steps: int) -> d
 
 
 def learning_rate_schedule(
-    num_steps: int, learning_rate: float, *, schedule: Schedule = "constant", warmup_steps: int = 0
+    num_steps: int,
+    learning_rate: float,
+    *,
+    schedule: Schedule = "constant",
+    warmup_steps: int = 0,
+    decay_steps: int | None = None,
 ) -> optax.Schedule:
     """The learning rate by update count: linear growth over `warmup_steps`, then the named schedule.
 
-    A run that is shorter than its warm-up ends on the way up.
+    A run that is shorter than its warm-up ends on the way up. `inverse_sqrt` has the rate of update t fall as
+    1 / sqrt(t / decay_steps) from t = decay_steps on (Karras et al. 2024, eq. 67).
 
     Raises:
-      ValueError: if the warm-up is negative.
+      ValueError: if the warm-up is negative, or `decay_steps` does not go with the schedule.
     """
     if warmup_steps < 0:
         raise ValueError(f"optimizer.warmup_steps is {warmup_steps}, but must be at least 0.")
+    falls_from = _decay_start(schedule, decay_steps)
     remaining = max(1, num_steps - warmup_steps + bool(warmup_steps))  # the count below is ahead by one
     after = {
         "constant": lambda: optax.constant_schedule(learning_rate),
         "cosine": lambda: optax.cosine_decay_schedule(learning_rate, remaining),
         "linear": lambda: optax.linear_schedule(learning_rate, 0.0, remaining),
+        "inverse_sqrt": lambda: _inverse_sqrt(learning_rate, falls_from, first=max(warmup_steps, 1)),
     }
     decay = choose(after, schedule, where="optimizer.schedule")()
     if not warmup_steps:
@@ -94,3 +113,18 @@ def learning_rate_schedule(
     return lambda count: optax.join_schedules(
         [optax.linear_schedule(0.0, learning_rate, warmup_steps), decay], [warmup_steps]
     )(count + 1)
+
+
+def _decay_start(schedule: Schedule, decay_steps: int | None) -> float:
+    """The update at which an inverse square root starts to fall; infinity for other schedules."""
+    if (schedule == "inverse_sqrt") != (decay_steps is not None) or (decay_steps is not None and decay_steps < 1):
+        raise ValueError(
+            f"optimizer.decay_steps is {decay_steps} and optimizer.schedule is {schedule!r}, but inverse_sqrt needs "
+            "decay_steps of at least 1, and no other schedule has any."
+        )
+    return float("inf" if decay_steps is None else decay_steps)
+
+
+def _inverse_sqrt(learning_rate: float, falls_from: float, *, first: int) -> optax.Schedule:
+    """The rate of update `first` + count."""
+    return lambda count: learning_rate * jnp.maximum((first + count) / falls_from, 1.0) ** -0.5

@@ -128,9 +128,40 @@ def reconstruct_images(
         latents = model.encode(image_keys, variables, images.to_float(rows["image"]), cond)
         return model.decode(variables, latents, cond)
 
-    image_keys = key_tools.per_example(
-        key_tools.stream(key_tools.root_key(0), "reconstruct"), jnp.arange(len(originals))
-    )
-    rows = {"image": originals} | ({"label": labels} if model.spec.num_classes else {})
-    batches = map_batches(reconstruct, mesh, image_keys, variables, rows, batch_size=batch_size)
+    batches = _map_images(reconstruct, model, variables, originals, labels, mesh=mesh, batch_size=batch_size)
     return np.concatenate([images.to_uint8(batch) for batch in batches])
+
+
+def score_images(
+    model: GenerativeModel,
+    variables: PyTree,
+    originals: np.ndarray,
+    labels: np.ndarray | None,
+    *,
+    mesh: Mesh,
+    batch_size: int,
+) -> np.ndarray:
+    """Log-likelihoods [n], in nats, of uint8 images [n, h, w, c] by a model that has one."""
+    require(model, "log_prob", by="The likelihood")
+
+    def score(image_keys: Key[Array, " n"], variables: PyTree, rows: PyTree) -> Array:
+        assert model.log_prob is not None
+        return model.log_prob(image_keys, variables, {**rows, "image": images.to_float(rows["image"])})
+
+    return np.concatenate([*_map_images(score, model, variables, originals, labels, mesh=mesh, batch_size=batch_size)])
+
+
+def _map_images(
+    fn: Callable[..., Array],
+    model: GenerativeModel,
+    variables: PyTree,
+    originals: np.ndarray,
+    labels: np.ndarray | None,
+    *,
+    mesh: Mesh,
+    batch_size: int,
+) -> Iterator[np.ndarray]:
+    """Applies `fn(keys, variables, rows)` to images, with their labels where the model is conditional."""
+    image_keys = key_tools.per_example(key_tools.stream(key_tools.root_key(0), fn.__name__), jnp.arange(len(originals)))
+    rows = {"image": originals} | ({"label": labels} if model.spec.num_classes else {})
+    return map_batches(fn, mesh, image_keys, variables, rows, batch_size=batch_size)

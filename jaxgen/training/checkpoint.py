@@ -61,8 +61,8 @@ class Checkpoints:
         """Blocks until every save is whole."""
         self._manager.wait_until_finished()
 
-    def newest_whole_step(self) -> int:
-        """The step to resume at; 0 where nothing was ever saved. What is damaged is named and set aside.
+    def newest_whole_step(self) -> int | None:
+        """The step to resume at; None where nothing was ever saved. What is damaged is named and set aside.
 
         Raises:
           ValueError: if there are checkpoints but none of them is whole, since that is no reason to start afresh.
@@ -79,7 +79,7 @@ class Checkpoints:
                 f"No checkpoint in {self.directory} is whole: put one back, or start in another --workdir. "
                 f"The damaged ones are in {self.directory / 'damaged'}."
             )
-        return newest or 0
+        return newest
 
     def _set_aside(self, step: int, problem: str) -> None:
         target = _free_name(self.directory / "damaged" / str(step))

@@ -13,7 +13,7 @@ from jaxgen.core.contract import GenerativeModel, TrainState
 from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel import sampling
 from jaxgen.parallel.runner import Compiled, Runner
-from jaxgen.training import loop
+from jaxgen.training import loop, snapshots
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.logging import Log, Progress
 from jaxgen.training.settings import TrainSettings
@@ -49,8 +49,8 @@ class Run(NamedTuple):
     started: float
 
 
-def train(run: Run, start: int) -> int | None:
-    """Trains from a checkpoint's step, or from 0, to the last step, and saves the final state.
+def train(run: Run, saved: int | None) -> int | None:
+    """Trains from the checkpoint of the step `saved`, or from the start, to the last step; saves the final state.
 
     Returns:
       The step at which the run was interrupted, and saved; None if it came to its end.
@@ -58,10 +58,10 @@ def train(run: Run, start: int) -> int | None:
     Raises:
       NonFiniteError: if a metric is not finite and the settings say `stop`; nothing after that step is saved.
     """
-    settings = run.settings
+    settings, start = run.settings, saved or 0
     batches = run.batches(start)
     first = next(batches)
-    state = _start(run, first, start)
+    state = _start(run, first, saved)
     plan = loop.dispatches(start, settings.num_steps, settings.steps_per_dispatch, run.model.phase)
     state, stopped = loop.fit(
         run.runner,
@@ -70,10 +70,7 @@ def train(run: Run, start: int) -> int | None:
         plan,
         on_metrics=_on_metrics(run),
         on_compiled=_on_compiled(run),
-        hooks=[
-            loop.Hook(settings.sample_every_steps, lambda step, state: _sample(run, step, state)),
-            loop.Hook(settings.checkpoint_every_steps, lambda step, state: _save(run, step, state)),
-        ],
+        hooks=_hooks(run),
         interrupted=run.interrupted,
     )
     last = settings.num_steps if stopped is None else stopped
@@ -84,14 +81,25 @@ def train(run: Run, start: int) -> int | None:
     return stopped
 
 
-def _start(run: Run, first: PyTree, start: int) -> PyTree:
-    """The initial state, or the restored one; says how large the model is."""
+def _hooks(run: Run) -> list[loop.Hook]:
+    settings = run.settings
+    hooks = [
+        loop.Hook(settings.sample_every_steps, lambda step, state: _sample(run, step, state)),
+        loop.Hook(settings.checkpoint_every_steps, lambda step, state: _save(run, step, state)),
+    ]
+    if settings.snapshot_every_steps is not None:
+        hooks.append(loop.Hook(settings.snapshot_every_steps, lambda step, state: _snapshot(run, step, state)))
+    return hooks
+
+
+def _start(run: Run, first: PyTree, saved: int | None) -> PyTree:
+    """The initial state, or the restored one, at step 0 if it was imported; says how large the model is."""
     example = run.runner.put(_one_step(first))
-    if start:
-        state = run.runner.from_contract(run.checkpoints.restore(start, run.runner.target(example)))
-        run.progress.say(f"Resumed at step {start}.")
-    else:
+    if saved is None:
         state = run.runner.init(example)
+    else:
+        state = run.runner.from_contract(run.checkpoints.restore(saved, run.runner.target(example)))
+        run.progress.say(f"Resumed at step {saved}.")
     run.progress.say(_size(run.runner.target(example)))
     return state
 
@@ -159,6 +167,11 @@ def _sample(run: Run, step: int, state: PyTree) -> None:
 
 def _save(run: Run, step: int, state: PyTree) -> None:
     run.checkpoints.save(step, run.runner.to_contract(state), run.config)
+
+
+def _snapshot(run: Run, step: int, state: PyTree) -> None:
+    averages = run.runner.to_contract(state).ema
+    snapshots.save(run.checkpoints.directory.parent, step, averages, tuple(run.config.ema.sigma_rel))
 
 
 def _one_step(batch: PyTree) -> PyTree:

@@ -21,6 +21,8 @@ class TrainSettings(NamedTuple):
       sample_every_steps: distance between grids of samples.
       checkpoint_every_steps: distance between checkpoints.
       keep_checkpoints: how many of the newest are kept.
+      snapshot_every_steps: distance between snapshots of power averages, from which `launch.py ema` makes others; None
+        for no snapshots.
     """
 
     num_steps: int
@@ -32,6 +34,7 @@ class TrainSettings(NamedTuple):
     sample_every_steps: int = 1_000
     checkpoint_every_steps: int = 1_000
     keep_checkpoints: int = 2
+    snapshot_every_steps: int | None = None
 
 
 def train_settings(config: ConfigDict) -> TrainSettings:
@@ -44,6 +47,8 @@ def train_settings(config: ConfigDict) -> TrainSettings:
     for name, value in settings._asdict().items():
         if isinstance(value, int) and value < 1:
             raise ValueError(f"train.{name} is {value}, but must be at least 1.")
+    if settings.snapshot_every_steps is not None and config.ema.get("kind") != "power":
+        raise ValueError("train.snapshot_every_steps is set, but only the averages of ema.kind=power have snapshots.")
     size, slices = config.data.batch_size, settings.microbatches
     if size < 1 or size % slices:
         raise ValueError(f"data.batch_size is {size}, but must be a positive multiple of train.microbatches, {slices}.")

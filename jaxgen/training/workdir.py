@@ -1,7 +1,10 @@
 """The work directory of a run: made, recognized, or refused, before anything is computed."""
 
+import contextlib
 import json
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -92,3 +95,21 @@ def write_whole(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text)
     temporary.replace(path)
+
+
+@contextlib.contextmanager
+def whole_directory(output: Path) -> Iterator[Path]:
+    """A directory to write into, which takes the place of `output` at the end if all went well, and is gone if not.
+
+    Raises:
+      ValueError: if there can be no directory of that name.
+    """
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{output} cannot be written ({error.strerror}): choose another directory.") from error
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
+        unfinished = Path(temporary) / output.name
+        unfinished.mkdir()
+        yield unfinished
+        unfinished.rename(output)

@@ -12,6 +12,7 @@ import pytest
 from launching import TINY, contents, environment, launch
 
 from jaxgen.cli import setup
+from jaxgen.cli.main import COMMANDS
 from jaxgen.training.settings import train_settings
 from jaxgen.training.workdir import load_config, load_spec
 
@@ -137,6 +138,6 @@ def test_the_process_itself_refuses_in_one_sentence(tmp_path):
     assert process.returncode == 2
     assert process.stdout == ""
     assert process.stderr == (
-        "error: There is no command 'trian'; there are train, sample, evaluate. Did you mean train?\n"
+        f"error: There is no command 'trian'; there are {', '.join(COMMANDS)}. Did you mean train?\n"
     )
     assert list(tmp_path.iterdir()) == []

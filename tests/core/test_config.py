@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 from typing import Literal, NamedTuple
 
 import flax.linen as nn
@@ -172,3 +173,29 @@ def test_differences_names_each_setting_that_is_other_but_for_ignored_sections()
     assert configs.differences(ours, theirs, ignore=("log",)) == expected
     assert configs.differences(ours, theirs) == ["log.x: True now, False there", *expected]
     assert configs.differences(ours, theirs, ignore=("mod", "lo")) == configs.differences(ours, theirs)
+
+
+@pytest.mark.parametrize(("text", "sigma_data"), [("edm", 0.5), ("edm()", 0.5), ("edm(sigma_data=2.0)", 2.0)])
+def test_call_text_calls_what_is_named_with_what_is_given(text, sigma_data):
+    weighting = configs.call_text("jaxgen.diffusion.weightings", text, where="weighting")
+    assert inspect.getclosurevars(inspect.getclosurevars(weighting).nonlocals["weight"]).nonlocals == {
+        "sigma_data": sigma_data
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("min_snrr", r"weighting is 'min_snrr', but must be one of uniform, .*, min_snr, .*Did you mean min_snr\?"),
+        ("prediction_weight", r"must be one of uniform, velocity, snr"),  # imported there, not defined
+        ("min_snr(5.0)", r"weighting is 'min_snr\(5\.0\)', but must be a name, or a call with named values"),
+        ("min_snr(gamma=open('x'))", r"must be a name, or a call with named values"),
+        ("a.b(c=1)", r"must be a name, or a call with named values"),
+        ("min_snr(gamma='5')", r"weighting=min_snr\.gamma is '5', but must be of type float"),
+        ("min_snr(g=5.0)", r"weighting=min_snr\.g is not a setting; weighting=min_snr takes gamma"),
+        ("1 +", r"must be a name, or a call with named values"),
+    ],
+)
+def test_call_text_refuses(text, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        configs.call_text("jaxgen.diffusion.weightings", text, where="weighting")

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.core import images, keys
+from jaxgen.core import ema, images, keys
 from jaxgen.core.contract import GenerativeModel, ModelSpec, TrainState
-from jaxgen.core.wrappers import ema_decay, skip_nonfinite, with_ema, with_preprocessing
+from jaxgen.core.wrappers import skip_nonfinite, with_ema, with_preprocessing
 
 KEY = keys.root_key(0)
 
@@ -61,10 +61,17 @@ def test_ema_with_warmup_forgets_the_start_by_a_binomial():
     np.testing.assert_allclose(1 - state.ema["params/w"], 1 / math.comb(14, 9), rtol=1e-2)
 
 
-def test_ema_decay_is_capped_only_while_young():
-    rates = [float(ema_decay(jnp.int32(n), decay=0.5, warmup=True)) for n in (0, 1, 8, 100)]
-    np.testing.assert_allclose(rates, [1 / 10, 2 / 11, 0.5, 0.5], rtol=1e-6)
-    assert float(ema_decay(jnp.int32(0), decay=0.5, warmup=False)) == 0.5
+def test_power_averages_take_the_first_update_whole_and_evaluation_sees_the_first_width():
+    """After two updates to 1 and 2, an average is 2 - 2^-(gamma + 1)."""
+    model = make_model(lambda params, batch: ({"w": params["w"] + 1.0}, {}), w=jnp.full((), 0.0))
+    model = with_ema(model, kind="power", sigma_rel=(0.10, 0.25), include="params/.*")
+    state, _ = run(model, 1)
+    assert state.ema == {"0": {"params/w": 1.0}, "1": {"params/w": 1.0}}
+    state, _ = run(model, 2)
+    expected = [2 - 2 ** -(ema.gamma(sigma_rel) + 1) for sigma_rel in (0.10, 0.25)]
+    np.testing.assert_allclose([state.ema[i]["params/w"] for i in "01"], expected, rtol=1e-6)
+    seen = model.eval_variables(state)
+    assert seen == {"params": {"w": state.ema["0"]["params/w"]}, "stat": 20.0}
 
 
 def test_evaluation_sees_the_average_and_the_statistics_that_belong_to_it():
@@ -93,6 +100,8 @@ def test_the_average_starts_as_a_copy_that_can_be_donated():
 def test_ema_refuses_what_it_cannot_average():
     with pytest.raises(ValueError, match=r"ema\.decay is 1\.0, but must be at least 0 and below 1"):
         with_ema(jump(), decay=1.0)
+    with pytest.raises(ValueError, match=r"ema\.sigma_rel is empty"):
+        with_ema(jump(), kind="power", sigma_rel=())
     with pytest.raises(ValueError, match=r"'parms/\.\*' matches no parameter; there are: .*params/w"):
         with_ema(jump(), include="parms/.*").init(KEY, {})
 

@@ -1,125 +1,228 @@
 """Samplers on Gaussian targets, whose ideal denoisers are known."""
 
-import os
-from pathlib import Path
+import importlib
+import inspect
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gaussian_targets import MU, TAU, ideal_denoiser, keys_of, ode_solution
+from golden_files import DIRECTORY
 
-from jaxgen.diffusion import samplers, schedules
+from jaxgen.core.config import module_names
+from jaxgen.diffusion import denoisers, levels, schedules
+from jaxgen.diffusion.inversion import ddim_inversion
+from jaxgen.diffusion.samplers.ancestral import ancestral
+from jaxgen.diffusion.samplers.ancestral_learned import ancestral_learned
+from jaxgen.diffusion.samplers.ddim import ddim
+from jaxgen.diffusion.samplers.dpmpp_2m import dpmpp_2m
+from jaxgen.diffusion.samplers.dpmpp_2m_sde import dpmpp_2m_sde
+from jaxgen.diffusion.samplers.dpmpp_2s import dpmpp_2s
+from jaxgen.diffusion.samplers.dpmpp_3m_sde import dpmpp_3m_sde
+from jaxgen.diffusion.samplers.euler import euler
+from jaxgen.diffusion.samplers.euler_ancestral import euler_ancestral
+from jaxgen.diffusion.samplers.heun import heun
+from jaxgen.diffusion.samplers.rk45 import rk45
+from jaxgen.diffusion.samplers.unipc import unipc
 
-GOLDEN = Path(os.environ.get("JAXGEN_GOLDEN_DIR", Path(__file__).parents[1] / "golden"))
-MU, TAU = 0.3, 0.4
-
-
-def ideal_denoiser(mu: float, tau: float):
-    """The posterior mean of N(mu, tau^2) given x = clean + sigma * noise."""
-
-    def denoise(x, sigma):
-        sigma = sigma[:, None, None, None]
-        return mu + tau**2 / (tau**2 + sigma**2) * (x - mu)
-
-    return denoise
-
-
-def keys_of(n: int, seed: int = 0) -> jax.Array:
-    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(n))
+SCHEDULE = schedules.linear()
 
 
 def start(keys: jax.Array, sigmas: np.ndarray, shape=(8, 8, 1)) -> jax.Array:
-    return samplers.initial_noise(keys, shape, float(sigmas[0]), variance_preserving=True)
+    return denoisers.initial_noise(keys, shape, float(sigmas[0]), variance_preserving=True)
 
 
-def some_sigmas(num_steps: int) -> np.ndarray:
-    return schedules.sampling_sigmas(schedules.linear(), schedules.timestep_subset(1000, num_steps))
+def few_sigmas(num_steps: int) -> np.ndarray:
+    return levels.timesteps(SCHEDULE, num_steps)
 
 
-@pytest.mark.parametrize("name", ["ddim_10", "ddim_50", "dpmpp_2m_10", "dpmpp_2m_20"])
-def test_deterministic_samplers_match_the_official_ones(name):
-    golden = dict(np.load(GOLDEN / "diffusion_math.npz"))
-    sigmas = schedules.sampling_sigmas(schedules.linear(), golden[f"sampler/{name}/timesteps"].astype(int))
+@pytest.fixture(scope="module")
+def golden():
+    return dict(np.load(DIRECTORY / "diffusion_math.npz"))
+
+
+def golden_cases():
+    samplers = {"ddim_10": ddim, "ddim_50": ddim, "dpmpp_2m_10": dpmpp_2m, "dpmpp_2m_20": dpmpp_2m, "unipc_10": unipc}
+    heuns = {f"edm_heun_{steps}": heun for steps in (5, 18, 40)}
+    return [pytest.param(name, sampler, id=name) for name, sampler in {**samplers, **heuns}.items()]
+
+
+@pytest.mark.parametrize(("name", "sampler"), golden_cases())
+def test_deterministic_samplers_match_the_official_ones(golden, name, sampler):
+    if sampler is heun:
+        sigmas = levels.karras(SCHEDULE, int(name.rpartition("_")[2]))
+        scale = sigmas[0]
+    else:
+        timesteps = golden[f"sampler/{name}/timesteps"].astype(int)
+        sigmas = np.append(SCHEDULE.table[timesteps], 0.0).astype(np.float32)
+        scale = np.sqrt(1.0 + sigmas[0] ** 2)
     denoise = ideal_denoiser(float(golden["sampler/mu"]), float(golden["sampler/tau"]))
-    x = jnp.asarray(np.moveaxis(golden["sampler/x_T"], 1, -1)) * np.sqrt(1.0 + sigmas[0] ** 2)
-    ddim = name.startswith("ddim")
-    out = samplers.ddim(keys_of(len(x)), denoise, x, sigmas) if ddim else samplers.dpmpp_2m(denoise, x, sigmas)
+    x = jnp.asarray(np.moveaxis(golden["sampler/x_T"], 1, -1) * scale)
+    out = sampler(keys_of(len(x)), denoise, x, sigmas)
     np.testing.assert_allclose(np.moveaxis(out, -1, 1), golden[f"sampler/{name}/x_0"], atol=1e-4)
 
 
-@pytest.mark.parametrize("variance", ["small", "large"])
-def test_ancestral_sampling_reproduces_a_gaussian(variance):
-    sigmas, keys = some_sigmas(1000), keys_of(256)
-    x = jax.jit(
-        lambda: samplers.ancestral(keys, ideal_denoiser(MU, TAU), start(keys, sigmas), sigmas, variance=variance)
-    )()
+SDES = [
+    pytest.param(partial(ancestral, variance="small"), id="small"),
+    pytest.param(partial(ancestral, variance="large"), id="large"),
+    pytest.param(partial(ddim, eta=0.7), id="ddim"),
+    pytest.param(euler_ancestral, id="euler_ancestral"),
+    pytest.param(partial(heun, churn=100.0), id="heun"),
+    pytest.param(dpmpp_2m_sde, id="dpmpp_2m_sde"),
+    pytest.param(partial(dpmpp_2m_sde, solver="heun", eta=0.5), id="dpmpp_2m_sde_heun"),
+    pytest.param(dpmpp_3m_sde, id="dpmpp_3m_sde"),
+]
+
+
+@pytest.mark.parametrize("sampler", SDES)
+def test_stochastic_samplers_reproduce_a_gaussian(sampler):
+    sigmas, keys = few_sigmas(1000), keys_of(256)
+    x = jax.jit(lambda keys: sampler(keys, ideal_denoiser(), start(keys, sigmas), sigmas))(keys)
     np.testing.assert_allclose(x.mean(), MU, atol=0.02)
     np.testing.assert_allclose(x.std(), TAU, rtol=0.03)
     np.testing.assert_allclose(np.corrcoef(x[:, 0, 0, 0], x[:, 0, 1, 0])[0, 1], 0.0, atol=0.2)
 
 
 def variance_after_one_step(sampler, t: float, s: float, tau: float, n: int = 400) -> float:
-    """Variance at level s when x starts as a draw at level t, by observing x_0 at the end of steps t -> s -> 0."""
+    """Variance at level s when x starts as a draw at level t, by observing x at the end of steps t -> s -> 0."""
     seen = []
 
     def denoise(x, sigma):
-        jax.debug.callback(lambda x: seen.append(np.asarray(x)), x, ordered=True)
+        jax.debug.callback(lambda x, sigma: seen.append((float(sigma[0]), np.asarray(x))), x, sigma, ordered=True)
         return ideal_denoiser(0.0, tau)(x, sigma)
 
-    keys = keys_of(n)
     x = np.sqrt(tau**2 + t**2) * jax.random.normal(jax.random.key(5), (n, 8, 8, 1))
-    sampler(keys, denoise, x, np.array([t, s, 0.0], np.float32)).block_until_ready()
+    sampler(keys_of(n), denoise, x, np.array([t, s, 0.0], np.float32)).block_until_ready()
     jax.effects_barrier()
-    return float(seen[1].var())
+    return float(next(x for sigma, x in reversed(seen) if np.isclose(sigma, s)).var())
+
+
+def test_dpmpp_2s_looks_at_the_geometric_mean():
+    seen = []
+
+    def denoise(x, sigma):
+        jax.debug.callback(lambda sigma: seen.append(float(sigma[0])), sigma, ordered=True)
+        return ideal_denoiser()(x, sigma)
+
+    dpmpp_2s(keys_of(1), denoise, jnp.ones((1, 2, 2, 1)), np.array([2.0, 0.5, 0.0], np.float32)).block_until_ready()
+    jax.effects_barrier()
+    np.testing.assert_allclose(seen, [2.0, 1.0, 0.5], rtol=1e-6)
+
+
+def learned(fraction: float):
+    def sampler(keys, denoise, x, sigmas):
+        return ancestral_learned(keys, lambda x, s: (denoise(x, s), jnp.full_like(x, fraction)), x, sigmas)
+
+    return sampler
 
 
 def test_variances_are_exact_for_the_targets_they_are_optimal_for():
     # DDPM section 3.2: beta_t is optimal for x_0 ~ N(0, I), the posterior's variance for x_0 a single point.
-    large = variance_after_one_step(lambda *a: samplers.ancestral(*a, variance="large"), t=2.0, s=0.5, tau=1.0)
-    np.testing.assert_allclose(large, 1.0 + 0.5**2, rtol=0.03)
-    small = variance_after_one_step(lambda *a: samplers.ancestral(*a, variance="small"), t=2.0, s=0.5, tau=0.0)
-    np.testing.assert_allclose(small, 0.5**2, rtol=0.03)
+    for large in (partial(ancestral, variance="large"), learned(1.0)):
+        np.testing.assert_allclose(variance_after_one_step(large, t=2.0, s=0.5, tau=1.0), 1.0 + 0.5**2, rtol=0.03)
+    for small in (ancestral, learned(0.0)):
+        np.testing.assert_allclose(variance_after_one_step(small, t=2.0, s=0.5, tau=0.0), 0.5**2, rtol=0.03)
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_ddim_keeps_the_marginals_at_every_eta(eta):
+def test_learned_log_variances_lie_between_small_and_large():
+    mean = 2.0**2 * (0.5 / 2.0) ** 4
+    noise = [variance_after_one_step(learned(f), t=2.0, s=0.5, tau=0.0, n=1000) - mean for f in (0.0, 0.5, 1.0)]
+    np.testing.assert_allclose(noise[1], np.sqrt(noise[0] * noise[2]), rtol=0.03)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        *(pytest.param(partial(ddim, eta=eta), id=f"ddim_{eta}") for eta in (0.0, 0.5, 1.0)),
+        *(pytest.param(partial(dpmpp_2m_sde, eta=eta), id=f"dpmpp_2m_sde_{eta}") for eta in (0.0, 0.5, 1.0)),
+        pytest.param(partial(dpmpp_3m_sde, eta=0.5), id="dpmpp_3m_sde"),
+        pytest.param(partial(heun, churn=0.6), id="heun"),
+        pytest.param(partial(heun, churn=0.6, s_max=1.0), id="heun_without"),
+    ],
+)
+def test_marginals_do_not_depend_on_the_amount_of_noise(sampler):
     # Song et al. 2021, lemma 1: for x_0 a single point, x_s has variance s^2 whatever eta.
-    variance = variance_after_one_step(lambda *a: samplers.ddim(*a, eta=eta), t=2.0, s=0.5, tau=0.0)
-    np.testing.assert_allclose(variance, 0.5**2, rtol=0.03)
+    np.testing.assert_allclose(variance_after_one_step(sampler, t=2.0, s=0.5, tau=0.0), 0.5**2, rtol=0.03)
 
 
-def test_ddim_with_eta_one_is_ancestral_sampling():
-    sigmas, keys = some_sigmas(7), keys_of(3)
-    args = (keys, ideal_denoiser(MU, TAU), start(keys, sigmas), sigmas)
-    np.testing.assert_allclose(samplers.ddim(*args, eta=1.0), samplers.ancestral(*args), atol=1e-4)
-    assert np.abs(samplers.ddim(*args, eta=0.5) - samplers.ddim(*args, eta=1.0)).max() > 0.1
+def test_churn_is_bounded_and_scaled():
+    # At x_0 = 0, the level is raised by at most sqrt(2) - 1 of itself, and what is added shrinks with the step to s.
+    variance = variance_after_one_step(partial(heun, churn=100.0, s_noise=2.0), t=2.0, s=0.5, tau=0.0)
+    np.testing.assert_allclose(variance, (2.0**2 + 4.0 * 2.0**2) * (0.5 / np.sqrt(8.0)) ** 2, rtol=0.03)
 
 
-@pytest.mark.parametrize("sampler", [samplers.ancestral, samplers.ddim, lambda *a: samplers.ddim(*a, eta=0.7)])
+def test_samplers_that_coincide():
+    sigmas, keys = few_sigmas(4), keys_of(3)
+    args = (keys, ideal_denoiser(), start(keys, sigmas), sigmas)
+    np.testing.assert_allclose(ddim(*args, eta=1.0), ancestral(*args), atol=1e-4)
+    np.testing.assert_allclose(euler_ancestral(*args), ancestral(*args), atol=1e-4)
+    np.testing.assert_array_equal(euler(*args), ddim(*args))
+    np.testing.assert_allclose(dpmpp_2m_sde(*args, eta=0.0), dpmpp_2m(*args), atol=1e-5)
+    assert np.abs(ddim(*args, eta=0.5) - ddim(*args, eta=1.0)).max() > 0.1
+
+
+BATCHED = [*SDES, *(pytest.param(sampler, id=sampler.__name__) for sampler in (ddim, rk45, unipc, dpmpp_2s))]
+
+
+@pytest.mark.parametrize("sampler", BATCHED)
 def test_an_image_does_not_depend_on_its_batch(sampler):
-    sigmas, keys = some_sigmas(5), keys_of(5)
-    draw = jax.jit(lambda keys: sampler(keys, ideal_denoiser(MU, TAU), start(keys, sigmas), sigmas))
-    split = jnp.concatenate([draw(keys[:2]), draw(keys[2:])])
-    np.testing.assert_allclose(split, draw(keys), atol=1e-6)
-    assert np.abs(split[0] - split[1]).max() > 0.1
+    sigmas, keys = few_sigmas(5), keys_of(4)
+    # Images of very different scales, so that an adaptive sampler takes different steps for each.
+    scale = jnp.array([1.0, 30.0, 0.1, 1.0])[:, None, None, None]
+
+    @jax.jit
+    def draw(keys, scale):
+        return sampler(keys, ideal_denoiser(), scale * start(keys, sigmas), sigmas)
+
+    split = jnp.concatenate([draw(keys[:2], scale[:2]), draw(keys[2:], scale[2:])])
+    np.testing.assert_allclose(split, draw(keys, scale), rtol=1e-5, atol=1e-5)
+    assert np.abs(split[0] - split[3]).max() > 0.01
 
 
-def test_the_last_step_returns_the_estimate():
-    x, keys = jnp.ones((2, 4, 4, 1)), keys_of(2)
-    sigmas = np.array([0.7, 0.0], np.float32)
-    for out in (samplers.ancestral(keys, ideal_denoiser(MU, TAU), x, sigmas, variance="large"),
-                samplers.ddim(keys, ideal_denoiser(MU, TAU), x, sigmas, eta=1.0)):  # fmt: skip
-        np.testing.assert_allclose(out, MU + TAU**2 / (TAU**2 + 0.7**2) * (1.0 - MU), rtol=1e-5)
+UNCHURNED = [
+    *(case for case in BATCHED if case.id != "heun"),
+    *(pytest.param(sampler, id=sampler.__name__) for sampler in (dpmpp_2m, euler, heun)),
+    pytest.param(learned(1.0), id="ancestral_learned"),
+]
+
+
+@pytest.mark.parametrize("sampler", UNCHURNED)
+def test_the_last_step_returns_the_estimate(sampler):
+    def denoise(x, sigma):
+        return jnp.where(sigma[:, None, None, None] > 0.0, ideal_denoiser()(x, sigma), jnp.nan)
+
+    out = sampler(keys_of(2), denoise, jnp.ones((2, 4, 4, 1)), np.array([0.7, 0.0], np.float32))
+    np.testing.assert_allclose(out, MU + TAU**2 / (TAU**2 + 0.7**2) * (1.0 - MU), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", module_names("jaxgen.diffusion.samplers"))
+def test_samplers_have_one_signature(name):
+    sampler = getattr(importlib.import_module(f"jaxgen.diffusion.samplers.{name}"), name)
+    parameters = inspect.signature(sampler).parameters
+    assert list(parameters)[:4] == ["keys", "denoise", "x", "sigmas"]
+    assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in list(parameters.values())[4:])
+
+
+def test_inversion_leads_back_to_the_image():
+    sigmas = levels.exponential(SCHEDULE, 100, sigma_min=0.05, sigma_max=10.0)
+    x0 = MU + TAU * jax.random.normal(jax.random.key(3), (2, 4, 4, 1))
+    x = jax.jit(lambda x0: ddim_inversion(ideal_denoiser(), x0, sigmas))(x0)
+    np.testing.assert_allclose(x, ode_solution(x0, 0.0, 10.0), rtol=0.1, atol=0.1)
+    np.testing.assert_allclose(ddim(keys_of(2), ideal_denoiser(), x, sigmas), x0, atol=0.05)
+    first = ddim_inversion(ideal_denoiser(), x0, np.array([0.2, 0.0], np.float32))
+    np.testing.assert_allclose((first - MU) / (x0 - MU), np.sqrt(1.0 + 0.2**2 / TAU**2), rtol=0.03)
 
 
 @pytest.mark.parametrize(("variance_preserving", "std"), [(True, np.sqrt(10.0)), (False, 3.0)])
 def test_initial_noise_has_the_scale_of_its_process(variance_preserving, std):
-    x = samplers.initial_noise(keys_of(64), (16, 16, 2), 3.0, variance_preserving=variance_preserving)
+    x = denoisers.initial_noise(keys_of(64), (16, 16, 2), 3.0, variance_preserving=variance_preserving)
     np.testing.assert_allclose(x.std(), std, rtol=0.02)
 
 
 def test_clip_denoised_bounds_the_estimate():
-    denoise = samplers.clip_denoised(lambda x, sigma: 3.0 * x)
+    denoise = denoisers.clip_denoised(lambda x, sigma: 3.0 * x)
     np.testing.assert_allclose(
         denoise(jnp.array([-1.0, 0.2, 1.0]).reshape(3, 1, 1, 1), jnp.ones(3)).ravel(), [-1, 0.6, 1]
     )
@@ -127,4 +230,4 @@ def test_clip_denoised_bounds_the_estimate():
 
 def test_eta_out_of_range_is_refused():
     with pytest.raises(ValueError, match="in \\[0, 1\\]"):
-        samplers.ddim(keys_of(1), ideal_denoiser(MU, TAU), jnp.ones((1, 4, 4, 1)), np.array([1.0, 0.0]), eta=1.5)
+        ddim(keys_of(1), ideal_denoiser(), jnp.ones((1, 4, 4, 1)), np.array([1.0, 0.0], np.float32), eta=1.5)

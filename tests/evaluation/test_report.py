@@ -5,7 +5,7 @@ import pytest
 from halves import TINY, halves
 
 from jaxgen.evaluation.frechet import frechet_distance
-from jaxgen.evaluation.report import EvaluationSettings, LabeledImages, evaluate, format_table
+from jaxgen.evaluation.report import EvaluationSettings, LabeledImages, Likelihood, evaluate, format_table
 
 SETTINGS = EvaluationSettings(num_samples=50, seed=7, k=2, classifier=TINY)
 SPACE_FIGURES = ["frechet", "precision", "recall", "density", "coverage"]
@@ -98,6 +98,15 @@ def test_reconstructions_against_the_formula():
     exact = judge(LabeledImages(SAMPLES.images), num_classes=0, reconstructions=HELD_OUT.images)
     assert exact["reconstruction_mse"]["value"] == 0
     assert exact["reconstruction_psnr"]["value"] is None
+
+
+def test_bits_per_dim_against_the_formula():
+    nats = np.full(len(HELD_OUT.images), -64 * 3 * np.log(2.0)) + np.linspace(-1.0, 1.0, len(HELD_OUT.images))
+    figures = judge(LabeledImages(SAMPLES.images), num_classes=0, likelihood=Likelihood(nats, "lower_bound"))
+    figure = figures["bits_per_dim"]
+    assert figure["value"] == pytest.approx(3.0)
+    assert figure["likelihood"] == "lower_bound"
+    assert figure["standard_error"] == pytest.approx(nats.std(ddof=1) / np.sqrt(len(nats)) / (64 * np.log(2)))
 
 
 def test_table_has_a_line_for_each_figure_and_fits_a_terminal(cache_dir):

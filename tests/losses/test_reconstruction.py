@@ -21,6 +21,12 @@ def test_gaussian(log_sigma):
     np.testing.assert_allclose(rec.gaussian_log_likelihood(X, MEAN, log_sigma), expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("log_scale", [jnp.array(-1.0), 0.3 * X], ids=["shared", "per pixel"])
+def test_laplace(log_scale):
+    expected = stats.laplace.logpdf(X, MEAN, np.exp(log_scale)).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(rec.laplace_log_likelihood(X, MEAN, log_scale), expected, rtol=1e-4)
+
+
 def test_the_best_shared_sigma_is_the_root_mean_squared_error():
     log_sigma = 0.5 * jnp.log(jnp.mean(jnp.square(X - MEAN)))
     slope = jax.grad(lambda s: rec.gaussian_log_likelihood(X, MEAN, s).sum())(log_sigma)

@@ -1,19 +1,17 @@
 """The DDPM U-Net: official sizes, parity with given weights, and what makes its randomness independent of the batch."""
 
 import functools
-import os
-from pathlib import Path
 
+import golden_files
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxgen.core import trees
+from jaxgen.interop import ddpm
 from jaxgen.nn import layers
 from jaxgen.nn.unet import UNet
-
-GOLDEN = Path(os.environ.get("JAXGEN_GOLDEN_DIR", Path(__file__).parents[1] / "golden"))
 
 
 def tiny(**options) -> UNet:
@@ -30,9 +28,9 @@ def tiny_inputs(batch: int = 3) -> tuple[jax.Array, jax.Array]:
     return jax.random.normal(jax.random.key(1), (batch, 4, 4, 2)), jnp.linspace(0.0, 999.0, batch)
 
 
-def random_params(net: UNet) -> dict:
+def random_params(net: UNet, **kwargs) -> dict:
     """Random everywhere, so that branches which start at zero count."""
-    params = jax.eval_shape(lambda: net.init(jax.random.key(0), *tiny_inputs(), train=False))
+    params = jax.eval_shape(lambda: net.init(jax.random.key(0), *tiny_inputs(), train=False, **kwargs))
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0.0, 0.3, leaf.shape), jnp.float32), params)
 
@@ -47,71 +45,12 @@ def test_official_parameter_counts(size, multipliers, expected):
     assert trees.count(jax.eval_shape(lambda: net.init(jax.random.key(0), x, jnp.zeros(1), train=False))) == expected
 
 
-def official_name(name: str, levels: int, blocks: int) -> str:
-    """Module path of a parameter of ours, in the names of the official state dict."""
-    module, _, rest = name.removeprefix("params/").partition("/")
-    stem, *position = module.split("_")
-    fixed = {"conv_in": "conv_in", "conv_out": "conv_out", "norm_out": "conv_norm_out"}
-    if module in fixed:
-        return f"{fixed[module]}.{rest}"
-    if module == "embedding":
-        return {"time_0": "time_embedding.linear_1", "time_1": "time_embedding.linear_2"}[rest[:6]] + f".{rest[7:]}"
-    if stem in ("downsample", "upsample"):
-        level = int(position[0])
-        side, level = ("down", level) if stem == "downsample" else ("up", levels - 1 - level)
-        return f"{side}_blocks.{level}.{stem}rs.0.conv.{rest.removeprefix('conv/')}"
-    if stem == "mid":
-        where, index = "mid_block", position[0]
-    else:
-        level = int(position[0]) if stem == "down" else levels - 1 - int(position[0])
-        where, index = f"{stem}_blocks.{level}", position[1]
-    part, _, leaf = rest.rpartition("/")
-    inner = {
-        "norm_0": "norm1",
-        "conv_0": "conv1",
-        "emb": "time_emb_proj",
-        "norm_1": "norm2",
-        "conv_1": "conv2",
-        "shortcut": "conv_shortcut",
-        "attention/norm": "group_norm",
-        "attention/query": "to_q",
-        "attention/key": "to_k",
-        "attention/value": "to_v",
-        "attention/out": "to_out.0",
-    }[part]
-    kind = "attentions" if part.startswith("attention/") else "resnets"
-    return f"{where}.{kind}.{index}.{inner}.{leaf}"
-
-
-def from_official(golden: dict, params: dict, levels: int, blocks: int) -> dict:
-    """The official weights in our tree and layout; every one of them must be used."""
-    unused = {name for name in golden if name.startswith("param/")}
-
-    def load(name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        official = official_name(name.replace("/kernel", "/weight").replace("/scale", "/weight"), levels, blocks)
-        official = "param/" + official.replace("/", ".")
-        unused.remove(official)
-        value = golden[official].astype(np.float32)
-        if name.endswith("kernel"):
-            value = np.moveaxis(value, (0, 1), (-1, -2))
-        assert value.size == np.prod(leaf.shape)
-        return jnp.asarray(value.reshape(leaf.shape))
-
-    loaded = trees.map_named(load, params)
-    assert not unused
-    return loaded
-
-
 def test_parity_with_the_official_network():
-    golden = dict(np.load(GOLDEN / "ddpm.npz"))
-    x = jnp.asarray(np.moveaxis(golden["input/x"], 1, -1))
-    t = jnp.asarray(golden["input/t"], jnp.float32)
+    golden = golden_files.load("ddpm")
+    x, t = jnp.asarray(golden.inputs["x"]), jnp.asarray(golden.inputs["t"], jnp.float32)
     net = UNet(3, 32, (1, 2), 1, (x.shape[1] // 2,), 0.1)
-    params = jax.eval_shape(lambda: net.init(jax.random.key(0), x, t, train=False))
-    params = from_official(golden, params, levels=2, blocks=1)
-    out = np.moveaxis(apply(net, params, x, t), -1, 1)
-    expected = golden["output/out"]
-    assert np.abs(out - expected).max() <= 2e-4 * expected.std()
+    variables = golden_files.variables(golden, ddpm, net, x, t, train=False)
+    golden_files.assert_parity(apply(net, variables, x, t), golden.outputs["out"])
 
 
 def test_dropout_depends_on_the_example_and_not_on_the_batch():
@@ -190,6 +129,16 @@ def test_parameters_and_output_stay_float32_in_low_precision():
     assert low.dtype == jnp.float32
     error = np.abs(low - full).max() / full.std()
     assert 1e-4 < error < 0.1
+
+
+def test_a_vector_conditions_a_network_that_was_initialized_with_it():
+    net = tiny(channel_multipliers=(1,), num_groups=4)
+    (x, t), vector = tiny_inputs(), jnp.ones((3, 2))
+    params = random_params(net, vector=vector)
+    assert trees.count(params) == trees.count(random_params(net)) + 2 * 32
+    without, with_zeros, with_ones = (apply(net, params, x, t, vector=v) for v in (None, 0.0 * vector, vector))
+    np.testing.assert_allclose(without, with_zeros, atol=1e-5)
+    assert np.abs(with_ones - without).max() > 1e-2
 
 
 def test_several_heads_attend_separately():

@@ -42,6 +42,20 @@ def test_a_schedule_climbs_then_follows_its_shape_down_to_zero(warmup_steps, sch
     assert np.all(np.diff([rate(count) for count in range(top, 25)]) <= 1e-7)
 
 
+@pytest.mark.parametrize("warmup_steps", [0, 3])
+def test_the_inverse_square_root_counts_updates_from_the_first(warmup_steps):
+    """Update t has RATE / sqrt(max(t / 9, 1)), wherever the climb ended."""
+    rate = learning_rate_schedule(100, RATE, schedule="inverse_sqrt", warmup_steps=warmup_steps, decay_steps=9)
+    t = np.array([4, 9, 16, 36, 100])
+    np.testing.assert_allclose([rate(count) for count in t - 1], RATE / np.sqrt(np.maximum(t / 9, 1)), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("schedule", "decay_steps"), [("inverse_sqrt", None), ("inverse_sqrt", 0), ("cosine", 5)])
+def test_decay_steps_belong_to_one_schedule(schedule, decay_steps):
+    with pytest.raises(ValueError, match=f"decay_steps is {decay_steps} and optimizer.schedule is '{schedule}'"):
+        make_optimizer(num_steps=10, schedule=schedule, decay_steps=decay_steps)
+
+
 def test_a_negative_warmup_is_refused():
     with pytest.raises(ValueError, match=r"optimizer\.warmup_steps is -1"):
         make_optimizer(num_steps=10, warmup_steps=-1)

@@ -98,3 +98,19 @@ def test_reconstructions_are_decoded_codes(conditional):
     labels = np.arange(11, dtype=np.int32) % 3 if conditional else None
     back = sampling.reconstruct_images(model, jnp.array(0.5), originals, labels, mesh=meshes.make_mesh(), batch_size=8)
     np.testing.assert_array_equal(back, originals)
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_scores_are_the_models_log_likelihoods_in_order(conditional):
+    def log_prob(keys, variables, batch):
+        assert ("label" in batch) == conditional
+        label = batch["label"].astype(jnp.float32) if conditional else 0.0
+        return variables * batch["image"].mean(axis=(1, 2, 3)) + label
+
+    spec = SPEC if conditional else ModelSpec(toy.SHAPE)
+    model = toy.make_model()._replace(spec=spec, log_prob=log_prob)
+    originals = np.random.default_rng(0).integers(256, size=(11, *toy.SHAPE)).astype(np.uint8)
+    labels = np.arange(11, dtype=np.int32) % 3
+    scores = sampling.score_images(model, jnp.array(0.5), originals, labels, mesh=meshes.make_mesh(), batch_size=8)
+    expected = 0.5 * (originals / 127.5 - 1.0).mean(axis=(1, 2, 3)) + (labels if conditional else 0.0)
+    np.testing.assert_allclose(scores, expected, atol=1e-5)

@@ -85,10 +85,13 @@ def test_a_run_goes_on_where_it_was(run):
     assert {path.name[0] for path in (run / "checkpoints").iterdir()} == {"4", "6"}  # and no manifest of step 2
 
 
-def test_a_new_run_starts_at_zero(tmp_path):
+def test_a_new_run_has_nothing_and_an_imported_one_step_zero(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.newest_whole_step() == 0
+        assert checkpoints.newest_whole_step() is None
         assert checkpoints.latest_step() is None
+        checkpoints.save(0, make_state(0), CONFIG)
+        checkpoints.wait()
+        assert checkpoints.newest_whole_step() == 0  # which is not nothing: imported weights
 
 
 def test_a_process_killed_just_after_its_first_save_can_be_resumed(tmp_path):
@@ -97,7 +100,7 @@ def test_a_process_killed_just_after_its_first_save_can_be_resumed(tmp_path):
         checkpoints._manager.wait_until_finished()
         killed = shutil.copytree(tmp_path / "run", tmp_path / "killed")
     with Checkpoints(killed) as checkpoints:
-        assert checkpoints.newest_whole_step() in (0, 2)
+        assert checkpoints.newest_whole_step() in (None, 2)
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 8), (8, 1)])

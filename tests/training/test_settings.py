@@ -25,6 +25,14 @@ def test_durations_and_counts_below_one_are_refused(name):
         settings(**{f"train_{name}": 0})
 
 
+def test_snapshots_are_of_power_averages():
+    with pytest.raises(ValueError, match=r"train\.snapshot_every_steps is set, but only .* of ema\.kind=power"):
+        settings(train_snapshot_every_steps=5)
+    with pytest.raises(ValueError, match=r"train\.snapshot_every_steps is 0, but must be at least 1"):
+        settings(train_snapshot_every_steps=0, ema_kind="power")
+    assert settings(train_snapshot_every_steps=5, ema_kind="power").snapshot_every_steps == 5
+
+
 @pytest.mark.parametrize("size", [0, -4, 6])
 def test_a_batch_that_cannot_be_sliced_is_refused(size):
     with pytest.raises(ValueError, match=rf"data\.batch_size is {size}, but must be a positive multiple of .* 4"):

@@ -38,19 +38,40 @@ def load(
       ValueError: if there is no such dataset or split, or if it is not prepared and cannot be.
       ConnectionError: if it cannot be downloaded.
     """
-    try:
-        builder = tfds.builder(name, data_dir=data_directory(data_dir))
-    except ValueError as error:
-        if name.partition("/")[0] in _stock_names():
-            raise  # it says what is wrong with the configuration
-        raise _unknown(name) from error
-    return read(builder, split, image_size=image_size, crop=crop)
+    return read(_builder(name, data_dir), split, image_size=image_size, crop=crop)
+
+
+def facts(
+    name: str, *, data_dir: str | None = None, image_size: int | None = None, crop: Crop = "center"
+) -> tuple[tuple[int, int, int], int]:
+    """Image shape and number of classes of a dataset, which need not be prepared; the arguments are those of `load`.
+
+    Raises:
+      ValueError: if there is no such dataset, or its images differ in size and `image_size` is None.
+    """
+    del crop
+    builder = _builder(name, data_dir)
+    label_key = _label_key(builder)
+    height, width, channels = builder.info.features[_image_key(builder)].shape
+    height, width = (image_size or side for side in (height, width))
+    if height is None or width is None:
+        raise ValueError(f"The images of {name} differ in size: set data.image_size.")
+    return (height, width, 1 if channels == 1 else 3), builder.info.features[label_key].num_classes if label_key else 0
 
 
 def data_directory(data_dir: str | None) -> str:
     """Where prepared datasets lie: the argument, $JAXGEN_DATA_DIR, $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
     environment = os.environ.get("JAXGEN_DATA_DIR") or os.environ.get("TFDS_DATA_DIR")
     return os.path.expanduser(data_dir or environment or "~/tensorflow_datasets")
+
+
+def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+    try:
+        return tfds.builder(name, data_dir=data_directory(data_dir))
+    except ValueError as error:
+        if name.partition("/")[0] in _stock_names():
+            raise  # it says what is wrong with the configuration
+        raise _unknown(name) from error
 
 
 def read(

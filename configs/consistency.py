@@ -1,0 +1,91 @@
+"""Consistency models (Song et al. 2023), trained from scratch with what Song and Dhariwal 2024 improved."""
+
+from ml_collections import ConfigDict, config_dict
+
+from configs import common
+
+
+def get_config(variant: str = "digits") -> ConfigDict:
+    """Variants: digits (class-conditional, minutes on a CPU), tiny, shapes, cifar10."""
+    return common.choose({"digits": digits, "tiny": tiny, "shapes": shapes, "cifar10": cifar10}, variant)
+
+
+def cifar10() -> ConfigDict:
+    """Unconditional, iCT's settings (Song and Dhariwal 2024): batch 1,024, 400k steps; two evaluations."""
+    config = common.base()
+    config.method = "denoising.consistency"
+    config.data.name = "cifar10"
+    config.data.flip = True
+    config.data.batch_size = 1_024
+    config.train.num_steps = 400_000
+    config.train.checkpoint_every_steps = 10_000
+    config.train.sample_every_steps = 10_000
+    config.optimizer.learning_rate = 1e-4
+    config.ema.decay = 0.99993
+
+    config.model = common.unet()
+    config.model.num_res_blocks = 4
+    config.model.dropout = 0.3
+
+    config.consistency = ConfigDict()
+    config.consistency.sigma_min = 0.002
+    config.consistency.sigma_max = 80.0
+    config.consistency.sigma_data = 0.5
+    config.consistency.curriculum = "ict(start=10, end=1280, mean=-1.1, std=2.0)"  # or "ct(...)", "ect(...)"
+    config.consistency.weighting = "inverse_step"  # or "edm", "uniform"
+    config.consistency.huber = 0.00054
+    config.consistency.noise_label = "log_sigma"
+    config.consistency.class_conditional = False
+    config.consistency.label_dropout = 0.0
+    config.consistency.teacher = config_dict.placeholder(str)  # work directory of a diffusion run, to distil it
+    config.consistency.start_from_teacher = True
+    config.consistency.teacher_guidance = 1.0
+
+    config.sampler = ConfigDict()
+    config.sampler.sigmas = (0.821,)  # () for one step
+    config.sampler.clip = True
+    return config
+
+
+def shapes() -> ConfigDict:
+    """Class-conditional on the procedural 32x32 shapes, which need no download."""
+    config = cifar10()
+    config.data.name = "shapes"
+    config.data.flip = False
+    config.data.batch_size = 128
+    config.train.num_steps = 50_000
+    config.train.checkpoint_every_steps = 5_000
+    config.train.sample_every_steps = 5_000
+    config.optimizer.warmup_steps = 1_000
+    config.ema.decay = 0.999
+    config.model.base_channels = 64
+    config.model.channel_multipliers = (1, 2, 2)
+    config.model.num_res_blocks = 2
+    config.model.attention_resolutions = (8,)
+    config.model.dropout = 0.0
+    config.consistency.curriculum = "ect(stages=8)"
+    config.consistency.noise_label = "log_sigma(scale=10.0)"
+    config.consistency.class_conditional = True
+    return config
+
+
+def digits() -> ConfigDict:
+    """Class-conditional on scikit-learn's 8x8 digits: three minutes on two CPU cores, samples in a few steps."""
+    config = common.digits_training(shapes())
+    config.train.num_steps = 3_200  # each as long as one and a half of DDPM's
+    config.model = common.digits_unet()
+    config.consistency.sigma_max = 40.0
+    config.consistency.sigma_data = 0.75
+    config.consistency.curriculum = "ect(sigma_max=40.0, stages=5, mean=-0.2, std=1.4)"
+    config.consistency.huber = 0.03
+    config.consistency.label_dropout = 0.05
+    config.sampler.sigmas = (4.0, 1.2, 0.4)
+    return config
+
+
+def tiny() -> ConfigDict:
+    """Seconds, for the tests."""
+    config = common.tiny(digits())
+    config.optimizer.warmup_steps = 0
+    config.model = common.tiny_unet()
+    return config

@@ -1,0 +1,88 @@
+"""MeanFlow (Geng et al. 2025): flows sampled in one to four steps, trained from scratch."""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(variant: str = "digits") -> ConfigDict:
+    """Variants: digits (class-conditional, minutes on a CPU), tiny, shapes, cifar10."""
+    return common.choose({"digits": digits, "tiny": tiny, "shapes": shapes, "cifar10": cifar10}, variant)
+
+
+def cifar10() -> ConfigDict:
+    """Unconditional, by the paper's table of CIFAR-10 settings: batch 1,024, 800k steps, one evaluation."""
+    config = common.base()
+    config.method = "denoising.meanflow"
+    config.data.name = "cifar10"
+    config.data.flip = True
+    config.data.batch_size = 1_024
+    config.train.num_steps = 800_000
+    config.train.checkpoint_every_steps = 10_000
+    config.train.sample_every_steps = 10_000
+    config.optimizer.learning_rate = 6e-4
+    config.optimizer.warmup_steps = 10_000
+    config.ema.decay = 0.99995
+
+    config.model = common.unet()
+    config.model.num_res_blocks = 4
+    config.model.dropout = 0.2
+
+    config.meanflow = ConfigDict()
+    config.meanflow.times = "logit_normal(mean=-2.0, std=2.0)"
+    config.meanflow.interval_share = 0.75
+    config.meanflow.adaptive_power = 0.75
+    config.meanflow.time_scale = 1_000.0
+    config.meanflow.interval_features = 128
+    config.meanflow.class_conditional = False
+    config.meanflow.label_dropout = 0.1
+    config.meanflow.guidance_scale = 1.0
+    config.meanflow.guidance_mix = 0.0
+
+    config.sampler = ConfigDict()
+    config.sampler.num_steps = 1
+    config.sampler.clip = True
+    return config
+
+
+def shapes() -> ConfigDict:
+    """Class-conditional on the procedural 32x32 shapes, which need no download."""
+    config = cifar10()
+    config.data.name = "shapes"
+    config.data.flip = False
+    config.data.batch_size = 128
+    config.train.num_steps = 50_000
+    config.train.checkpoint_every_steps = 5_000
+    config.train.sample_every_steps = 5_000
+    config.optimizer.warmup_steps = 1_000
+    config.ema.decay = 0.999
+    config.model.base_channels = 64
+    config.model.channel_multipliers = (1, 2, 2)
+    config.model.num_res_blocks = 2
+    config.model.attention_resolutions = (8,)
+    config.model.dropout = 0.0
+    config.meanflow.time_scale = 30.0
+    config.meanflow.class_conditional = True
+    config.sampler.num_steps = 4
+    return config
+
+
+def digits() -> ConfigDict:
+    """Class-conditional on scikit-learn's 8x8 digits: three minutes on two CPU cores, samples in four steps."""
+    config = common.digits_training(shapes())
+    config.train.num_steps = 3_000  # each as long as one and a half of DDPM's
+    config.model = common.digits_unet()
+    config.meanflow.times = "logit_normal(mean=-0.4, std=1.0)"
+    config.meanflow.interval_share = 0.5
+    config.meanflow.adaptive_power = 0.5
+    config.meanflow.interval_features = 64
+    config.meanflow.label_dropout = 0.05
+    return config
+
+
+def tiny() -> ConfigDict:
+    """Seconds, for the tests."""
+    config = common.tiny(digits())
+    config.optimizer.warmup_steps = 0
+    config.model = common.tiny_unet()
+    return config

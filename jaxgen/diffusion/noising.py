@@ -1,0 +1,71 @@
+"""The training half of the forward process: images, augmented, at random noise levels."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from jaxgen.core import keys
+from jaxgen.core.contract import Microbatch
+from jaxgen.diffusion import algebra, augmentation, importance, uniforms
+from jaxgen.diffusion.process import Process
+
+
+class Noised(NamedTuple):
+    """A microbatch made ready to learn from.
+
+    Attributes:
+      clean: images, augmented.
+      eps: their noise.
+      sigma: their noise levels.
+      vector: what was done to the images, for the network to know.
+      quantile: where the noise levels lie in their distribution.
+      importance: weights of the examples, of mean 1 over the distribution.
+    """
+
+    clean: Float[Array, "n h w c"]
+    eps: Float[Array, "n h w c"]
+    sigma: Float[Array, " n"]
+    vector: Float[Array, "n f"] | None
+    quantile: Float[Array, " n"]
+    importance: Float[Array, " n"]
+
+    @property
+    def x(self) -> Float[Array, "n h w c"]:
+        """The noisy images, clean + sigma * eps."""
+        return self.clean + algebra.per_image(self.sigma) * self.eps
+
+
+def add_noise(
+    process: Process,
+    key: Key[Array, ""],
+    batch: Microbatch,
+    *,
+    stratified_over: int | None = None,
+    moments: importance.Moments | None = None,
+    augment_probability: float = 0.0,
+) -> Noised:
+    """Draws noise and noise levels for a microbatch, each example's from its index in the step's batch.
+
+    Args:
+      process: whose noise levels.
+      key: the key of the step.
+      batch: images in [-1, 1], and their indices.
+      stratified_over: the size of the step's global batch, over which noise levels are spread evenly; None for
+        independent ones.
+      moments: second moments of the loss, to draw noise levels by; None to draw them as the process says.
+      augment_probability: see `augmentation.augment`; 0 for no augmentation at all.
+    """
+    example_keys = keys.per_example(key, batch["index"])
+    clean, vector = batch["image"], None
+    if augment_probability:
+        clean, vector = augmentation.augment(example_keys, clean, probability=augment_probability)
+    if stratified_over is None:
+        quantile = uniforms.independent(example_keys)
+    else:
+        quantile = uniforms.low_discrepancy(key, batch["index"], stratified_over)
+    weight = jnp.ones_like(quantile)
+    if moments is not None:
+        quantile, weight = importance.draw(moments, quantile)
+    eps = keys.normal(keys.fold_each(example_keys, "eps"), clean.shape[1:])
+    return Noised(clean, eps, process.times(process.schedule, quantile), vector, quantile, weight)

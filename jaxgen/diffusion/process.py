@@ -1,0 +1,94 @@
+"""A diffusion process: the pieces that say what is added to an image, and what a network is asked about it."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.core.config import call_text
+from jaxgen.diffusion import algebra
+from jaxgen.diffusion.algebra import Mixture, Scalars
+from jaxgen.diffusion.noise_labels import NoiseLabel
+from jaxgen.diffusion.parameterizations import Parameterization
+from jaxgen.diffusion.paths import Path
+from jaxgen.diffusion.schedules import Schedule
+from jaxgen.diffusion.times import Times
+from jaxgen.diffusion.weightings import Weighting
+
+
+class Process(NamedTuple):
+    """One piece of each kind."""
+
+    path: Path
+    parameterization: Parameterization
+    schedule: Schedule
+    noise_label: NoiseLabel
+    times: Times
+    weighting: Weighting
+
+    def mixture(self, sigma: Scalars) -> Mixture:
+        """The coefficients of what the network sees and predicts at some noise levels."""
+        return algebra.mixture(self.path, self.parameterization, sigma)
+
+    def label(self, sigma: Scalars) -> Scalars:
+        """What the network is told of some noise levels."""
+        return self.noise_label(self.schedule, sigma)
+
+    def weight(self, sigma: Scalars) -> Scalars:
+        """The weight of the prediction's squared error at some noise levels."""
+        return self.weighting(self.mixture(sigma), sigma)
+
+    @property
+    def variance_preserving(self) -> bool:
+        """Whether sampling starts from x_T ~ N(0, I), in the network's scale."""
+        with jax.ensure_compile_time_eval():
+            alpha = float(self.path(jnp.float32(1.0)))
+        return abs(alpha - 0.5**0.5) < 1e-6
+
+
+def make_process(
+    *,
+    path: str,
+    parameterization: str,
+    schedule: str,
+    noise_label: str,
+    times: str,
+    weighting: str,
+    shift: float = 1.0,
+    where: str = "diffusion",
+) -> Process:
+    """Finds each piece by its name, or call, in the module of its kind: `diffusion.paths`, `diffusion.schedules` ...
+
+    Args:
+      path: what scale the network sees noisy images in.
+      parameterization: what it predicts.
+      schedule: noise level by time.
+      noise_label: how the network is told the noise level.
+      times: where on the schedule training happens.
+      weighting: of the squared error.
+      shift: factor on the schedule's noise levels, for the resolution.
+      where: the section of the config, for error messages.
+
+    Raises:
+      ValueError: if a name is unknown, or its values are wrong; says which there are.
+    """
+
+    def piece(module: str, name: str, text: str) -> Any:
+        return call_text(f"jaxgen.diffusion.{module}", text, where=f"{where}.{name}")
+
+    return Process(
+        piece("paths", "path", path),
+        piece("parameterizations", "parameterization", parameterization),
+        _shifted(piece("schedules", "schedule", schedule), shift),
+        piece("noise_labels", "noise_label", noise_label),
+        piece("times", "times", times),
+        piece("weightings", "weighting", weighting),
+    )
+
+
+def _shifted(schedule: Schedule, factor: float) -> Schedule:
+    """Every noise level multiplied (Hoogeboom et al. 2023, eq. 4: log-SNR moves by -2 log factor)."""
+    if factor <= 0.0:
+        raise ValueError(f"diffusion.shift is {factor}, but must be positive.")
+    table = None if schedule.table is None else factor * schedule.table
+    return Schedule(lambda time: factor * schedule.sigma(time), lambda sigma: schedule.time(sigma / factor), table)

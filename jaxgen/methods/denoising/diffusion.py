@@ -1,0 +1,412 @@
+"""Diffusion and flow matching: a network trained to predict a mix of image and noise, and sampled by removing noise.
+
+DDPM, improved DDPM, ADM, EDM, EDM2, DiT, flow matching and what lies between them are choices of orthogonal pieces that
+are combined here. `docs/diffusion.md` lists the pieces; each file in `configs/` is one choice.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, Key, PyTree
+from ml_collections import ConfigDict
+
+from jaxgen.core import keys
+from jaxgen.core.builders import InitVariables, Objective, Player, one_player
+from jaxgen.core.config import bind_text, call, call_text
+from jaxgen.core.contract import Conditioning, Env, GenerativeModel, LogProb, Metrics, Microbatch, ModelSpec, TrainState
+from jaxgen.diffusion import (
+    algebra,
+    augmentation,
+    denoisers,
+    guidance,
+    importance,
+    inversion,
+    levels,
+    likelihood,
+    noising,
+    variational,
+)
+from jaxgen.diffusion.process import Process, make_process
+from jaxgen.diffusion.samplers.ancestral_learned import VarianceDenoiser
+from jaxgen.diffusion.samplers.ddim import ddim
+from jaxgen.nn.networks import make_network
+from jaxgen.nn.uncertainty import Uncertainty
+from jaxgen.optim.optimizers import make_optimizer
+
+LEARNED = "ancestral_learned"
+"""The sampler that takes the learned variance."""
+
+
+class Settings(NamedTuple):
+    """The section `diffusion`. The first six name pieces, and may be calls such as `min_snr(gamma=5.0)`.
+
+    Attributes:
+      path: a function in `diffusion.paths`: what scale the network sees noisy images in.
+      parameterization: one in `diffusion.parameterizations`: what the network predicts.
+      schedule: one in `diffusion.schedules`: noise level by time.
+      noise_label: one in `diffusion.noise_labels`: how the network is told the noise level.
+      times: one in `diffusion.times`: where on the schedule training happens.
+      weighting: one in `diffusion.weightings`: of the squared error.
+      shift: factor on the schedule's noise levels, for the resolution.
+      stratified: whether the times of a batch are spread evenly (low discrepancy) instead of drawn independently.
+      importance_buckets: if positive, times are drawn by the second moment of the loss, kept in so many buckets.
+      class_conditional: whether the network sees the class.
+      label_dropout: how often, in training, it sees the null token instead (Ho & Salimans 2022).
+      self_conditioning: whether the network also sees its own estimate, from a first pass (Chen et al. 2023).
+      augment_probability: of geometric augmentations that the network is told of; 0 for none.
+      learned_variance: whether the network also predicts the variance of the reverse steps, trained by L_hybrid (Nichol
+        & Dhariwal 2021); for discrete schedules.
+      uncertainty_channels: if positive, the width of a head that learns the error to expect at each noise level, and
+        by it weighs the losses (Karras et al. 2024, eq. 21).
+      likelihood: what `log_prob` is: the variational `bound`, for discrete schedules, the probability-flow `ode`, or
+        `none`.
+      likelihood_steps: Runge-Kutta steps of the `ode`, four evaluations each.
+    """
+
+    path: str = "variance_preserving"
+    parameterization: str = "eps"
+    schedule: str = "linear"
+    noise_label: str = "timestep"
+    times: str = "uniform"
+    weighting: str = "uniform"
+    shift: float = 1.0
+    stratified: bool = False
+    importance_buckets: int = 0
+    class_conditional: bool = False
+    label_dropout: float = 0.1
+    self_conditioning: bool = False
+    augment_probability: float = 0.0
+    learned_variance: bool = False
+    uncertainty_channels: int = 0
+    likelihood: Literal["none", "bound", "ode"] = "none"
+    likelihood_steps: int = 100
+
+
+class Sampler(NamedTuple):
+    """The section `sampler`: how noise becomes an image.
+
+    Attributes:
+      name: a sampler in `diffusion.samplers`, or a call such as `heun(churn=40.0)`.
+      levels: a function in `diffusion.levels`: the noise levels to step through, as `timesteps(spacing="leading")`.
+      num_steps: how many there are, apart from the 0 at the end.
+      guidance_scale: 1 samples from the class, more sharpens it, 0 ignores it.
+      guidance_interval: noise levels between which there is guidance; everywhere if None.
+      guidance_rescale: how far guided estimates are brought back to the contrast of unguided ones, in [0, 1].
+      clip: whether estimates of the image are kept in [-1, 1]; not for latents.
+    """
+
+    name: str = "ancestral"
+    levels: str = "timesteps"
+    num_steps: int = 1000
+    guidance_scale: float = 1.0
+    guidance_interval: tuple[float, float] | None = None
+    guidance_rescale: float = 0.0
+    clip: bool = True
+
+
+class Prediction(NamedTuple):
+    """What the network says of noisy images.
+
+    Attributes:
+      target: F, of the parameterization.
+      clean: the estimate of the clean images that follows.
+      fraction: where in its range the log-variance of the reverse step lies; None if that is not learned.
+    """
+
+    target: Float[Array, "n h w c"]
+    clean: Float[Array, "n h w c"]
+    fraction: Float[Array, "n h w c"] | None
+
+
+class Diffusion(NamedTuple):
+    """What the functions below share, all of it static."""
+
+    settings: Settings
+    process: Process
+    network: nn.Module
+    uncertainty: Uncertainty
+    spec: ModelSpec
+
+    def predict(
+        self,
+        params: PyTree,
+        x: Float[Array, "n h w c"],
+        sigma: Float[Array, " n"],
+        label: Int[Array, " n"] | None,
+        *,
+        self_condition: Array | bool = True,
+        train: bool = False,
+        **inputs: Array | None,
+    ) -> Prediction:
+        """Applies the network to x = clean + sigma * noise.
+
+        With self-conditioning, a first pass makes the estimate that the second sees. Sampling needs no memory of
+        earlier steps then, so every sampler will do.
+        """
+        mixture = self.process.mixture(sigma)
+        x_t = algebra.per_image(mixture.alpha) * x
+
+        def apply(seen: Array) -> Prediction:
+            label_of_noise = self.process.label(sigma)
+            out = self.network.apply({"params": params["network"]}, seen, label_of_noise, label, train=train, **inputs)
+            target, fraction = out, None
+            if self.settings.learned_variance:
+                target, fraction = jnp.split(out, 2, axis=-1)
+                fraction = 0.5 * (fraction + 1.0)  # Nichol & Dhariwal 2021, eq. 15, from [-1, 1] as in their code
+            return Prediction(target, algebra.clean(mixture, x_t, target), fraction)
+
+        if not self.settings.self_conditioning:
+            return apply(x_t)
+        estimate = apply(jnp.concatenate([x_t, jnp.zeros_like(x_t)], axis=-1)).clean
+        if train:
+            estimate = jax.lax.stop_gradient(estimate)
+        return apply(jnp.concatenate([x_t, jnp.where(self_condition, estimate, 0.0)], axis=-1))
+
+
+def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
+    """Builds a diffusion model; reads the sections diffusion, sampler, model and optimizer.
+
+    Parameters are {"network": ...}, and "uncertainty" if there is such a head. `encode` runs DDIM's path from image to
+    noise of unit variance, `decode` back.
+    """
+    diffusion = _diffusion(config, spec)
+    optimizer = call(make_optimizer, config.optimizer, where="optimizer", num_steps=config.train.num_steps)
+    init, update = one_player(
+        _init_variables(diffusion),
+        Player(_objective(diffusion, config.data.batch_size, env.axis_name), optimizer),
+        microbatches=config.train.microbatches,
+        axis_name=env.axis_name,
+    )
+    sampler = call(Sampler, config.sampler, where="sampler")
+    draw, sigmas = _sampler(diffusion, sampler)
+    preserving = diffusion.process.variance_preserving
+    std = denoisers.initial_std(float(sigmas[0]), variance_preserving=preserving)
+
+    def denoise(
+        variables: PyTree, x: Float[Array, "n h w c"], sigma: Float[Array, " n"], cond: Conditioning = None
+    ) -> Float[Array, "n h w c"]:
+        return diffusion.predict(variables, x, sigma, _label(diffusion.spec, cond)).clean
+
+    def denoiser(variables: PyTree, cond: Conditioning) -> denoisers.Denoiser:
+        return lambda x, sigma: denoise(variables, x, sigma, cond)
+
+    def sample(sample_keys: Key[Array, " n"], variables: PyTree, cond: Conditioning = None) -> Float[Array, "n h w c"]:
+        steered: denoisers.Denoiser | VarianceDenoiser
+        steered = _steered(diffusion, sampler, functools.partial(denoise, variables), cond)
+        if sampler.name == LEARNED:
+            steered = _with_variance(diffusion, steered, variables, cond)
+        x = denoisers.initial_noise(sample_keys, spec.image_shape, float(sigmas[0]), variance_preserving=preserving)
+        images = draw(keys=sample_keys, denoise=steered, x=x, sigmas=sigmas)
+        return jnp.clip(images, -1.0, 1.0) if sampler.clip else images
+
+    def encode(
+        encode_keys: Key[Array, " n"], variables: PyTree, images: Float[Array, "n h w c"], cond: Conditioning = None
+    ) -> Float[Array, "n h w c"]:
+        del encode_keys
+        return inversion.ddim_inversion(denoiser(variables, cond), images, sigmas) / std
+
+    def decode(
+        variables: PyTree, latents: Float[Array, "n h w c"], cond: Conditioning = None
+    ) -> Float[Array, "n h w c"]:
+        unused_keys = jax.random.split(jax.random.key(0), len(latents))
+        return ddim(unused_keys, denoiser(variables, cond), std * latents, sigmas)
+
+    def eval_variables(state: TrainState) -> PyTree:
+        return state.params
+
+    return GenerativeModel(
+        diffusion.spec,
+        init,
+        update,
+        sample,
+        eval_variables,
+        log_prob=_log_prob(diffusion),
+        encode=encode,
+        decode=decode,
+        denoise=denoise,
+        microbatches=config.train.microbatches,
+    )
+
+
+def _diffusion(config: ConfigDict, spec: ModelSpec) -> Diffusion:
+    settings = call(Settings, config.diffusion, where="diffusion")
+    if settings.class_conditional and not spec.num_classes:
+        raise ValueError("diffusion.class_conditional is True, but the data has no classes: set it to False.")
+    pieces = ("path", "parameterization", "schedule", "noise_label", "times", "weighting", "shift")
+    process = make_process(**{piece: getattr(settings, piece) for piece in pieces})
+    if settings.learned_variance:
+        process.schedule.timesteps(by="diffusion.learned_variance=True")
+    if settings.likelihood == "bound":
+        process.schedule.timesteps(by="diffusion.likelihood='bound'")
+    spec = spec._replace(
+        num_classes=spec.num_classes if settings.class_conditional else 0,
+        likelihood=None if settings.likelihood == "none" else "lower_bound",
+    )
+    network = make_network(
+        config.model,
+        out_channels=spec.image_shape[-1] * (2 if settings.learned_variance else 1),
+        num_classes=spec.num_classes,
+        dtype=config.train.compute_dtype,
+    )
+    return Diffusion(settings, process, network, Uncertainty(settings.uncertainty_channels), spec)
+
+
+def _init_variables(diffusion: Diffusion) -> InitVariables:
+    settings = diffusion.settings
+
+    def init_variables(key: Key[Array, ""], batch: Microbatch) -> tuple[PyTree, PyTree]:
+        x, noise_label = batch["image"], jnp.zeros(len(batch["image"]))
+        x = jnp.concatenate([x, x], axis=-1) if settings.self_conditioning else x
+        vector = jnp.zeros((len(x), augmentation.NUM_LABELS)) if settings.augment_probability else None
+        params = {"network": diffusion.network.init(key, x, noise_label, vector=vector, train=False)["params"]}
+        if settings.uncertainty_channels:
+            params["uncertainty"] = diffusion.uncertainty.init(keys.stream(key, "uncertainty"), noise_label)["params"]
+        buckets = settings.importance_buckets
+        return params, {"loss_moments": importance.start(buckets)} if buckets else {}
+
+    return init_variables
+
+
+def _objective(diffusion: Diffusion, batch_size: int, axis_name: str | None) -> Objective:
+    """The weighted error of the prediction at random noise levels, and what is learned beside it."""
+    settings, process = diffusion.settings, diffusion.process
+
+    def objective(
+        key: Key[Array, ""], params: PyTree, model_state: PyTree, batch: Microbatch
+    ) -> tuple[Float[Array, ""], tuple[PyTree, Metrics]]:
+        example_keys = keys.per_example(key, batch["index"])
+        noised = noising.add_noise(
+            process,
+            key,
+            batch,
+            stratified_over=batch_size if settings.stratified else None,
+            moments=model_state.get("loss_moments"),
+            augment_probability=settings.augment_probability,
+        )
+        prediction = diffusion.predict(
+            params,
+            noised.x,
+            noised.sigma,
+            _hidden_labels(diffusion, example_keys, batch),
+            self_condition=algebra.per_image(keys.bernoulli(keys.fold_each(example_keys, "self_condition"), 0.5)),
+            train=True,
+            vector=noised.vector,
+            dropout_keys=keys.fold_each(example_keys, "dropout"),
+        )
+        terms = _losses(diffusion, params, noised, prediction)
+        losses = jnp.sum(jnp.stack([*terms.values()]), axis=0)
+        if settings.importance_buckets:
+            seen = jax.lax.stop_gradient(losses)
+            moments = importance.update(model_state["loss_moments"], noised.quantile, seen, axis_name=axis_name)
+            model_state = {**model_state, "loss_moments": moments}
+        metrics = {f"loss/{name}": jnp.mean(noised.importance * term) for name, term in terms.items()}
+        return jnp.mean(noised.importance * losses), (model_state, metrics if len(metrics) > 1 else {})
+
+    return objective
+
+
+def _losses(diffusion: Diffusion, params: PyTree, noised: noising.Noised, prediction: Prediction) -> dict[str, Array]:
+    """The terms of the loss by name, one number an example."""
+    settings, process, sigma = diffusion.settings, diffusion.process, noised.sigma
+    target = algebra.target(process.mixture(sigma), noised.clean, noised.eps)
+    errors = jnp.mean(jnp.square(prediction.target - target), axis=(1, 2, 3))
+    terms = {"error": process.weight(sigma) * errors}
+    if settings.uncertainty_channels:
+        logvar = diffusion.uncertainty.apply({"params": params["uncertainty"]}, process.label(sigma))
+        terms = {"error": terms["error"] * jnp.exp(-logvar), "uncertainty": logvar}
+    if prediction.fraction is not None:
+        table = process.schedule.timesteps(by="The learned variance")
+        timestep = jnp.rint(process.schedule.time(sigma) * (len(table) - 1)).astype(jnp.int32)
+        images = (noised.x, noised.clean, prediction.clean, prediction.fraction)
+        terms["bound"] = variational.hybrid_term(table, timestep, *images)
+    return terms
+
+
+def _hidden_labels(diffusion: Diffusion, example_keys: Key[Array, " n"], batch: Microbatch) -> Int[Array, " n"] | None:
+    """The classes, some of them hidden for the sake of guidance."""
+    if not diffusion.spec.num_classes:
+        return None
+    hidden = keys.bernoulli(keys.fold_each(example_keys, "label_dropout"), diffusion.settings.label_dropout)
+    return jnp.where(hidden, diffusion.spec.num_classes, batch["label"])
+
+
+def _label(spec: ModelSpec, cond: Conditioning) -> Int[Array, " n"] | None:
+    return cond["label"] if spec.num_classes and cond is not None else None
+
+
+def _sampler(diffusion: Diffusion, sampler: Sampler) -> tuple[Callable[..., Array], np.ndarray]:
+    """The sampler, and the noise levels that it steps through."""
+    later = ("keys", "denoise", "x", "sigmas")
+    draw = bind_text("jaxgen.diffusion.samplers", sampler.name, where="sampler.name", later=later)
+    if sampler.name == LEARNED and not diffusion.settings.learned_variance:
+        raise ValueError(f"sampler.name is {LEARNED!r}, which needs diffusion.learned_variance=True: use 'ancestral'.")
+    given = {"schedule": diffusion.process.schedule, "num_steps": sampler.num_steps}
+    return draw, call_text("jaxgen.diffusion.levels", sampler.levels, where="sampler.levels", **given)
+
+
+def _steered(
+    diffusion: Diffusion, sampler: Sampler, denoise: Callable[..., Array], cond: Conditioning
+) -> denoisers.Denoiser:
+    """The denoiser to sample with: guided towards the class where there is one, and clipped."""
+    steered: denoisers.Denoiser = denoise
+    if diffusion.spec.num_classes and cond is not None:
+        steered = guidance.classifier_free(
+            lambda x, sigma, label: denoise(x, sigma, {"label": label}),
+            cond["label"],
+            null_label=diffusion.spec.num_classes,
+            scale=sampler.guidance_scale,
+            interval=sampler.guidance_interval,
+            rescale=sampler.guidance_rescale,
+        )
+    return denoisers.clip_denoised(steered) if sampler.clip else steered
+
+
+def _with_variance(
+    diffusion: Diffusion, denoise: denoisers.Denoiser, variables: PyTree, cond: Conditioning
+) -> VarianceDenoiser:
+    """Adds the learned variance of the conditional model, which guidance leaves alone.
+
+    It is another evaluation only where there is guidance: the compiler sees that it is the same one otherwise.
+    """
+
+    def both(x: Array, sigma: Array) -> tuple[Array, Array]:
+        fraction = diffusion.predict(variables, x, sigma, _label(diffusion.spec, cond)).fraction
+        assert fraction is not None
+        return denoise(x, sigma), fraction
+
+    return both
+
+
+def _log_prob(diffusion: Diffusion) -> LogProb | None:
+    """Lower bounds on log p, one estimate an image: of the variational bound, or of the dequantized density."""
+    schedule, kind = diffusion.process.schedule, diffusion.settings.likelihood
+    if kind == "none":
+        return None
+
+    def bound(keys: Key[Array, " n"], variables: PyTree, batch: Microbatch) -> Float[Array, " n"]:
+        def reverse(step: variational.Transition, x: Array) -> variational.Reverse:
+            prediction = diffusion.predict(variables, x, step.sigma.reshape(-1), _label(diffusion.spec, batch))
+            logvar = jnp.where(step.first > 0.0, step.log_small, step.log_large)  # Ho et al. 2020, section 3.2
+            if prediction.fraction is not None:
+                logvar = variational.learned_logvar(step, prediction.fraction)
+            return variational.reverse(step, x, jnp.clip(prediction.clean, -1.0, 1.0), logvar)
+
+        table = schedule.timesteps(by="The variational bound")
+        return -variational.bound(keys, reverse, table, batch["image"])
+
+    def ode(keys: Key[Array, " n"], variables: PyTree, batch: Microbatch) -> Float[Array, " n"]:
+        low, high = schedule.range
+        sigmas = levels.exponential(schedule, diffusion.settings.likelihood_steps + 1, sigma_min=low, sigma_max=high)
+        label, preserving = _label(diffusion.spec, batch), diffusion.process.variance_preserving
+
+        def denoise(x: Array, sigma: Array) -> Array:
+            return diffusion.predict(variables, x, sigma, label).clean
+
+        return likelihood.log_prob(keys, denoise, batch["image"], sigmas, variance_preserving=preserving)
+
+    return {"bound": bound, "ode": ode}[kind]

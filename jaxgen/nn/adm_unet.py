@@ -1,0 +1,164 @@
+"""The U-Nets of improved DDPM (Nichol and Dhariwal 2021) and ADM (Dhariwal and Nichol 2021, section 3)."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Key
+
+from jaxgen.nn import checks
+from jaxgen.nn.resample import upsample
+from jaxgen.nn.transformer import frequency_embedding
+from jaxgen.nn.unet_block import TORCH, ZERO, Style, conv, dense, group_norm, make_block, one_hot
+
+
+class ADMUNet(nn.Module):
+    """A U-Net from noisy images and timesteps to `out_channels` values a pixel: twice the image's, with a variance.
+
+    The fields' defaults make improved DDPM. ADM is `resblock_updown` and `head_channels=64`.
+
+    Parameters are float32, computation runs in `dtype` but for the embedding, which is float32, as is the output. The
+    null token adds nothing to the embedding.
+
+    Attributes:
+      out_channels: channels of the output.
+      base_channels: unit of the widths; `channel_multipliers` gives those of the levels.
+      num_res_blocks: residual blocks a level on the way down; there is one more on the way up.
+      attention_resolutions: heights, in pixels, of the feature maps whose blocks end in self-attention; the middle
+        always has it. (The official class counts in factors of the image size.)
+      num_heads: attention heads, unless `head_channels` gives the channels of each.
+      head_channels: channels of an attention head; 0 for a fixed number of heads.
+      use_scale_shift_norm: whether the embedding scales and shifts normalized features, or is added before.
+      resblock_updown: whether residual blocks do the resampling, or single convolutions.
+      use_new_attention_order: whether queries, keys and values are split before the heads, or after. It makes no
+        difference but to given weights; of ADM's, those for 64x64 need it.
+      dropout: rate within each residual block, drawn from `dropout_keys`.
+      num_classes: number of classes; 0 for an unconditional network.
+      dtype: type of the computation.
+      remat: recompute the blocks' activations in the backward pass, trading time for memory.
+    """
+
+    out_channels: int
+    base_channels: int = 128
+    channel_multipliers: tuple[int | float, ...] = (1, 2, 2, 2)
+    num_res_blocks: int = 3
+    attention_resolutions: tuple[int, ...] = (16, 8)
+    num_heads: int = 4
+    head_channels: int = 0
+    use_scale_shift_norm: bool = True
+    resblock_updown: bool = False
+    use_new_attention_order: bool = False
+    dropout: float = 0.0
+    num_classes: int = 0
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        noise_label: Float[Array, " b"],
+        label: Int[Array, " b"] | None = None,
+        *,
+        vector: Float[Array, "b f"] | None = None,
+        train: bool,
+        dropout_keys: Key[Array, " b"] | None = None,
+    ) -> Float[Array, "b h w {self.out_channels}"]:
+        """Applies the network.
+
+        Args:
+          x: noisy images.
+          noise_label: timesteps in [0, 1000), possibly fractional.
+          label: classes in [0, num_classes], `num_classes` being the null token; None means the null token throughout.
+          vector: further conditioning; a network that was initialized with it can do without.
+          train: whether dropout is on.
+          dropout_keys: one key an example; needed when `train` and `dropout` > 0, unused otherwise.
+
+        Raises:
+          ValueError: if the image size, the widths, the heads, a label or the dropout keys do not fit the network.
+        """
+        checks.check_image_size(x, len(self.channel_multipliers))
+        checks.check_label(label, self.num_classes)
+        checks.check_dropout(self.dropout, train=train, has_keys=dropout_keys is not None)
+        keys = dropout_keys if train else None
+        emb = self._embed(noise_label, label, vector)
+        h, skips = self._down(x.astype(self.dtype), emb, keys)
+        for name, attention in (("middle_0", True), ("middle_2", False)):
+            h = self._block(h, emb, keys, self._widths[-1], name, attention=attention)
+        h = self._up(h, skips, emb, keys)
+        h = nn.swish(group_norm(h, self._style, name="out_norm"))
+        return conv(h, self.out_channels, ZERO, name="out_conv", dtype=self.dtype).astype(jnp.float32)
+
+    def _embed(self, noise_label: Array, label: Array | None, vector: Array | None) -> Array:
+        channels = 4 * self.base_channels
+        emb = nn.swish(dense(frequency_embedding(noise_label, self.base_channels), channels, TORCH, name="time_0"))
+        emb = dense(emb, channels, TORCH, name="time_2")
+        if self.num_classes:
+            vectors = one_hot(label, self.num_classes, len(noise_label))
+            emb += nn.Dense(channels, False, kernel_init=jax.nn.initializers.normal(1.0), name="label")(vectors)
+        if vector is not None:
+            emb += dense(vector, channels, TORCH, use_bias=False, name="vector")
+        return nn.swish(emb)
+
+    def _down(self, x: Array, emb: Array, keys: Array | None) -> tuple[Array, list[Array]]:
+        """Blocks are numbered through the levels, as in the official code, in the order of the skip connections."""
+        h = conv(x, self._widths[0], TORCH, name="input_0", dtype=self.dtype)
+        skips = [h]
+        for level, width in enumerate(self._widths):
+            if level:
+                h = self._resample(h, emb, keys, f"input_{len(skips)}", "down")
+                skips.append(h)
+            for _ in range(self.num_res_blocks):
+                h = self._block(h, emb, keys, width, f"input_{len(skips)}", attention=self._attends(h))
+                skips.append(h)
+        return h, skips
+
+    def _up(self, h: Array, skips: list[Array], emb: Array, keys: Array | None) -> Array:
+        last = len(skips) - 1
+        for level, width in reversed(list(enumerate(self._widths))):
+            attention = self._attends(h)
+            for _ in range(self.num_res_blocks + 1):
+                name = f"output_{last + 1 - len(skips)}"
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = self._block(h, emb, keys, width, name, attention=attention)
+            if level:
+                h = self._resample(h, emb, keys, f"{name}_{1 + attention}", "up")
+        return h
+
+    def _block(
+        self, h: Array, emb: Array, keys: Array | None, width: int, name: str, *, attention: bool = False
+    ) -> Array:
+        if attention and self.head_channels and width % self.head_channels:
+            raise ValueError(
+                f"Attention over {width} channels cannot have heads of head_channels={self.head_channels}."
+            )
+        return make_block(width, self._style, name=name, attention=attention)(h, emb, keys)
+
+    def _resample(self, h: Array, emb: Array, keys: Array | None, name: str, way: Literal["up", "down"]) -> Array:
+        width = h.shape[-1]
+        if self.resblock_updown:
+            return make_block(width, self._style, name=name, resample=way)(h, emb, keys)
+        if way == "up":
+            return conv(upsample(h), width, TORCH, name=f"{name}_conv", dtype=self.dtype)
+        return conv(h, width, TORCH, strides=2, name=f"{name}_op", dtype=self.dtype)
+
+    def _attends(self, h: Array) -> bool:
+        return h.shape[1] in self.attention_resolutions
+
+    @property
+    def _widths(self) -> tuple[int, ...]:
+        return tuple(int(self.base_channels * multiplier) for multiplier in self.channel_multipliers)
+
+    @property
+    def _style(self) -> Style:
+        return Style(
+            scale_shift=self.use_scale_shift_norm,
+            num_heads=self.num_heads,
+            head_channels=self.head_channels,
+            qkv_order="3hd" if self.use_new_attention_order else "h3d",
+            dropout=self.dropout,
+            dtype=self.dtype,
+            remat=self.remat,
+        )

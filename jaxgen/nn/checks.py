@@ -1,0 +1,38 @@
+"""What U-Nets refuse, in sentences that say what to do."""
+
+from jaxtyping import Array, Float, Int
+
+
+def check_image_size(x: Float[Array, "b h w c"], levels: int) -> None:
+    """Refuses images that cannot be halved between all levels.
+
+    Raises:
+      ValueError: says what sizes are allowed.
+    """
+    halvings = levels - 1
+    stride = 2**halvings
+    if x.shape[1] % stride or x.shape[2] % stride:
+        raise ValueError(
+            f"Images of {x.shape[1]}x{x.shape[2]} pixels cannot be halved {halvings} times: both sides must be "
+            f"multiples of {stride}, so resize the images or use fewer channel_multipliers."
+        )
+
+
+def check_label(label: Int[Array, " b"] | None, num_classes: int) -> None:
+    """Refuses labels where there are no classes.
+
+    Raises:
+      ValueError: if there are labels, but no classes.
+    """
+    if label is not None and not num_classes:
+        raise ValueError("This U-Net is unconditional (num_classes=0) but was given labels: set num_classes.")
+
+
+def check_dropout(dropout: float, *, train: bool, has_keys: bool) -> None:
+    """Refuses to train with dropout but without keys for it.
+
+    Raises:
+      ValueError: if the keys are missing.
+    """
+    if train and dropout > 0 and not has_keys:
+        raise ValueError(f"Training with dropout={dropout} needs dropout_keys, one key an example.")

@@ -1,0 +1,58 @@
+"""Diffusion networks by name: every one of them takes the same arguments, so that a method can be trained with any."""
+
+import inspect
+from typing import Protocol
+
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Key
+
+from jaxgen.core import config
+
+
+class DiffusionNetwork(Protocol):
+    """A Flax module from noisy images to predictions, with the fields `out_channels`, `num_classes` and `dtype`."""
+
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        noise_label: Float[Array, " b"],
+        label: Int[Array, " b"] | None = None,
+        *,
+        vector: Float[Array, "b f"] | None = None,
+        train: bool,
+        dropout_keys: Key[Array, " b"] | None = None,
+    ) -> Float[Array, "b h w o"]:
+        """Predicts.
+
+        Args:
+          x: noisy images, scaled by the path.
+          noise_label: the noise level, in the scale that the network was made for (see `diffusion.noise_labels`).
+          label: classes in [0, num_classes]; `num_classes` is the null token; None means the null token throughout.
+          vector: further conditioning, such as augmentation labels.
+          train: whether dropout is on.
+          dropout_keys: one key an example; needed when training with dropout.
+        """
+        ...
+
+
+def make_network(
+    section: config.Section, *, out_channels: int, num_classes: int, dtype: DTypeLike, where: str = "model"
+) -> nn.Module:
+    """Builds the network that a section names: `name` is module.Class below `jaxgen.nn`, the rest are its fields.
+
+    Raises:
+      ValueError: if there is no such network, or a field is unknown or of a wrong type.
+    """
+    settings = dict(section)
+    module_name, _, class_name = settings.pop("name", "").rpartition(".")
+    module = config.resolve("jaxgen.nn", module_name, where=f"{where}.name (module.Class)")
+    networks = {name: value for name, value in vars(module).items() if _is_network(value, module.__name__)}
+    network = config.choose(networks, class_name, where=f"{where}.name of {module_name}")
+    given = {"out_channels": out_channels, "num_classes": num_classes, "dtype": dtype}
+    return config.call(network, settings, where=where, **given)
+
+
+def _is_network(value: object, module: str) -> bool:
+    fields = getattr(value, "__dataclass_fields__", {})
+    return inspect.isclass(value) and value.__module__ == module and {"out_channels", "num_classes"} <= set(fields)

@@ -1,0 +1,164 @@
+"""DDPM++ and NCSN++ (Song et al. 2021, appendix H), in EDM's form (Karras et al. 2022, table 7)."""
+
+import math
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Key
+
+from jaxgen.nn import checks
+from jaxgen.nn.edm_unet import Decoder, Encoder, size
+from jaxgen.nn.layers import timestep_embedding
+from jaxgen.nn.unet_block import Init, Style, conv, dense, group_norm, one_hot
+
+_INIT = Init(1.0, "fan_avg")
+_LAST_INIT = Init(1e-10, "fan_avg")
+_QKV_INIT = Init(0.2, "fan_avg")
+_FREQUENCY_STD = 16.0
+
+
+class SongUNet(nn.Module):
+    """A U-Net with residual sums scaled by 1/sqrt(2), and one attention head.
+
+    The fields' defaults make DDPM++. NCSN++ is `embedding="fourier"`, `noise_channel_multiplier=2`,
+    `encoder="residual"` and `resample_filter=(1, 3, 3, 1)`.
+
+    Parameters are float32, computation runs in `dtype` but for the embedding, which is float32, as is the output. The
+    null token is a label vector of zeros. Parameters are bound to one image size: their names contain it.
+
+    Attributes:
+      out_channels: channels of the output.
+      base_channels: width of the first convolution; `channel_multipliers` gives those of the levels.
+      num_res_blocks: residual blocks a level on the way down; there is one more on the way up.
+      attention_resolutions: heights, in pixels, of the feature maps whose blocks end in self-attention: all blocks on
+        the way down, the last of the level on the way up.
+      embedding: of the noise level: sines and cosines of geometric or of random frequencies.
+      frequencies: of the Fourier embedding, base_channels * noise_channel_multiplier / 2 numbers; none for the
+        network's own, which are N(0, 16^2) by a fixed seed. They are constants and no parameters: official weights
+        come with others.
+      noise_channel_multiplier: width of that embedding, in units of `base_channels`.
+      encoder: whether the input is fed to each level of the encoder ("residual").
+      resample_filter: taps of the filter that feature maps are doubled and halved with.
+      dropout: rate within each residual block, drawn from `dropout_keys`.
+      num_classes: number of classes; 0 for an unconditional network.
+      dtype: type of the computation.
+      remat: recompute the blocks' activations in the backward pass, trading time for memory.
+    """
+
+    out_channels: int
+    base_channels: int = 128
+    channel_multipliers: tuple[int, ...] = (2, 2, 2)
+    num_res_blocks: int = 4
+    attention_resolutions: tuple[int, ...] = (16,)
+    embedding: Literal["positional", "fourier"] = "positional"
+    frequencies: tuple[float, ...] = ()
+    noise_channel_multiplier: int = 1
+    encoder: Literal["standard", "residual"] = "standard"
+    resample_filter: tuple[int, ...] = (1, 1)
+    dropout: float = 0.13
+    num_classes: int = 0
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        noise_label: Float[Array, " b"],
+        label: Int[Array, " b"] | None = None,
+        *,
+        vector: Float[Array, "b f"] | None = None,
+        train: bool,
+        dropout_keys: Key[Array, " b"] | None = None,
+    ) -> Float[Array, "b h w {self.out_channels}"]:
+        """Applies the network.
+
+        Args:
+          x: noisy images.
+          noise_label: 999 t for VP, ln(sigma / 2) for VE, ln(sigma) / 4 for EDM (Karras et al. 2022, table 1).
+          label: classes in [0, num_classes], `num_classes` being the null token; None means the null token throughout.
+          vector: further conditioning, such as EDM's augmentation labels; a network that was initialized with it can
+            do without.
+          train: whether dropout is on.
+          dropout_keys: one key an example; needed when `train` and `dropout` > 0, unused otherwise.
+
+        Raises:
+          ValueError: if the image size, the widths, the filter, the frequencies, a label or the dropout keys do not fit
+            the network.
+        """
+        checks.check_image_size(x, len(self.channel_multipliers))
+        checks.check_label(label, self.num_classes)
+        checks.check_dropout(self.dropout, train=train, has_keys=dropout_keys is not None)
+        keys = dropout_keys if train else None
+        widths = tuple(self.base_channels * multiplier for multiplier in self.channel_multipliers)
+        emb = self._embed(noise_label, label, vector)
+        levels = (widths, self.num_res_blocks, self.attention_resolutions, self._style)
+        encoder = Encoder(self.base_channels, *levels, residual_input=self.encoder == "residual", name="enc")
+        skips = encoder(x.astype(self.dtype), emb, keys)
+        h = Decoder(*levels, attend_last=True, name="dec")(skips, emb, keys)
+        h = nn.swish(group_norm(h, self._style, name=f"dec_{size(x)}_aux_norm"))
+        out = conv(h, self.out_channels, _LAST_INIT, name=f"dec_{size(x)}_aux_conv", dtype=self.dtype)
+        return out.astype(jnp.float32)
+
+    @property
+    def _style(self) -> Style:
+        return Style(
+            init=_INIT,
+            last_init=_LAST_INIT,
+            qkv_init=_QKV_INIT,
+            epsilon=1e-6,
+            min_group_channels=4,
+            scale_shift=False,
+            skip_scale=math.sqrt(0.5),
+            taps=self.resample_filter,
+            project_resampled=True,
+            qkv_order="hd3",
+            dropout=self.dropout,
+            dtype=self.dtype,
+            remat=self.remat,
+        )
+
+    def _embed(self, noise_label: Array, label: Array | None, vector: Array | None) -> Array:
+        channels = self.base_channels * self.noise_channel_multiplier
+        emb = self._embed_noise(noise_label, channels)
+        if self.num_classes:
+            # Scaled so that a one-hot vector has unit variance.
+            vectors = one_hot(label, self.num_classes, len(noise_label)) * math.sqrt(self.num_classes)
+            emb += dense(vectors, channels, _INIT, name="map_label")
+        if vector is not None:
+            emb += dense(vector, channels, _INIT, use_bias=False, name="map_augment")
+        for name in ("map_layer0", "map_layer1"):
+            emb = nn.swish(dense(emb, 4 * self.base_channels, _INIT, name=name))
+        return emb
+
+    def _embed_noise(self, noise_label: Array, channels: int) -> Array:
+        if self.embedding == "positional":
+            return timestep_embedding(noise_label, channels)
+        return fourier_embedding(noise_label, self.frequencies or random_frequencies(channels // 2), channels)
+
+
+def random_frequencies(number: int) -> tuple[float, ...]:
+    """Frequencies of N(0, 16^2), the same ones whenever they are asked for.
+
+    Of NumPy's streams, that of `RandomState` is the one that is promised not to change.
+    """
+    return tuple((_FREQUENCY_STD * np.random.RandomState(0).randn(number)).tolist())
+
+
+def fourier_embedding(
+    noise_label: Float[Array, " b"], frequencies: tuple[float, ...], channels: int
+) -> Float[Array, "b {channels}"]:
+    """Sines, then cosines, of 2 pi times the noise label times each frequency (Tancik et al. 2020).
+
+    Raises:
+      ValueError: if there are not channels / 2 frequencies.
+    """
+    if 2 * len(frequencies) != channels:
+        raise ValueError(
+            f"A Fourier embedding of {channels} channels needs {channels / 2:g} frequencies, not {len(frequencies)}."
+        )
+    angles = noise_label[:, None] * (2.0 * np.pi * np.asarray(frequencies, np.float32))[None, :]
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)

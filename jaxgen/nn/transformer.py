@@ -1,0 +1,246 @@
+"""What the diffusion transformers share: patches, fixed position tables, conditioning, attention, adaLN-zero blocks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Key
+
+from jaxgen.core import keys as keylib
+from jaxgen.nn.checks import check_dropout
+from jaxgen.nn.layers import Dropout
+
+_XAVIER = nn.initializers.xavier_uniform()
+_ZEROS = nn.initializers.zeros_init()
+_NORMAL = nn.initializers.normal(0.02)
+
+
+def patchify(x: Float[Array, "b h w c"], patch_size: int) -> Float[Array, "b n d"]:
+    """Cuts images into square patches, row by row, each flattened as [patch_size, patch_size, c]."""
+    b, h, w, c = x.shape
+    p = patch_size
+    patches = x.reshape(b, h // p, p, w // p, p, c).swapaxes(2, 3)
+    return patches.reshape(b, (h // p) * (w // p), p * p * c)
+
+
+def unpatchify(tokens: Float[Array, "b n d"], patch_size: int, grid: tuple[int, int]) -> Float[Array, "b h w c"]:
+    """The images whose `grid` = (rows, columns) of patches `patchify` returned."""
+    (rows, columns), p = grid, patch_size
+    patches = tokens.reshape(len(tokens), rows, columns, p, p, -1).swapaxes(2, 3)
+    return patches.reshape(len(tokens), rows * p, columns * p, patches.shape[-1])
+
+
+def sincos_positions(grid: tuple[int, int], dim: int) -> Float[np.ndarray, "n {dim}"]:
+    """The fixed position table of DiT: the first half of `dim` encodes the column, the second the row.
+
+    Each half holds dim/4 sines, then dim/4 cosines, of the position times 10000^(-4i/dim).
+    """
+    rows, columns = np.indices(grid).reshape(2, -1)
+    freqs = 10_000.0 ** (-np.arange(dim // 4) / (dim // 4))
+    angles = [positions[:, None] * freqs[None, :] for positions in (columns, rows)]
+    return np.concatenate([f(angle) for angle in angles for f in (np.sin, np.cos)], axis=1).astype(np.float32)
+
+
+def rotary_angles(grid: tuple[int, int], head_dim: int) -> Float[np.ndarray, "n {head_dim}//2"]:
+    """Angles of rotary embeddings in two dimensions: head_dim/4 turn with the row, then as many with the column."""
+    freqs = 10_000.0 ** (-np.arange(head_dim // 4) / (head_dim // 4))
+    rows_and_columns = np.indices(grid).reshape(2, -1)
+    return np.concatenate([p[:, None] * freqs[None, :] for p in rows_and_columns], axis=1).astype(np.float32)
+
+
+def rotate(x: Float[Array, "b n heads d"], angles: Float[Array, "n d//2"]) -> Float[Array, "b n heads d"]:
+    """Turns each pair of neighboring channels by its token's angle (RoFormer, Su et al. 2021, section 3.2)."""
+    cos, sin = (f(angles)[None, :, None, :] for f in (jnp.cos, jnp.sin))
+    first, second = x[..., 0::2].astype(jnp.float32), x[..., 1::2].astype(jnp.float32)
+    turned = jnp.stack([first * cos - second * sin, first * sin + second * cos], axis=-1)
+    return turned.reshape(x.shape).astype(x.dtype)
+
+
+def frequency_embedding(t: Float[Array, " b"], dim: int = 256) -> Float[Array, "b {dim}"]:
+    """Cosines, then sines, of t times the frequencies 10000^(-2i/dim): the timestep embedding of GLIDE and DiT."""
+    freqs = (10_000.0 ** (-np.arange(dim // 2) / (dim // 2))).astype(np.float32)
+    angles = t[:, None] * freqs[None, :]
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def linear(features: int, dtype: DTypeLike, name: str, *, zero_init: bool = False, use_bias: bool = True) -> nn.Dense:
+    """A linear layer with DiT's initialization: Xavier uniform, or zero where a branch is to start as the identity."""
+    return nn.Dense(features, use_bias, dtype=dtype, kernel_init=_ZEROS if zero_init else _XAVIER, name=name)
+
+
+class Conditioning(nn.Module):
+    """The sum of the embeddings of noise label, class and further conditioning, which modulates every block."""
+
+    hidden_size: int
+    num_classes: int = 0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, noise_label: Float[Array, " b"], label: Int[Array, " b"] | None, vector: Float[Array, "b f"] | None
+    ) -> tuple[Float[Array, "b {self.hidden_size}"], Float[Array, "b {self.hidden_size}"]]:
+        """Returns the sum, and the class's part of it alone, which is zero where there are no classes."""
+        emb = frequency_embedding(noise_label).astype(self.dtype)
+        for i in range(2):
+            emb = nn.Dense(self.hidden_size, dtype=self.dtype, kernel_init=_NORMAL, name=f"time_{i}")(emb)
+            emb = nn.silu(emb) if i == 0 else emb
+        label_emb = jnp.zeros_like(emb)
+        if self.num_classes:
+            label = jnp.full(noise_label.shape, self.num_classes) if label is None else label
+            table = nn.Embed(
+                self.num_classes + 1, self.hidden_size, dtype=self.dtype, embedding_init=_NORMAL, name="label"
+            )
+            label_emb = table(label)
+        if vector is not None:
+            emb += linear(self.hidden_size, self.dtype, "vector", use_bias=False)(vector)
+        return emb + label_emb, label_emb
+
+
+class Attention(nn.Module):
+    """Self-attention over tokens, with queries and keys normalized and rotated where asked for."""
+
+    num_heads: int
+    qk_norm: bool = False
+    dropout: float = 0.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        dropout_keys: Key[Array, " b"] | None = None,
+        angles: Float[Array, "n a"] | None = None,
+    ) -> Float[Array, "b n d"]:
+        """Mixes tokens; `angles` are those of `rotary_angles`."""
+        b, n, d = x.shape
+        qkv = linear(3 * d, self.dtype, "qkv")(x).reshape(b, n, 3, self.num_heads, d // self.num_heads)
+        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        if self.qk_norm:
+            q, k = (nn.RMSNorm(1e-6, self.dtype, name=name)(h) for h, name in ((q, "q_norm"), (k, "k_norm")))
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
+        mixed = jax.nn.dot_product_attention(q, k, v).reshape(b, n, d)
+        return Dropout(self.dropout, name="dropout")(linear(d, self.dtype, "out")(mixed), dropout_keys)
+
+
+class MLP(nn.Module):
+    """Two linear layers with GELU between them, or, gated, with SwiGLU (Shazeer 2020) at two thirds of the width."""
+
+    ratio: float = 4.0
+    gated: bool = False
+    dropout: float = 0.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"], dropout_keys: Key[Array, " b"] | None = None) -> Float[Array, "b n d"]:
+        """Transforms each token alone."""
+        width = int(x.shape[-1] * self.ratio)
+        if self.gated:
+            gate, value = jnp.split(linear(2 * (2 * width // 3), self.dtype, "in")(x), 2, axis=-1)
+            h = nn.silu(gate) * value
+        else:
+            h = nn.gelu(linear(width, self.dtype, "in")(x))
+        return linear(x.shape[-1], self.dtype, "out")(Dropout(self.dropout, name="dropout")(h, dropout_keys))
+
+
+class Block(nn.Module):
+    """A transformer block whose normalizations and residual branches a conditioning vector modulates: adaLN-zero.
+
+    Both branches are multiplied by gates that start at zero, so that the block starts as the identity (Peebles and Xie
+    2023, section 3.2).
+
+    Attributes:
+      num_heads: attention heads.
+      mlp_ratio: width of the MLP relative to the tokens'.
+      qk_norm: normalize queries and keys by their root mean square.
+      rms_norm: normalize tokens by RMSNorm with a learned scale, instead of LayerNorm without.
+      gated: use SwiGLU instead of GELU.
+      dropout: rate within both branches.
+      dtype: type of the computation.
+    """
+
+    num_heads: int
+    mlp_ratio: float = 4.0
+    qk_norm: bool = False
+    rms_norm: bool = False
+    gated: bool = False
+    dropout: float = 0.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        emb: Float[Array, "b d"],
+        dropout_keys: Key[Array, " b"] | None = None,
+        angles: Float[Array, "n a"] | None = None,
+    ) -> Float[Array, "b n d"]:
+        """Applies attention, then the MLP."""
+        shift_0, scale_0, gate_0, shift_1, scale_1, gate_1 = _modulation(emb, 6, self.dtype)
+        h = _norm("norm_0", self.rms_norm, self.dtype)(x) * (1.0 + scale_0) + shift_0
+        attention = Attention(self.num_heads, self.qk_norm, self.dropout, self.dtype, name="attention")
+        x += gate_0 * attention(h, dropout_keys, angles)
+        h = _norm("norm_1", self.rms_norm, self.dtype)(x) * (1.0 + scale_1) + shift_1
+        return x + gate_1 * MLP(self.mlp_ratio, self.gated, self.dropout, self.dtype, name="mlp")(h, dropout_keys)
+
+
+class FinalLayer(nn.Module):
+    """A modulated normalization and a linear layer, both zero at first."""
+
+    features: int
+    rms_norm: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"], emb: Float[Array, "b d"]) -> Float[Array, "b n {self.features}"]:
+        """Maps tokens to patches."""
+        shift, scale = _modulation(emb, 2, self.dtype)
+        x = _norm("norm", self.rms_norm, self.dtype)(x) * (1.0 + scale) + shift
+        return linear(self.features, self.dtype, "linear", zero_init=True)(x)
+
+
+def validate(
+    x: Array, label: Array | None, *, patch_size: int, hidden_size: int, num_heads: int, num_classes: int
+) -> None:
+    """Checks that images and labels fit a transformer, and its width the position tables and heads.
+
+    Raises:
+      ValueError: says what does not fit.
+    """
+    if x.shape[1] % patch_size or x.shape[2] % patch_size:
+        raise ValueError(
+            f"Images of {x.shape[1]}x{x.shape[2]} pixels cannot be cut into patches of patch_size={patch_size}: both "
+            "sides must be multiples of it."
+        )
+    if hidden_size % 4 or hidden_size % num_heads:
+        raise ValueError(f"hidden_size={hidden_size} must be a multiple of 4 and of num_heads={num_heads}.")
+    if label is not None and not num_classes:
+        raise ValueError("This transformer is unconditional (num_classes=0) but was given labels: set num_classes.")
+
+
+def training_keys(train: bool, dropout: float, dropout_keys: Array | None) -> Array | None:
+    """The dropout keys that the blocks get: none outside training.
+
+    Raises:
+      ValueError: if they are needed and missing.
+    """
+    check_dropout(dropout, train=train, has_keys=dropout_keys is not None)
+    return dropout_keys if train else None
+
+
+def layer_keys(dropout_keys: Array | None, layer: int | Array) -> Array | None:
+    """Keys of one layer of several that share parameter paths."""
+    return None if dropout_keys is None else keylib.fold_each(dropout_keys, layer)
+
+
+def _modulation(emb: Array, parts: int, dtype: DTypeLike) -> list[Array]:
+    """Shifts, scales and gates for all tokens of an example; must be called within a compact module."""
+    modulation = linear(parts * emb.shape[-1], dtype, "modulation", zero_init=True)(nn.silu(emb))
+    return jnp.split(modulation[:, None, :], parts, axis=-1)
+
+
+def _norm(name: str, rms_norm: bool, dtype: DTypeLike) -> nn.Module:
+    if rms_norm:
+        return nn.RMSNorm(1e-6, dtype, name=name)
+    return nn.LayerNorm(1e-6, dtype, use_bias=False, use_scale=False, name=name)

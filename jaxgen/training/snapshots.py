@@ -1,0 +1,93 @@
+"""Snapshots of power averages, and averages of other widths that are made of them after training.
+
+`ema/STEP.npz` in a work directory holds the averages after so many updates: `0/NAME` for the first width, `1/NAME` for
+the second, and `sigma_rel`, the widths.
+"""
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from jaxgen.core import ema, trees
+from jaxgen.core.ema import Snapshot
+
+
+def save(workdir: Path, step: int, averages: PyTree, sigma_rel: tuple[float, ...]) -> None:
+    """Writes the averages of a step, whole or not at all; an earlier file of the step is replaced."""
+    if jax.process_index() != 0:
+        return
+    path = _path(workdir, step)
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp.npz")
+    arrays = {name: np.asarray(leaf) for name, leaf in trees.named_leaves(averages).items()}
+    np.savez(temporary, sigma_rel=np.asarray(sigma_rel), **arrays)  # type: ignore[arg-type]  # see cli.sample
+    temporary.replace(path)
+
+
+def steps(workdir: Path) -> list[int]:
+    """The steps that there are snapshots of, in order."""
+    return sorted(int(path.stem) for path in (workdir / "ema").glob("*.npz") if path.stem.isdigit())
+
+
+def reconstruct(
+    workdir: Path, averages: Mapping[str, Mapping[str, Array]], *, step: int, stored: tuple[float, ...], wanted: float
+) -> tuple[dict[str, np.ndarray], float]:
+    """The average of a width that was not kept, at the step of a checkpoint (Karras et al. 2024, section 3.2).
+
+    Args:
+      workdir: where the earlier snapshots are.
+      averages: those in the checkpoint, the last snapshot.
+      step: of the checkpoint.
+      stored: the widths that were kept.
+      wanted: the width to make.
+
+    Returns:
+      The average, and how far its profile is from the wanted one, relative to that.
+
+    Raises:
+      ValueError: if there are no earlier snapshots, one cannot be read, or there is no such width.
+    """
+    earlier = [s for s in steps(workdir) if s < step]
+    if not earlier:
+        raise ValueError(
+            f"{workdir} has no snapshots of averages before step {step}: train with "
+            "train.snapshot_every_steps, in another --workdir."
+        )
+    snapshots = [Snapshot(s, width) for s in [*earlier, step] for width in stored]
+    target = Snapshot(step, wanted)
+    weights = ema.reconstruction_weights(snapshots, target)
+    total = {name: np.zeros(leaf.shape, np.float64) for name, leaf in averages["0"].items()}
+    last = trees.named_leaves(averages)
+    for s, row in zip([*earlier, step], weights.reshape(-1, len(stored)), strict=True):
+        arrays = last if s == step else _load(workdir, s, stored)
+        for name, value in total.items():
+            for i, weight in enumerate(row):
+                value += weight * np.asarray(arrays[f"{i}/{name}"], np.float64)
+    made = {name: _as_before(value, averages["0"][name]) for name, value in total.items()}
+    return made, ema.profile_distance(snapshots, weights, target)
+
+
+def _as_before(value: np.ndarray, leaf: Array) -> np.ndarray:
+    """In the type of the leaf; counters and flags are not averaged."""
+    return value.astype(leaf.dtype) if np.issubdtype(leaf.dtype, np.floating) else np.asarray(leaf)
+
+
+def _load(workdir: Path, step: int, stored: tuple[float, ...]) -> dict[str, np.ndarray]:
+    path = _path(workdir, step)
+    try:
+        with path.open("rb") as raw, np.load(raw) as file:  # NumPy leaves a damaged file open
+            arrays = dict(file)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read ({error}): remove it, to do without this snapshot.") from error
+    widths = tuple(arrays.pop("sigma_rel").tolist())
+    if widths != stored:
+        raise ValueError(f"{path} holds averages of the widths {widths}, but ema.sigma_rel is {stored}.")
+    return arrays
+
+
+def _path(workdir: Path, step: int) -> Path:
+    return workdir / "ema" / f"{step}.npz"

@@ -1,0 +1,160 @@
+"""From an autoencoder's run to cached latents, to a run on these, to images."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from launching import contents, launch
+
+from jaxgen.cli import encode, frozen, setup
+from jaxgen.core import images
+from jaxgen.data import load, read_arrays
+from jaxgen.methods.vae.autoencoder_kl import make_posterior
+from jaxgen.training.workdir import load_config
+
+pytestmark = pytest.mark.xdist_group("cli")
+
+NUM_TRAIN = 24
+KEYS = jax.random.split(jax.random.key(0), NUM_TRAIN)
+QUICK = ("--config.train.num_steps=1", "--config.train.steps_per_dispatch=1", "--config.parallel.num_devices=1")
+
+
+@pytest.fixture(scope="module")
+def first_stage(tmp_path_factory):
+    """The run of an autoencoder."""
+    workdir = tmp_path_factory.mktemp("runs") / "first"
+    arguments = ["--config=configs/autoencoder_kl.py:tiny", "--config.evaluate.num_samples=0"]
+    outcome = launch("train", *arguments, *QUICK, f"--workdir={workdir}")
+    assert outcome.code == 0, outcome.err
+    return workdir
+
+
+def run_encode(first_stage, output, *arguments):
+    return launch("encode", f"--workdir={first_stage}", f"--output={output}", f"--num_samples={NUM_TRAIN}", *arguments)
+
+
+@pytest.fixture(scope="module")
+def cache(first_stage, tmp_path_factory):
+    """Its latents."""
+    output = tmp_path_factory.mktemp("data") / "cache"
+    outcome = run_encode(first_stage, output)
+    assert outcome.code == 0, outcome.err
+    return output
+
+
+@pytest.fixture(scope="module")
+def second_stage(cache, tmp_path_factory):
+    """A run on a copy of the latents, which is gone when the run is over."""
+    workdir, copy = (tmp_path_factory.mktemp("runs") / name for name in ("second", "copy"))
+    shutil.copytree(cache, copy)
+    arguments = ["--config=configs/latent.py:tiny", f"--config.data.path={copy}", f"--workdir={workdir}"]
+    outcome = launch("train", *arguments, *QUICK)
+    assert outcome.code == 0, outcome.err
+    shutil.rmtree(copy)
+    return workdir
+
+
+def test_the_cache_is_what_the_posterior_says_of_the_images(first_stage, cache):
+    autoencoder, config = frozen.load(cache), load_config(first_stage)
+    data = load("latents", "train", path=str(cache))
+    assert (len(data.examples), data.num_classes) == (NUM_TRAIN, 10)
+    assert len(load("latents", "test", path=str(cache)).examples) == 360
+    pixels = setup.load_data(config, "train")
+    originals = read_arrays(pixels)
+    cached = read_arrays(data)
+    np.testing.assert_array_equal(cached["label"], originals["label"][:NUM_TRAIN])
+    posterior = make_posterior(config, setup.spec_of(pixels))
+    mean, std = posterior(autoencoder.variables, images.to_float(jnp.asarray(originals["image"][:NUM_TRAIN])))
+    np.testing.assert_allclose(cached["image"], np.concatenate([mean, std], axis=-1), atol=1e-5)
+    np.testing.assert_allclose(autoencoder.shift, mean.mean((0, 1, 2)), rtol=1e-4)
+    second_moment = (np.square(mean) + np.square(std)).mean((0, 1, 2))
+    np.testing.assert_allclose(autoencoder.scale, np.sqrt(second_moment - autoencoder.shift**2), rtol=1e-4)
+
+
+def test_mirrored_images_are_examples_of_their_own(first_stage, tmp_path):
+    outcome = run_encode(first_stage, tmp_path / "cache", "--config.data.flip=True", "--dtype=float16")
+    assert outcome.code == 0, outcome.err
+    data, autoencoder = load("latents", "train", path=str(tmp_path / "cache")), frozen.load(tmp_path / "cache")
+    cached = read_arrays(data)
+    assert np.load(tmp_path / "cache" / "train" / "moments.npy").dtype == np.float16
+    np.testing.assert_array_equal(cached["label"][:NUM_TRAIN], cached["label"][NUM_TRAIN:])
+    originals = read_arrays(setup.load_data(load_config(first_stage), "train"))["image"][:NUM_TRAIN]
+    for half, pixels in (
+        (cached["image"][:NUM_TRAIN], originals),
+        (cached["image"][NUM_TRAIN:], originals[:, :, ::-1]),
+    ):
+        mean = autoencoder.model.encode(KEYS, autoencoder.variables, images.to_float(jnp.asarray(pixels)))
+        np.testing.assert_allclose(half[..., :2], mean, atol=5e-3)
+
+
+def test_a_run_on_latents_can_do_without_them(second_stage):
+    outcome = launch("sample", f"--workdir={second_stage}", "--num_samples=5")
+    assert outcome.code == 0, outcome.err
+    with np.load(second_stage / "samples" / "seed0_5.npz") as arrays:
+        assert arrays["images"].shape == (5, 8, 8, 1)
+        assert arrays["labels"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_its_evaluation_compares_with_real_images(second_stage):
+    figures = json.loads((second_stage / "evaluation.json").read_text())["figures"]
+    assert figures["frechet_pixels"]["reference"] == "train, 1437 images"
+    assert {"class_accuracy", "reconstruction_psnr"} <= set(figures)
+
+
+def test_a_run_keeps_the_autoencoder_that_it_was_started_with(second_stage, cache, tmp_path):
+    frozen.keep(cache, second_stage)  # the same
+    shutil.copytree(cache / "autoencoder", tmp_path / "autoencoder")
+    with (tmp_path / "autoencoder" / "frozen.npz").open("ab") as file:
+        file.write(b"other")
+    with pytest.raises(ValueError, match="another autoencoder"):
+        frozen.keep(tmp_path, second_stage)
+
+
+def test_an_autoencoder_that_cannot_be_read_is_refused(cache, tmp_path):
+    shutil.copytree(cache / "autoencoder", tmp_path / "autoencoder")
+    arrays = tmp_path / "autoencoder" / "frozen.npz"
+    arrays.write_bytes(arrays.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="holds no autoencoder"):
+        frozen.load(tmp_path)
+
+
+def test_a_failed_encode_leaves_nothing(first_stage, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise RuntimeError("disk full")
+
+    monkeypatch.setattr(encode.frozen, "save", fail)
+    with pytest.raises(RuntimeError, match="disk full"):
+        run_encode(first_stage, tmp_path / "cache")
+    assert contents(tmp_path) == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_refusals(first_stage, trained, cache, tmp_path):
+    refused = {
+        "exists already": run_encode(first_stage, cache),
+        "has no latents to cache": run_encode(trained.workdir, tmp_path / "cache"),
+        "needs --output=DIR": launch("encode", f"--workdir={first_stage}"),
+        "--num_samples is 0": launch(
+            "encode", f"--workdir={first_stage}", f"--output={tmp_path / 'a'}", "--num_samples=0"
+        ),
+        "cannot be mirrored": launch(
+            "train",
+            "--config=configs/latent.py:tiny",
+            f"--config.data.path={cache}",
+            "--config.data.flip=True",
+            f"--workdir={tmp_path / 'run'}",
+        ),
+        "holds no latents": launch(
+            "train",
+            "--config=configs/latent.py:tiny",
+            f"--config.data.path={tmp_path}",
+            f"--workdir={tmp_path / 'run'}",
+        ),
+    }
+    for sentence, outcome in refused.items():
+        assert outcome.code == 2, sentence
+        assert sentence in outcome.err
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,261 @@
+"""Official weights into a work directory, to draw from and to train on; or nothing is written."""
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+from launching import contents, launch
+
+from jaxgen.cli import frozen, main, setup
+from jaxgen.core import trees
+from jaxgen.core.contract import ModelSpec
+from jaxgen.interop import autoencoder_kl, dit, edm
+from jaxgen.nn.autoencoder_kl import AutoencoderKL
+from jaxgen.nn.dit import DiT
+from jaxgen.nn.song_unet import SongUNet
+from jaxgen.training.settings import train_settings
+from jaxgen.training.workdir import load_config, load_spec
+
+pytestmark = pytest.mark.xdist_group("cli")
+
+CONFIG = """
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(variant="right"):
+    return common.choose({"deep": lambda: make(2), "right": lambda: make(1), "again": lambda: make(1)}, variant)
+
+
+def make(depth):
+    config = common.tiny(common.digits(common.diffusion(common.base())))
+    config.optimizer.warmup_steps = 0
+    config.optimizer.name = "sgd"
+    config.optimizer.learning_rate = 1e-6
+    config.evaluate.num_samples = 0
+    config.log.tensorboard = False
+    config.sampler.num_steps = 2
+    config.model = ConfigDict({"name": "dit.DiT", "hidden_size": 16, "depth": depth, "num_heads": 2, "patch_size": 4})
+    return config
+"""
+
+
+def official_weights(config, official_name, seed=0):
+    """A state dict of random numbers under official names, and the same arrays as our parameters."""
+    params = setup.target(setup.build(config, ModelSpec((8, 8, 1), 10)), train_settings(config)).params
+    random = np.random.default_rng(seed)
+    ours = jax.tree.map(
+        lambda leaf: 0.1 * random.normal(size=leaf.shape).astype(np.float32), params.get("generator", params)["network"]
+    )
+    return as_official(ours, official_name), ours
+
+
+def as_official(params, official_name):
+    """Our parameters, or their shapes, in PyTorch's layout and names."""
+
+    def convert(name, leaf):
+        array = np.zeros(leaf.shape, np.float32) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf
+        return np.moveaxis(array, (-1, -2), (0, 1)) if name.endswith("kernel") else array
+
+    return {official_name(name): convert(name, leaf) for name, leaf in trees.named_leaves(params).items()}
+
+
+def state_of(workdir):
+    config = load_config(workdir)
+    experiment = setup.build(config, load_spec(workdir))
+    return setup.restore(experiment, train_settings(config), workdir, None)[0]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A directory with a config file, weights that fit it, and the run made of both."""
+    directory = tmp_path_factory.mktemp("import")
+    (directory / "config.py").write_text(CONFIG)
+    config = main.load_config_file(f"{directory}/config.py:right")
+    state_dict, ours = official_weights(config, lambda name: dit.official_name(name, DiT(out_channels=1, depth=1)))
+    np.savez(directory / "weights.npz", **state_dict)
+    outcome = launch(*arguments(directory, f"--config={directory}/config.py:right", f"--workdir={directory}/run"))
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.startswith(f"{directory}/run holds {directory}/config.py:right with ")
+    return directory, state_dict, ours
+
+
+def arguments(directory, *more):
+    return ["import", "--format=dit", f"--weights={directory}/weights.npz", *more]
+
+
+def test_parameters_and_their_average_are_the_imported_ones_at_step_zero(place):
+    directory, _, ours = place
+    state = state_of(directory / "run")
+    assert state.step == 0
+    jax.tree.map(np.testing.assert_array_equal, state.params["network"], ours)
+    averaged = setup.build(load_config(directory / "run"), load_spec(directory / "run")).model.eval_variables(state)
+    jax.tree.map(np.testing.assert_array_equal, averaged["network"], ours)
+    assert {"config.json", "data.json", "environment.json"} <= {path.name for path in (directory / "run").iterdir()}
+    assert json.loads((directory / "run" / "data.json").read_text())["num_classes"] == 10
+    assert not [path.name for path in directory.iterdir() if path.name.startswith(".run")]
+
+
+def test_images_are_drawn_from_them(place):
+    directory = place[0]
+    outcome = launch(
+        "sample", f"--workdir={directory}/run", "--num_samples=8", f"--output={directory}/samples.npz", "--step=0"
+    )
+    assert outcome.code == 0, outcome.err
+    with np.load(directory / "samples.npz") as arrays:
+        assert arrays["images"].shape == (8, 8, 8, 1)
+
+
+def test_training_goes_on_from_them(place):
+    directory, _, ours = place
+    outcome = launch("train", f"--workdir={directory}/run")
+    assert outcome.code == 0, outcome.err
+    assert "Resumed at step 0." in outcome.out
+    state = state_of(directory / "run")
+    assert state.step == 4
+    moved = jax.tree.map(lambda new, old: np.abs(new - old).max(), state.params["network"], ours)
+    assert 0.0 < max(jax.tree.leaves(moved)) < 1e-3  # at a rate of 1e-6; another start is some 0.1 away
+
+
+def test_without_a_config_the_first_variant_that_fits_is_taken(place, monkeypatch):
+    directory = place[0]
+    variants = main.config_variants(f"{directory}/config.py")
+    assert [name.partition(":")[2] for name in variants] == ["deep", "right", "again"]
+    monkeypatch.setattr("jaxgen.cli.import_weights.config_variants", lambda file: variants)
+    outcome = launch(*arguments(directory, f"--workdir={directory}/chosen"))
+    assert outcome.code == 0, outcome.err
+    assert f"holds {directory}/config.py:right with" in outcome.out
+    assert load_config(directory / "chosen").model.depth == 1
+
+
+def test_random_constants_of_a_network_go_into_its_config(place, tmp_path):
+    directory = place[0]
+    settings = {
+        "name": "song_unet.SongUNet", "base_channels": 8, "channel_multipliers": (1,), "num_res_blocks": 1,
+        "embedding": "fourier", "noise_channel_multiplier": 2,
+    }  # fmt: skip
+    text = CONFIG.replace("config.model = ", f"config.model = ConfigDict({settings!r})\n    return config\n    ")
+    (tmp_path / "song.py").write_text(text)
+    config = main.load_config_file(f"{tmp_path}/song.py:right")
+    network = SongUNet(out_channels=1)
+    state_dict, _ = official_weights(config, lambda name: edm.official_name(name, network))
+    state_dict = {f"model.{name}": array for name, array in state_dict.items()}
+    frequencies = np.linspace(0.5, 4.0, 8).astype(np.float32)
+    np.savez(directory / "song.npz", **state_dict, **{"model.map_noise.freqs": frequencies})
+    outcome = launch(
+        "import", "--format=edm", f"--weights={directory}/song.npz", f"--config={tmp_path}/song.py",
+        f"--workdir={tmp_path}/run",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    np.testing.assert_array_equal(np.float32(load_config(tmp_path / "run").model.frequencies), frequencies)
+
+
+REFUSED = {
+    "format": (["--format=dti"], r"--format is 'dti', but must be one of .*dit.* Did you mean dit"),
+    "no format": (["--format="], r"--format is '', but must be one of adm, autoencoder-kl, .*iddpm"),
+    "a tool": (["--format=files"], r"--format is 'files', but must be one of"),
+    "no weights": (
+        ["--config=configs/ddpm.py", "--weights={directory}/none.pt"],
+        r"none\.pt cannot be read: .*No such file",
+    ),
+    "entry": (["--config=configs/ddpm.py", "--entry=ema"], "leave --entry=ema out"),
+    "config": (["--config={directory}/none.py"], "There is no config"),
+    "overrides without config": (["--config.seed=3"], r"import takes --config\.seed=3 only together with --config"),
+    "another network": (["--config=configs/ddpm.py:tiny"], "The format's weights are of DiT, which the config"),
+    "a network of another size": (
+        ["--config={directory}/config.py:deep"],
+        r"do not fit .*config\.py:deep: blocks\.1\.attn\.proj\.bias is missing \(our block_1/attention/out/bias",
+    ),
+    "a network of another shape": (
+        ["--config={directory}/config.py", "--config.model.hidden_size=32"],
+        r"blocks\.0\.attn\.proj\.bias has shape \(16,\), but our block_0/attention/out/bias has \(32,\); ",
+    ),
+    "classes": (["--config={directory}/config.py", "--num_classes=7"], r"embedding_table.* has shape \(11, 16\), but"),
+    "image shape": (["--image_shape=32,32", "--config={directory}/config.py"], r"--image_shape is 32,32, but must be"),
+    "no data": (
+        ["--config={directory}/config.py", "--config.data.name=folder"],
+        r"data lacks path: .* Or give --image_shape=H,W,C and --num_classes=N",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_had_is_refused_and_leaves_nothing(place, tmp_path, name):
+    directory = place[0]
+    more, sentence = REFUSED[name]
+    more = [argument.format(directory=directory) for argument in more]
+    outcome = launch(*arguments(directory, f"--workdir={tmp_path}/new", *more))
+    assert (outcome.code, outcome.out) == (2, ""), outcome
+    assert re.fullmatch(r"error: [^\n]*[.?]\n", outcome.err), outcome.err
+    assert re.search(sentence, outcome.err), outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_holds_something_is_left_alone(place):
+    directory = place[0]
+    before = contents(directory / "run")
+    outcome = launch(*arguments(directory, f"--workdir={directory}/run"))
+    assert outcome.code == 2
+    assert "is there already, and not empty: choose another --workdir" in outcome.err
+    assert contents(directory / "run") == before
+
+
+def test_a_place_below_a_file_is_refused(place):
+    directory = place[0]
+    more = [f"--config={directory}/config.py:right", f"--workdir={directory}/weights.npz/run"]
+    outcome = launch(*arguments(directory, *more))
+    assert outcome.code == 2
+    assert "weights.npz/run cannot be written (" in outcome.err
+
+
+def test_flags_say_what_the_data_is_where_it_cannot_be_asked(place, tmp_path):
+    directory = place[0]
+    outcome = launch(
+        *arguments(directory, f"--workdir={tmp_path}/run", f"--config={directory}/config.py:right"),
+        "--config.data.name=folder", "--image_shape=16,16,1", "--num_classes=10",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert load_spec(tmp_path / "run") == ModelSpec((16, 16, 1), 10)
+
+
+def test_a_model_of_latents_comes_with_its_autoencoder(place, tmp_path):
+    directory = place[0]
+    coder = main.load_config_file("configs/autoencoder_kl.py:tiny")
+    network = AutoencoderKL(image_channels=1)
+    state_dict, ours = official_weights(coder, lambda name: autoencoder_kl.official_name(name, network))
+    np.savez(tmp_path / "coder.npz", **state_dict)
+    first = ["--format=autoencoder-kl", f"--weights={tmp_path}/coder.npz", "--config=configs/autoencoder_kl.py:tiny"]
+    outcome = launch("import", *first, f"--workdir={tmp_path}/coder")
+    assert outcome.code == 0, outcome.err
+    jax.tree.map(np.testing.assert_array_equal, state_of(tmp_path / "coder").params["generator"]["network"], ours)
+
+    latents = main.load_config_file(f"{directory}/config.py:right")
+    spec = ModelSpec((4, 4, 2), 10)
+    params = setup.target(setup.build(latents, spec), train_settings(latents)).params["network"]
+    weights = as_official(params, lambda name: dit.official_name(name, DiT(out_channels=2, depth=1)))
+    np.savez(tmp_path / "dit.npz", **weights)
+    second = [
+        "--format=dit", f"--weights={tmp_path}/dit.npz", f"--config={directory}/config.py:right",
+        "--config.data.name=latents", "--num_classes=10", f"--workdir={tmp_path}/run",
+    ]  # fmt: skip
+    coder_of = f"--autoencoder={tmp_path}/coder"
+    for more, sentence in (
+        ([], "data lacks path"),
+        ([f"--autoencoder={directory}/run"], "method denoising.diffusion, which has no feature maps as latents"),
+        ([coder_of, "--latent_scale=1,2,3"], "--latent_scale is 1,2,3, but must be one number, or 2 of them"),
+        ([coder_of, "--config.data.name=digits"], "is for models of latents, but data.name is 'digits'"),
+    ):
+        outcome = launch("import", *second, *more)
+        assert outcome.code == 2
+        assert sentence in outcome.err
+        assert not (tmp_path / "run").exists()
+    outcome = launch("import", *second, coder_of, "--latent_scale=5.0")
+    assert outcome.code == 0, outcome.err
+    np.testing.assert_array_equal(frozen.load(tmp_path / "run").scale, [5.0, 5.0])
+    outcome = launch("sample", f"--workdir={tmp_path}/run", "--num_samples=8", f"--output={tmp_path}/samples.npz")
+    assert outcome.code == 0, outcome.err
+    with np.load(tmp_path / "samples.npz") as arrays:
+        assert arrays["images"].shape == (8, 8, 8, 1)

@@ -1,0 +1,105 @@
+"""Training on posteriors of latents: what is drawn, and how images come back, against closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen.core import keys
+from jaxgen.core.contract import GenerativeModel, ModelSpec, TrainState
+from jaxgen.core.latents import Autoencoder, latent_spec, with_latents
+
+KEY = keys.root_key(0)
+STATE = TrainState(jnp.zeros((), jnp.int32), (), (), ())
+SHIFT, SCALE = np.array([1.0, -2.0], np.float32), np.array([0.5, 4.0], np.float32)
+PIXELS = GenerativeModel(
+    ModelSpec((4, 4, 2), latent_shape=(2, 2, 2)),
+    init=lambda key, batch: pytest.fail("a frozen autoencoder is not initialized"),
+    update=lambda key, state, batch, phase=None: pytest.fail("a frozen autoencoder is not trained"),
+    sample=lambda keys, variables, cond=None: pytest.fail("its own samples are not wanted"),
+    eval_variables=lambda state: pytest.fail("it has no state"),
+    encode=lambda keys, variables, images, cond=None: images[:, ::2, ::2] / variables["gain"],
+    decode=lambda variables, latents, cond=None: variables["gain"] * latents.repeat(2, axis=1).repeat(2, axis=2),
+)
+AUTOENCODER = Autoencoder(PIXELS, {"gain": np.float32(3.0)}, SHIFT, SCALE)
+
+
+def noise(sample_keys):
+    return jax.vmap(lambda key: jax.random.normal(key, (2, 2, 2)))(sample_keys)
+
+
+def see(key, state, batch, phase=None):
+    """An update that keeps what it was trained on in the place of parameters."""
+    return state._replace(params=batch["image"]), {"phase": jnp.float32(phase)}
+
+
+INNER = GenerativeModel(
+    latent_spec(ModelSpec((2, 2, 4), num_classes=3), AUTOENCODER)._replace(likelihood="exact"),
+    init=lambda key, batch: TrainState(jnp.zeros((), jnp.int32), batch["image"], (), ()),
+    update=see,
+    sample=lambda keys, variables, cond=None: variables["mean"] + noise(keys),
+    eval_variables=lambda state: {"mean": jnp.float32(7.0)},
+    log_prob=lambda keys, variables, batch: pytest.fail("a likelihood of latents is none of images"),
+    denoise=lambda variables, x, sigma, cond=None: pytest.fail("noise levels of latents are none of images"),
+)
+MODEL = with_latents(INNER, AUTOENCODER)
+
+
+def batch_of(mean, std, shape):
+    moments = jnp.concatenate([jnp.broadcast_to(x, (*shape, 2, 2, 2)) for x in (mean, std)], axis=-1)
+    return {"image": moments, "index": jnp.arange(np.prod(shape), dtype=jnp.int32).reshape(shape)}
+
+
+def drawn(batch, key=KEY):
+    return MODEL.update(key, STATE, batch, phase=5)[0].params
+
+
+def test_a_latent_without_deviation_is_its_mean_standardized():
+    image = drawn(batch_of(jnp.array([3.0, 2.0]), 0.0, (1, 4)))
+    np.testing.assert_allclose(image, np.broadcast_to((3.0 - 1.0) / 0.5, image.shape).copy() * [1.0, 0.25], rtol=1e-6)
+    np.testing.assert_allclose(MODEL.init(KEY, batch_of(SHIFT, 0.0, (1, 4))).params, 0.0, atol=1e-7)
+
+
+def test_latents_are_drawn_from_their_posterior():
+    image = drawn(batch_of(jnp.array([3.0, 2.0]), jnp.array([1.0, 2.0]), (2, 2000)))
+    np.testing.assert_allclose(image.mean((0, 1, 2, 3)), [4.0, 1.0], atol=5 * 2.0 / np.sqrt(16_000))
+    np.testing.assert_allclose(image.std((0, 1, 2, 3)), [2.0, 0.5], rtol=0.03)
+
+
+def test_noise_belongs_to_step_and_example_not_to_the_layout():
+    batch = batch_of(0.0, 1.0, (1, 4))
+    whole = drawn(batch)
+    halves = drawn(jax.tree.map(lambda x: x.reshape(2, 2, *x.shape[2:]), batch))
+    np.testing.assert_array_equal(whole.reshape(halves.shape), halves)
+    assert len({x.tobytes() for x in np.asarray(whole[0])}) == 4
+    assert not np.any(drawn(batch, keys.root_key(1)) == whole)
+
+
+def test_samples_are_decoded_latents_of_the_variables_given():
+    variables = MODEL.eval_variables(STATE)
+    sample_keys = keys.per_example(KEY, jnp.arange(3))
+    latents = (7.0 + np.asarray(noise(sample_keys))) * SCALE + SHIFT
+    expected = latents.repeat(2, axis=1).repeat(2, axis=2)
+    np.testing.assert_allclose(MODEL.sample(sample_keys, variables), 3.0 * expected, rtol=1e-5)
+    other = {**variables, "autoencoder": {"gain": np.float32(-1.0)}}
+    np.testing.assert_allclose(jax.jit(MODEL.sample)(sample_keys, other), -expected, rtol=1e-5)
+
+
+def test_decoding_inverts_encoding():
+    variables = MODEL.eval_variables(STATE)
+    latents = jax.random.normal(KEY, (3, 2, 2, 2))
+    images = MODEL.decode(variables, latents)
+    np.testing.assert_allclose(MODEL.encode(jax.random.split(KEY, 3), variables, images), latents, atol=1e-5)
+
+
+def test_the_model_is_one_of_images():
+    assert MODEL.spec == ModelSpec((4, 4, 2), num_classes=3, latent_shape=(2, 2, 2))
+    assert (MODEL.log_prob, MODEL.denoise) == (None, None)
+    assert MODEL.update(KEY, STATE, batch_of(0.0, 1.0, (1, 1)), phase=5)[1]["phase"] == 5
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="needs a model with decode"):
+        with_latents(INNER, AUTOENCODER._replace(model=PIXELS._replace(decode=None)))
+    with pytest.raises(ValueError, match=r"shape \(2, 2, 6\).*shape \(2, 2, 4\)"):
+        latent_spec(ModelSpec((2, 2, 6)), AUTOENCODER)

@@ -1,0 +1,57 @@
+import json
+
+import numpy as np
+import pytest
+
+from jaxgen.data import Dataset, load, train_batches
+from jaxgen.data.sources import latents
+
+MOMENTS = np.random.default_rng(0).normal(size=(5, 2, 3, 4)).astype(np.float32)
+PIXELS = Dataset([], (8, 12, 3), num_classes=2, class_names=("cat", "dog"))
+
+
+def save(directory, dtype="float32"):
+    for split, rows in (("train", MOMENTS), ("test", MOMENTS[:2])):
+        batches = iter([rows[:2], rows[2:]])
+        latents.save_moments(directory / split, batches, count=len(rows), latent_shape=(2, 3, 2), dtype=dtype)
+        latents.save_labels(directory / split, np.arange(len(rows)) % 2)
+    latents.save_facts(directory, PIXELS, latent_shape=(2, 3, 2), num_examples={"train": 5, "test": 2}, step=7)
+    return str(directory)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_what_was_saved_is_loaded_as_float32(tmp_path, dtype):
+    data = load("latents", "train", path=save(tmp_path, dtype))
+    assert data._replace(examples=None) == (None, (2, 3, 4), 2, ("cat", "dog"))
+    assert len(data.examples) == 5
+    examples = data.examples.__getitems__([3, 0])
+    np.testing.assert_array_equal([example["image"] for example in examples], MOMENTS[[3, 0]].astype(dtype))
+    assert [int(example["label"]) for example in examples] == [1, 0]
+    assert data.examples[4]["image"].dtype == np.float32
+    assert len(load("latents", "test", path=str(tmp_path)).examples) == 2
+
+
+def test_training_batches_hold_moments(tmp_path):
+    data = load("latents", "train", path=save(tmp_path))
+    batches = train_batches(data, seed=0, microbatches=1, microbatch_size=5)
+    batch = next(batches)
+    batches.close()
+    assert (batch["image"].shape, batch["image"].dtype) == ((1, 5, 2, 3, 4), np.float32)
+    order = [int(np.flatnonzero((image == MOMENTS).all(axis=(1, 2, 3)))[0]) for image in batch["image"][0]]
+    assert sorted(order) == list(range(5))
+    np.testing.assert_array_equal(batch["label"][0], np.array(order) % 2)
+
+
+def test_a_directory_without_latents_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no latents.*launch\.py encode"):
+        load("latents", "train", path=str(tmp_path))
+    with pytest.raises(ValueError, match="data lacks path"):
+        load("latents", "train")
+
+
+def test_latents_that_do_not_fit_their_description_are_refused(tmp_path):
+    path = save(tmp_path)
+    facts = json.loads((tmp_path / "latents.json").read_text())
+    (tmp_path / "latents.json").write_text(json.dumps({**facts, "num_examples": {"train": 6, "test": 2}}))
+    with pytest.raises(ValueError, match="holds no latents"):
+        load("latents", "train", path=path)

@@ -1,0 +1,61 @@
+"""How fast the deterministic samplers approach the probability-flow ODE, whose solution is known for a Gaussian."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gaussian_targets import ideal_denoiser, keys_of, ode_solution
+
+from jaxgen.diffusion.samplers.dpmpp_2m import dpmpp_2m
+from jaxgen.diffusion.samplers.dpmpp_2m_sde import dpmpp_2m_sde
+from jaxgen.diffusion.samplers.dpmpp_2s import dpmpp_2s
+from jaxgen.diffusion.samplers.dpmpp_3m_sde import dpmpp_3m_sde
+from jaxgen.diffusion.samplers.euler import euler
+from jaxgen.diffusion.samplers.heun import heun
+from jaxgen.diffusion.samplers.rk45 import rk45
+from jaxgen.diffusion.samplers.unipc import unipc
+
+HIGH, LOW = 4.0, 0.2
+X = HIGH * jax.random.normal(jax.random.key(1), (2, 4, 4, 1))
+
+
+def error(sampler, num_steps: int) -> float:
+    """The largest error after steps of equal length in log sigma, and the last step to 0, of which none is expected."""
+    sigmas = np.append(np.exp(np.linspace(np.log(HIGH), np.log(LOW), num_steps + 1)), 0.0).astype(np.float32)
+    exact = ideal_denoiser()(ode_solution(X, HIGH, LOW), jnp.full(2, LOW))
+    return float(jnp.abs(jax.jit(lambda x: sampler(keys_of(2), ideal_denoiser(), x, sigmas))(X) - exact).max())
+
+
+@pytest.mark.parametrize(
+    ("sampler", "order", "steps"),
+    [
+        pytest.param(euler, 1, 16, id="euler"),
+        pytest.param(heun, 2, 16, id="heun"),
+        pytest.param(partial(heun, path="flow"), 2, 16, id="heun_flow"),
+        pytest.param(dpmpp_2s, 2, 16, id="dpmpp_2s"),
+        pytest.param(dpmpp_2m, 2, 16, id="dpmpp_2m"),
+        pytest.param(unipc, 2, 16, id="unipc"),
+        pytest.param(partial(dpmpp_2m_sde, eta=0.0, solver="heun"), 2, 32, id="dpmpp_2m_sde_heun"),
+        pytest.param(partial(dpmpp_3m_sde, eta=0.0), 3, 16, id="dpmpp_3m_sde"),
+    ],
+)
+def test_quartering_the_steps_divides_the_error_by_the_order(sampler, order, steps):
+    observed = np.log(error(sampler, steps) / error(sampler, 4 * steps)) / np.log(4.0)
+    assert observed > order - 0.2
+    if sampler is euler:
+        assert observed < 1.2
+
+
+def test_paths_have_heun_steps_of_their_own():
+    assert error(partial(heun, path="flow"), 8) < 0.5 * error(heun, 8)
+
+
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-4])
+def test_adaptive_steps_keep_the_tolerance(tolerance):
+    assert 0.005 * tolerance < error(partial(rk45, rtol=tolerance, atol=tolerance), 1) < tolerance
+
+
+def test_images_that_take_too_many_steps_are_no_numbers():
+    assert np.isnan(error(partial(rk45, rtol=1e-4, atol=1e-4, max_tries=5), 1))

@@ -1,0 +1,118 @@
+"""The variational bound against the official quantities, and in closed form for a Gaussian."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gaussian_targets import ideal_denoiser, keys_of
+from golden_files import DIRECTORY
+
+from jaxgen.diffusion import schedules, variational
+from jaxgen.diffusion.variational import Reverse, Transition
+
+
+class Case(NamedTuple):
+    """What a golden file says of one schedule, images channels-last, and our inputs: x in our scale, the estimates."""
+
+    golden: dict[str, np.ndarray]
+    table: np.ndarray
+    timestep: jax.Array
+    x: jax.Array
+    clean: jax.Array
+    x0: jax.Array
+    fraction: jax.Array
+
+
+@pytest.fixture(scope="module", params=["linear", "cosine"])
+def case(request) -> Case:
+    prefix = f"learned_sigma/{request.param}/"
+    with np.load(DIRECTORY / "diffusion_math.npz") as file:
+        golden = {name.removeprefix(prefix): file[name] for name in file.files if name.startswith(prefix)}
+    golden = {name: np.moveaxis(array, 1, -1) if array.ndim == 4 else array for name, array in golden.items()}
+    table, timestep = getattr(schedules, request.param)().table, jnp.asarray(golden["t"].astype(np.int32))
+    sigma = jnp.asarray(table.astype(np.float32))[timestep][:, None, None, None]
+    eps, raw = jnp.split(jnp.asarray(golden["model_output"]), 2, axis=-1)
+    x = golden["x0"] + sigma * golden["noise"]
+    return Case(golden, table, timestep, x, jnp.asarray(golden["x0"]), x - sigma * eps, 0.5 * (raw + 1.0))
+
+
+def scale_of_ours(case: Case) -> np.ndarray:
+    """sqrt(1 + s^2), by which our x_s is larger than the variance-preserving one."""
+    s = np.append(0.0, case.table[:-1])[np.asarray(case.timestep)]
+    return np.sqrt(1.0 + s**2)[:, None, None, None]
+
+
+def test_the_reverse_step_matches_the_official_one(case):
+    step = variational.transition(case.table, case.timestep)
+    logvar = variational.learned_logvar(step, case.fraction)
+    x0 = jnp.clip(case.x0, -1.0, 1.0)  # as the official means are of clipped estimates
+    np.testing.assert_allclose(x0, case.golden["pred_xstart"], atol=1e-5)
+    ours, scale = variational.reverse(step, case.x, x0, logvar), scale_of_ours(case)
+    np.testing.assert_allclose(ours.mean / scale, case.golden["mean"], atol=1e-5)
+    np.testing.assert_allclose(ours.logvar - 2.0 * np.log(scale), case.golden["log_variance"], rtol=1e-5, atol=1e-5)
+
+
+def test_the_terms_match_the_official_ones(case):
+    step = variational.transition(case.table, case.timestep)
+    model = variational.reverse(step, case.x, case.x0, variational.learned_logvar(step, case.fraction))
+    ours = variational.bits_per_dim(variational.term(step, case.x, case.clean, model), case.clean)
+    first = np.asarray(case.timestep) == 0
+    np.testing.assert_allclose(ours[~first], case.golden["vb_bpd"][~first], rtol=1e-4)
+    # The official decoder's approximation of the normal distribution is coarse in the tails, where it also rounds.
+    np.testing.assert_allclose(ours[first], case.golden["vb_bpd"][first], rtol=0.05)
+    prior = variational.bits_per_dim(variational.prior(case.table, case.clean), case.clean)
+    np.testing.assert_allclose(prior, case.golden["prior_bpd"], rtol=2e-4)
+
+
+def test_the_hybrid_loss_matches_the_official_one(case):
+    hybrid = variational.hybrid_term(case.table, case.timestep, case.x, case.clean, case.x0, case.fraction)
+    np.testing.assert_allclose(hybrid[1:], case.golden["vb_rescaled"][1:], rtol=1e-4)
+    eps = case.golden["model_output"][..., :3]
+    mse = jnp.mean(jnp.square(eps - case.golden["noise"]), axis=(1, 2, 3))
+    np.testing.assert_allclose((mse + hybrid)[1:], case.golden["loss"][1:], rtol=1e-4)
+
+
+def test_the_hybrid_term_trains_the_variance_alone(case):
+    def loss(x0, fraction):
+        return variational.hybrid_term(case.table, case.timestep, case.x, case.clean, x0, fraction).sum()
+
+    to_x0, to_fraction = jax.grad(loss, argnums=(0, 1))(case.x0, case.fraction)
+    np.testing.assert_array_equal(to_x0, 0.0)
+    assert np.isfinite(to_fraction).all()
+    assert (np.abs(to_fraction).max(axis=(1, 2, 3)) > 0.0).all()
+
+
+def test_the_prior_term_is_a_divergence_of_gaussians():
+    clean = jnp.linspace(-1.0, 1.0, 8).reshape(2, 2, 2, 1)
+    table, alpha_bar = np.array([0.5, 2.0]), 0.2
+    expected = 0.5 * np.sum(alpha_bar * np.asarray(clean) ** 2 + (1 - alpha_bar) - 1 - np.log(1 - alpha_bar), (1, 2, 3))
+    np.testing.assert_allclose(variational.prior(table, clean), expected, rtol=1e-5)
+
+
+def gaussian_bound(num_timesteps: int, mu: float, tau: float) -> tuple[float, float]:
+    """The mean bound, and the entropy that it bounds, both in nats a dimension, of 8-bit images from N(mu, tau^2)."""
+    table = schedules.linear(num_timesteps=num_timesteps).table
+    levels = np.arange(256) / 127.5 - 1.0
+    pixels = np.random.default_rng(0).normal(mu, tau, (64, 8, 8, 1))
+    clean = jnp.asarray(np.clip(np.rint((pixels + 1.0) * 127.5), 0, 255) / 127.5 - 1.0, jnp.float32)
+    logits = -0.5 * ((levels - mu) / tau) ** 2
+    entropy = -np.mean(np.interp(np.asarray(clean), levels, logits - np.log(np.exp(logits).sum())))
+
+    def reverse_step(step: Transition, x: jax.Array) -> Reverse:
+        sigma = step.sigma[:, 0, 0, 0]
+        x0 = ideal_denoiser(mu, tau)(x, sigma)
+        # The variance of x_s given x_t alone: the posterior's, and that of the estimate's error.
+        error = (1.0 - step.ratio**2) ** 2 * tau**2 * step.sigma**2 / (tau**2 + step.sigma**2)
+        small = jnp.where(step.first > 0.0, 0.0, jnp.exp(step.log_small))
+        return variational.reverse(step, x, x0, jnp.log(small + error))
+
+    nats = jax.jit(lambda keys: variational.bound(keys, reverse_step, table, clean))(keys_of(64))
+    return float(nats.mean()) / 64, float(entropy)
+
+
+def test_the_bound_of_a_gaussian_is_nearly_its_entropy():
+    # The ideal reverse steps of a Gaussian are Gaussian: what is left is the mismatch of the prior, and of 8 bits.
+    bound, entropy = gaussian_bound(100, mu=0.1, tau=0.25)
+    np.testing.assert_allclose(bound, entropy, atol=0.02)

@@ -1,0 +1,67 @@
+"""The official numbers of parameters, for every config that is named after a published model; by shapes alone."""
+
+import importlib
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxgen.core import keys, trees
+from jaxgen.core.build import build_model
+from jaxgen.core.contract import ModelSpec
+
+# Data of the config: image (or latent) shape, and classes that it has.
+CIFAR10 = ((32, 32, 3), 10)
+COUNTS = {
+    "ddpm:cifar10": (*CIFAR10, 35_746_307),
+    "ddpm:celebahq256": ((256, 256, 3), 0, 113_673_219),
+    "ddpm:lsun256": ((256, 256, 3), 0, 113_673_219),
+    "iddpm:cifar10": (*CIFAR10, 52_546_438),
+    "iddpm:imagenet64": ((64, 64, 3), 1000, 121_063_942),
+    "iddpm:imagenet64_cond": ((64, 64, 3), 1000, 273_049_350),
+    "adm:imagenet64": ((64, 64, 3), 1000, 295_904_454),
+    "adm:imagenet128": ((128, 128, 3), 1000, 421_529_606),
+    "adm:imagenet256": ((256, 256, 3), 1000, 553_838_086),
+    "adm:imagenet256_uncond": ((256, 256, 3), 1000, 552_814_086),
+    "adm:imagenet512": ((512, 512, 3), 1000, 558_997_638),
+    "edm:cifar10": (*CIFAR10, 55_735_299),
+    "edm:cifar10_uncond": (*CIFAR10, 55_733_891),
+    "edm:cifar10_ncsnpp": (*CIFAR10, 56_400_643),
+    "edm:cifar10_uncond_ncsnpp": (*CIFAR10, 56_397_827),
+    "edm:ffhq64": ((64, 64, 3), 0, 61_805_571),
+    "edm:ffhq64_ncsnpp": ((64, 64, 3), 0, 62_761_091),
+    "edm:imagenet64": ((64, 64, 3), 1000, 295_899_267),
+    "edm:vp": (*CIFAR10, 55_733_891),
+    "edm:ve": (*CIFAR10, 56_397_827),
+    "edm2:xs": ((64, 64, 4), 1000, 124_713_253),
+    "edm2:s": ((64, 64, 4), 1000, 280_212_837),
+    "edm2:m": ((64, 64, 4), 1000, 497_807_781),
+    "edm2:l": ((64, 64, 4), 1000, 777_498_085),
+    "edm2:xl": ((64, 64, 4), 1000, 1_119_283_749),
+    "edm2:xxl": ((64, 64, 4), 1000, 1_523_164_773),
+    "dit:s2": ((32, 32, 4), 1000, 32_865_056),
+    "dit:b2": ((32, 32, 4), 1000, 130_315_808),
+    "dit:l2": ((32, 32, 4), 1000, 457_840_672),
+    "dit:xl2": ((32, 32, 4), 1000, 674_834_720),
+    "autoencoder_kl:kl_f8": ((256, 256, 3), 0, 83_653_863),
+}
+
+NOT_COUNTED = re.compile(r".*fourier.*")  # fixed features, which are buffers of the official modules
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_official_parameter_counts(name):
+    shape, classes, expected = COUNTS[name]
+    file, variant = name.split(":")
+    config = importlib.import_module(f"configs.{file}").get_config(variant)
+    model = build_model(config, ModelSpec(shape, classes))
+    k = model.microbatches
+    example = {
+        "image": jax.ShapeDtypeStruct((k, 1, *shape), jnp.uint8),
+        "index": jax.ShapeDtypeStruct((k, 1), jnp.int32),
+        "label": jax.ShapeDtypeStruct((k, 1), jnp.int32),
+    }
+    params = trees.named_leaves(jax.eval_shape(model.init, keys.root_key(0), example).params)
+    counted = {path: leaf for path, leaf in params.items() if not NOT_COUNTED.fullmatch(path)}
+    assert trees.count(counted) == expected
