@@ -103,6 +103,7 @@ def diffusion(config: ConfigDict) -> ConfigDict:
     config.sampler.guidance_scale = 1.0
     config.sampler.guidance_interval = config_dict.placeholder(tuple)  # noise levels, such as (0.2, 5.0)
     config.sampler.guidance_rescale = 0.0
+    config.sampler.guide = config_dict.placeholder(str)  # work directory of a worse model, for autoguidance
     config.sampler.clip = True
     return config
 

@@ -13,10 +13,9 @@ from jaxgen.cli import frozen
 from jaxgen.core import keys
 from jaxgen.core.build import build_model
 from jaxgen.core.config import call
-from jaxgen.core.contract import Env, GenerativeModel, ModelSpec, TrainState, require
+from jaxgen.core.contract import Env, GenerativeModel, ModelSpec, Trained, TrainState, require
 from jaxgen.core.latents import Autoencoder
 from jaxgen.data import Dataset, load, train_batches
-from jaxgen.diffusion.distillation import Teacher
 from jaxgen.parallel.runner import Runner
 from jaxgen.parallel.settings import ParallelSettings, axis_name, make_runner
 from jaxgen.training.checkpoint import load_state
@@ -46,25 +45,26 @@ def build(config: ConfigDict, spec: ModelSpec, directory: Path | None = None) ->
       ValueError: if a setting is unknown, of a wrong type, or cannot be had.
     """
     parallel = call(ParallelSettings, config.parallel, where="parallel")
-    teacher = _teacher(config) if directory is None else None
-    model = build_model(config, spec, Env(axis_name(parallel), _frozen(config, directory), teacher))
+    teacher = _trained(config, "teacher") if directory is None else None
+    env = Env(axis_name(parallel), _frozen(config, directory), teacher, _trained(config, "guide"))
+    model = build_model(config, spec, env)
     return Experiment(config, spec, model, make_runner(model, parallel, keys.root_key(config.seed)))
 
 
-def _teacher(config: ConfigDict) -> Teacher | None:
-    """The finished run that a section's setting `teacher` names, its variables on the host."""
+def _trained(config: ConfigDict, setting: str) -> Trained | None:
+    """The finished run that this setting names, in whatever section has it; its variables on the host."""
     sections = [section for section in config.values() if isinstance(section, ConfigDict)]
-    named = next((section.teacher for section in sections if section.get("teacher")), None)
+    named = next((section[setting] for section in sections if section.get(setting)), None)
     if named is None:
         return None
     directory = Path(named)
     own = load_config(directory)
     finished = build(own, load_spec(directory), directory)
-    require(finished.model, "denoise", by=f"{directory}, as a teacher,")
+    require(finished.model, "denoise", by=f"{directory}, as a {setting},")
     state, _ = restore(finished, train_settings(own), directory, None)
     variables = jax.tree.map(np.asarray, finished.model.eval_variables(state))
     assert finished.model.denoise is not None
-    return Teacher(finished.model.denoise, variables, finished.model.spec.num_classes)
+    return Trained(finished.model.denoise, variables, finished.model.spec.num_classes)
 
 
 def of_latents(config: ConfigDict) -> bool:

@@ -70,12 +70,14 @@ class Env(NamedTuple):
     Attributes:
       axis_name: the mapped axis to average gradients and batch statistics over; set on the pmap path only.
       frozen: what was trained before and stays as it is: the `core.latents.Autoencoder` that a model of latents needs.
-      teacher: the finished diffusion model that a few-step model is distilled from, a `diffusion.distillation.Teacher`.
+      teacher: the finished run that a few-step model is distilled from.
+      guide: the finished run that samples are guided away from.
     """
 
     axis_name: str | None = None
     frozen: Any = None
-    teacher: Any = None
+    teacher: "Trained | None" = None
+    guide: "Trained | None" = None
 
 
 @runtime_checkable
@@ -169,6 +171,20 @@ def constant_phase(step: int) -> Hashable:
     """The phase of a model that trains the same way from first to last."""
     del step
     return None
+
+
+class Trained(NamedTuple):
+    """A finished run whose denoiser serves another one.
+
+    Attributes:
+      denoise: that of its model.
+      variables: what it was trained to.
+      num_classes: those that it is conditioned on, 0 for none.
+    """
+
+    denoise: Denoise
+    variables: Variables
+    num_classes: int = 0
 
 
 class GenerativeModel(NamedTuple):

@@ -1,10 +1,8 @@
 """What few-step models are distilled from: a finished diffusion model, and steps along its probability-flow ODE."""
 
-from typing import NamedTuple
-
 from jaxtyping import Array, Float, Int
 
-from jaxgen.core.contract import Denoise, Variables
+from jaxgen.core.contract import Trained
 from jaxgen.diffusion import guidance
 from jaxgen.diffusion.algebra import per_image
 from jaxgen.diffusion.denoisers import Denoiser, Images
@@ -12,21 +10,7 @@ from jaxgen.diffusion.denoisers import Denoiser, Images
 Scalars = Float[Array, " n"]
 
 
-class Teacher(NamedTuple):
-    """A diffusion model whose training is over.
-
-    Attributes:
-      denoise: its `denoise`.
-      variables: its `eval_variables`.
-      num_classes: those that it is conditioned on, 0 for none.
-    """
-
-    denoise: Denoise
-    variables: Variables
-    num_classes: int = 0
-
-
-def teacher_denoiser(teacher: Teacher, label: Int[Array, " n"] | None, *, guidance_scale: float = 1.0) -> Denoiser:
+def teacher_denoiser(teacher: Trained, label: Int[Array, " n"] | None, *, guidance_scale: float = 1.0) -> Denoiser:
     """The teacher as a denoiser of images of some classes, guided; labels [0, num_classes], the last for no class."""
     if label is None or not teacher.num_classes:
         return lambda x, sigma: teacher.denoise(teacher.variables, x, sigma)

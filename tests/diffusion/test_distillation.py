@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.core.contract import Trained
 from jaxgen.diffusion import distillation
 from jaxgen.diffusion.algebra import per_image
 
@@ -36,7 +37,7 @@ def test_the_teacher_is_guided_by_its_classes():
         label = jnp.full(len(x), 2) if cond is None else cond["label"]
         return variables * per_image(label.astype(jnp.float32)) * jnp.ones_like(x)
 
-    teacher, x, sigma = distillation.Teacher(denoise, 10.0, num_classes=2), images(0), jnp.ones(3)
+    teacher, x, sigma = Trained(denoise, 10.0, num_classes=2), images(0), jnp.ones(3)
     estimate = distillation.teacher_denoiser(teacher, jnp.array([0, 1, 2]), guidance_scale=3.0)(x, sigma)
     np.testing.assert_allclose(estimate[:, 0, 0, 0], [20.0 - 3 * 20.0, 20.0 - 3 * 10.0, 20.0], rtol=1e-6)
     np.testing.assert_array_equal(distillation.teacher_denoiser(teacher, None)(x, sigma), 20.0)

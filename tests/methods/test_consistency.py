@@ -9,8 +9,7 @@ from flax import linen as nn
 from configs import consistency as consistency_config
 from jaxgen.core import keys
 from jaxgen.core.build import build_model
-from jaxgen.core.contract import Env, ModelSpec
-from jaxgen.diffusion.distillation import Teacher
+from jaxgen.core.contract import Env, ModelSpec, Trained
 from jaxgen.methods.denoising import consistency
 
 DIGITS = ModelSpec((8, 8, 1), num_classes=10)
@@ -117,7 +116,7 @@ def test_distillation_goes_along_the_path_of_its_teacher():
         return variables * jnp.ones_like(x) * (cond["label"] == 10)[:, None, None, None]
 
     # Guided, the classes' point 0 and the null token's 0.5 give 0.5 + 3 (0 - 0.5): the paths to it are straight.
-    neighbor = consistency.distilled_neighbor(Teacher(denoise, jnp.float32(0.5), 10), 3.0)
+    neighbor = consistency.distilled_neighbor(Trained(denoise, jnp.float32(0.5), 10), 3.0)
     objective = consistency.make_objective(process(), neighbor, 100)
     loss, _ = jax.jit(objective)(keys.root_key(7), PARAMS, state(), batch())
     x_t = x0 + column(T) * eps
@@ -178,7 +177,7 @@ def test_settings_are_refused_by_name(changes, sentence):
 def test_a_student_starts_with_its_teachers_weights_and_cannot_go_on_without_it():
     first = build_model(tiny(), DIGITS)
     weights = first.init(keys.root_key(5), whole_batch()).params
-    teacher = Teacher(lambda variables, x, sigma, cond=None: x, jax.tree.map(np.asarray, weights), 10)
+    teacher = Trained(lambda variables, x, sigma, cond=None: x, jax.tree.map(np.asarray, weights), 10)
     named = tiny(consistency__teacher="somewhere")
     student = build_model(named, DIGITS, Env(teacher=teacher))
     jax.tree.map(np.testing.assert_array_equal, student.init(keys.root_key(0), whole_batch()).params, weights)
@@ -195,6 +194,6 @@ def test_a_student_starts_with_its_teachers_weights_and_cannot_go_on_without_it(
 
 def test_a_teacher_that_no_setting_names_and_missing_classes_are_refused():
     with pytest.raises(ValueError, match=r"consistency\.teacher"):
-        build_model(tiny(), DIGITS, Env(teacher=Teacher(lambda *args: args[1], {})))
+        build_model(tiny(), DIGITS, Env(teacher=Trained(lambda *args: args[1], {})))
     with pytest.raises(ValueError, match="the data has no classes"):
         build_model(tiny(), ModelSpec((8, 8, 1)))

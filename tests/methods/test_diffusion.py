@@ -9,7 +9,7 @@ from scipy.stats import norm
 from configs import ddpm, dit
 from jaxgen.core import keys
 from jaxgen.core.build import build_model
-from jaxgen.core.contract import ModelSpec
+from jaxgen.core.contract import Env, ModelSpec, Trained
 from jaxgen.diffusion import likelihood, schedules, timesteps, uniforms
 from jaxgen.nn.uncertainty import Uncertainty
 from jaxgen.nn.unet import UNet
@@ -236,6 +236,24 @@ def test_decode_is_the_way_back_of_encode():
     np.testing.assert_allclose(jax.jit(model.decode)(state.params, latents), images, atol=0.02)
 
 
+def test_samples_are_guided_away_from_a_worse_model():
+    # At one level, the sample is the guided estimate, of a model that says 0, away from one that says 0.1 (1 + label).
+    def guide(variables, x, sigma, cond=None):
+        return variables * (1.0 + cond["label"].astype(jnp.float32))[:, None, None, None] * jnp.ones_like(x)
+
+    config = dit.get_config("tiny")
+    config.diffusion.self_conditioning = config.diffusion.learned_variance = False
+    config.diffusion.parameterization = "x0"
+    config.sampler.name, config.sampler.num_steps, config.sampler.guidance_scale = "ddim", 1, 3.0
+    model = build_model(config, DIGITS, Env(guide=Trained(guide, np.float32(0.1), 10)))
+    variables = model.eval_variables(model.init(keys.root_key(0), batch()))
+    assert variables["guide"] == np.float32(0.1)
+    label = jnp.array([0, 1, 2])
+    images = jax.jit(model.sample)(jax.random.split(jax.random.key(0), 3), variables, {"label": label})
+    expected = 0.1 * (1.0 + label) * (1.0 - 3.0)  # Karras et al. 2024 (autoguidance), eq. 3
+    np.testing.assert_allclose(images[:, 3, 4, 0], expected, rtol=1e-5)
+
+
 def test_sampling_is_one_program_that_is_traced_once():
     model, state = untrained(sampler__name="dpmpp_2m", sampler__num_steps=10)
     traces = []
@@ -258,7 +276,7 @@ def test_sampling_is_one_program_that_is_traced_once():
     ({"diffusion__schedule": "karras", "diffusion__learned_variance": True}, "learned_variance=True needs timesteps"),
     ({"diffusion__schedule": "karras", "diffusion__likelihood": "bound"}, "likelihood='bound' needs timesteps"),
     ({"diffusion__schedule": "karras", "sampler__levels": "timesteps"}, "sampler.levels=timesteps needs timesteps"),
-    ({"sampler__name": "ancestral_learned"}, "needs diffusion.learned_variance=True"),
+    ({"sampler__name": "ancestral_learned"}, "needs diffusion.learned_variance=True: use ancestral"),
     ({"sampler__name": "ddim(keys=1)"}, "sampler.name=ddim.keys is not a setting; sampler.name=ddim takes eta"),
     ({"diffusion__shift": 0.0}, "diffusion.shift is 0.0"),
 ])  # fmt: skip

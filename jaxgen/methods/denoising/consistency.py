@@ -18,12 +18,12 @@ from ml_collections import ConfigDict
 from jaxgen.core import keys, trees
 from jaxgen.core.builders import Objective, Player, one_player
 from jaxgen.core.config import call, call_text
-from jaxgen.core.contract import Conditioning, Env, GenerativeModel, Metrics, Microbatch, ModelSpec, TrainState
+from jaxgen.core.contract import Conditioning, Env, GenerativeModel, Metrics, Microbatch, ModelSpec, Trained, TrainState
 from jaxgen.diffusion import consistency, paths, schedules, uniforms
 from jaxgen.diffusion.algebra import per_image
 from jaxgen.diffusion.curricula import Curriculum
 from jaxgen.diffusion.denoisers import clip_denoised
-from jaxgen.diffusion.distillation import Teacher, heun_step, teacher_denoiser
+from jaxgen.diffusion.distillation import heun_step, teacher_denoiser
 from jaxgen.diffusion.noise_labels import NoiseLabel
 from jaxgen.nn.networks import make_network
 from jaxgen.optim.optimizers import make_optimizer
@@ -207,7 +207,7 @@ def trained_neighbor(
     return x0 + per_image(r) * eps
 
 
-def distilled_neighbor(teacher: Teacher, guidance_scale: float) -> Neighbor:
+def distilled_neighbor(teacher: Trained, guidance_scale: float) -> Neighbor:
     """x_r by a step of the teacher's ODE from x_t (Song et al. 2023, section 4)."""
 
     def neighbor(x0: Array, eps: Array, x_t: Array, t: Array, r: Array, label: Array | None) -> Array:
@@ -217,7 +217,7 @@ def distilled_neighbor(teacher: Teacher, guidance_scale: float) -> Neighbor:
     return neighbor
 
 
-def _neighbor(settings: Settings, teacher: Teacher | None) -> Neighbor:
+def _neighbor(settings: Settings, teacher: Trained | None) -> Neighbor:
     if settings.teacher is None:
         return trained_neighbor
     # A finished student is sampled without its teacher; only learning on needs it.
@@ -228,7 +228,7 @@ def _absent_neighbor(*inputs: Array | None) -> Array:
     raise ValueError("Training goes on only with the teacher, which consistency.teacher names: put it back.")
 
 
-def _weights_of(teacher: Teacher, *, like: PyTree) -> PyTree:
+def _weights_of(teacher: Trained, *, like: PyTree) -> PyTree:
     weights = teacher.variables["network"]
     ours, theirs = ({name: leaf.shape for name, leaf in trees.named_leaves(tree).items()} for tree in (like, weights))
     if ours != theirs:

@@ -4,26 +4,32 @@ DDPM, improved DDPM, ADM, EDM, EDM2, DiT, flow matching and what lies between th
 are combined here. `docs/diffusion.md` lists the pieces; each file in `configs/` is one choice.
 """
 
-import functools
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, PyTree
 from ml_collections import ConfigDict
 
 from jaxgen.core import keys
 from jaxgen.core.builders import InitVariables, Objective, Player, one_player
-from jaxgen.core.config import bind_text, call, call_text
-from jaxgen.core.contract import Conditioning, Env, GenerativeModel, LogProb, Metrics, Microbatch, ModelSpec, TrainState
+from jaxgen.core.config import call
+from jaxgen.core.contract import (
+    Conditioning,
+    Denoise,
+    Env,
+    GenerativeModel,
+    LogProb,
+    Metrics,
+    Microbatch,
+    ModelSpec,
+    TrainState,
+)
 from jaxgen.diffusion import (
     algebra,
     augmentation,
     denoisers,
-    guidance,
     importance,
     inversion,
     levels,
@@ -34,12 +40,13 @@ from jaxgen.diffusion import (
 from jaxgen.diffusion.process import Process, make_process
 from jaxgen.diffusion.samplers.ancestral_learned import VarianceDenoiser
 from jaxgen.diffusion.samplers.ddim import ddim
+from jaxgen.diffusion.sampling import LEARNED_VARIANCE, LabeledDenoiser, Sampler, make_sampler, steered
 from jaxgen.nn.networks import make_network
 from jaxgen.nn.uncertainty import Uncertainty
 from jaxgen.optim.optimizers import make_optimizer
 
-LEARNED = "ancestral_learned"
-"""The sampler that takes the learned variance."""
+LEAST_LEVEL = 0.002
+"""Where likelihoods by the ODE start, a quarter of the step between 8-bit levels, if the schedule starts lower."""
 
 
 class Settings(NamedTuple):
@@ -85,28 +92,6 @@ class Settings(NamedTuple):
     uncertainty_channels: int = 0
     likelihood: Literal["none", "bound", "ode"] = "none"
     likelihood_steps: int = 100
-
-
-class Sampler(NamedTuple):
-    """The section `sampler`: how noise becomes an image.
-
-    Attributes:
-      name: a sampler in `diffusion.samplers`, or a call such as `heun(churn=40.0)`.
-      levels: a function in `diffusion.levels`: the noise levels to step through, as `timesteps(spacing="leading")`.
-      num_steps: how many there are, apart from the 0 at the end.
-      guidance_scale: 1 samples from the class, more sharpens it, 0 ignores it.
-      guidance_interval: noise levels between which there is guidance; everywhere if None.
-      guidance_rescale: how far guided estimates are brought back to the contrast of unguided ones, in [0, 1].
-      clip: whether estimates of the image are kept in [-1, 1]; not for latents.
-    """
-
-    name: str = "ancestral"
-    levels: str = "timesteps"
-    num_steps: int = 1000
-    guidance_scale: float = 1.0
-    guidance_interval: tuple[float, float] | None = None
-    guidance_rescale: float = 0.0
-    clip: bool = True
 
 
 class Prediction(NamedTuple):
@@ -183,7 +168,9 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
         axis_name=env.axis_name,
     )
     sampler = call(Sampler, config.sampler, where="sampler")
-    draw, sigmas = _sampler(diffusion, sampler)
+    if sampler.name == LEARNED_VARIANCE and not diffusion.settings.learned_variance:
+        raise ValueError(f"sampler.name is {sampler.name}, which needs diffusion.learned_variance=True: use ancestral.")
+    draw, sigmas = make_sampler(sampler, diffusion.process.schedule)
     preserving = diffusion.process.variance_preserving
     std = denoisers.initial_std(float(sigmas[0]), variance_preserving=preserving)
 
@@ -192,32 +179,34 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
     ) -> Float[Array, "n h w c"]:
         return diffusion.predict(variables, x, sigma, _label(diffusion.spec, cond)).clean
 
-    def denoiser(variables: PyTree, cond: Conditioning) -> denoisers.Denoiser:
-        return lambda x, sigma: denoise(variables, x, sigma, cond)
-
     def sample(sample_keys: Key[Array, " n"], variables: PyTree, cond: Conditioning = None) -> Float[Array, "n h w c"]:
-        steered: denoisers.Denoiser | VarianceDenoiser
-        steered = _steered(diffusion, sampler, functools.partial(denoise, variables), cond)
-        if sampler.name == LEARNED:
-            steered = _with_variance(diffusion, steered, variables, cond)
+        own, guide = _conditional(denoise, variables), None
+        if env.guide is not None:
+            guide = _conditional(env.guide.denoise, variables["guide"])
+        denoiser: denoisers.Denoiser | VarianceDenoiser
+        denoiser = steered(
+            sampler, own, _label(diffusion.spec, cond), null_label=diffusion.spec.num_classes, guide=guide
+        )
+        if sampler.name == LEARNED_VARIANCE:
+            denoiser = _with_variance(diffusion, denoiser, variables, cond)
         x = denoisers.initial_noise(sample_keys, spec.image_shape, float(sigmas[0]), variance_preserving=preserving)
-        images = draw(keys=sample_keys, denoise=steered, x=x, sigmas=sigmas)
+        images = draw(keys=sample_keys, denoise=denoiser, x=x, sigmas=sigmas)
         return jnp.clip(images, -1.0, 1.0) if sampler.clip else images
 
     def encode(
         encode_keys: Key[Array, " n"], variables: PyTree, images: Float[Array, "n h w c"], cond: Conditioning = None
     ) -> Float[Array, "n h w c"]:
         del encode_keys
-        return inversion.ddim_inversion(denoiser(variables, cond), images, sigmas) / std
+        return inversion.ddim_inversion(_unguided(denoise, variables, cond), images, sigmas) / std
 
     def decode(
         variables: PyTree, latents: Float[Array, "n h w c"], cond: Conditioning = None
     ) -> Float[Array, "n h w c"]:
         unused_keys = jax.random.split(jax.random.key(0), len(latents))
-        return ddim(unused_keys, denoiser(variables, cond), std * latents, sigmas)
+        return ddim(unused_keys, _unguided(denoise, variables, cond), std * latents, sigmas)
 
     def eval_variables(state: TrainState) -> PyTree:
-        return state.params
+        return state.params if env.guide is None else {**state.params, "guide": env.guide.variables}
 
     return GenerativeModel(
         diffusion.spec,
@@ -339,31 +328,15 @@ def _label(spec: ModelSpec, cond: Conditioning) -> Int[Array, " n"] | None:
     return cond["label"] if spec.num_classes and cond is not None else None
 
 
-def _sampler(diffusion: Diffusion, sampler: Sampler) -> tuple[Callable[..., Array], np.ndarray]:
-    """The sampler, and the noise levels that it steps through."""
-    later = ("keys", "denoise", "x", "sigmas")
-    draw = bind_text("jaxgen.diffusion.samplers", sampler.name, where="sampler.name", later=later)
-    if sampler.name == LEARNED and not diffusion.settings.learned_variance:
-        raise ValueError(f"sampler.name is {LEARNED!r}, which needs diffusion.learned_variance=True: use 'ancestral'.")
-    given = {"schedule": diffusion.process.schedule, "num_steps": sampler.num_steps}
-    return draw, call_text("jaxgen.diffusion.levels", sampler.levels, where="sampler.levels", **given)
+def _conditional(denoise: Denoise, variables: PyTree) -> LabeledDenoiser:
+    def conditional(x: Array, sigma: Array, label: Array | None) -> Array:
+        return denoise(variables, x, sigma, None if label is None else {"label": label})
+
+    return conditional
 
 
-def _steered(
-    diffusion: Diffusion, sampler: Sampler, denoise: Callable[..., Array], cond: Conditioning
-) -> denoisers.Denoiser:
-    """The denoiser to sample with: guided towards the class where there is one, and clipped."""
-    steered: denoisers.Denoiser = denoise
-    if diffusion.spec.num_classes and cond is not None:
-        steered = guidance.classifier_free(
-            lambda x, sigma, label: denoise(x, sigma, {"label": label}),
-            cond["label"],
-            null_label=diffusion.spec.num_classes,
-            scale=sampler.guidance_scale,
-            interval=sampler.guidance_interval,
-            rescale=sampler.guidance_rescale,
-        )
-    return denoisers.clip_denoised(steered) if sampler.clip else steered
+def _unguided(denoise: Denoise, variables: PyTree, cond: Conditioning) -> denoisers.Denoiser:
+    return lambda x, sigma: denoise(variables, x, sigma, cond)
 
 
 def _with_variance(
@@ -401,6 +374,7 @@ def _log_prob(diffusion: Diffusion) -> LogProb | None:
 
     def ode(keys: Key[Array, " n"], variables: PyTree, batch: Microbatch) -> Float[Array, " n"]:
         low, high = schedule.range
+        low = max(low, LEAST_LEVEL)
         sigmas = levels.exponential(schedule, diffusion.settings.likelihood_steps + 1, sigma_min=low, sigma_max=high)
         label, preserving = _label(diffusion.spec, batch), diffusion.process.variance_preserving
 
