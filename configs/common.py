@@ -206,6 +206,15 @@ def transformer_on_latents(config: ConfigDict) -> ConfigDict:
     return config
 
 
+def shapes_unet() -> ConfigDict:
+    """The U-Net for 32x32 shapes: 6M parameters."""
+    model = unet()
+    model.base_channels = 64
+    model.channel_multipliers = (1, 2, 2)
+    model.attention_resolutions = (8,)
+    return model
+
+
 def digits_unet() -> ConfigDict:
     """A U-Net of 0.5M parameters for 8x8 digits."""
     model = unet()
@@ -254,6 +263,12 @@ def digits_training(config: ConfigDict) -> ConfigDict:
 
 
 def shapes(config: ConfigDict) -> ConfigDict:
+    """A class-conditional diffusion model of the procedural shapes."""
+    config.diffusion.class_conditional = True
+    return shapes_training(config)
+
+
+def shapes_training(config: ConfigDict) -> ConfigDict:
     """Training on the procedural 32x32 shapes, which need no download: for one GPU, or a patient CPU."""
     config.data.name = "shapes"
     config.data.flip = False
@@ -261,7 +276,6 @@ def shapes(config: ConfigDict) -> ConfigDict:
     config.train.checkpoint_every_steps = 5_000
     config.train.sample_every_steps = 5_000
     config.ema.decay = 0.999
-    config.diffusion.class_conditional = True
     return config
 
 

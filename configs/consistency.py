@@ -6,8 +6,10 @@ from configs import common
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
-    """Variants: digits (class-conditional, minutes on a CPU), tiny, shapes, cifar10."""
-    return common.choose({"digits": digits, "tiny": tiny, "shapes": shapes, "cifar10": cifar10}, variant)
+    """Variants: digits (class-conditional, minutes on a CPU), distilled, tiny, shapes, cifar10."""
+    return common.choose(
+        {"digits": digits, "distilled": distilled, "tiny": tiny, "shapes": shapes, "cifar10": cifar10}, variant
+    )
 
 
 def cifar10() -> ConfigDict:
@@ -49,19 +51,10 @@ def cifar10() -> ConfigDict:
 
 def shapes() -> ConfigDict:
     """Class-conditional on the procedural 32x32 shapes, which need no download."""
-    config = cifar10()
-    config.data.name = "shapes"
-    config.data.flip = False
+    config = common.shapes_training(cifar10())
     config.data.batch_size = 128
-    config.train.num_steps = 50_000
-    config.train.checkpoint_every_steps = 5_000
-    config.train.sample_every_steps = 5_000
     config.optimizer.warmup_steps = 1_000
-    config.ema.decay = 0.999
-    config.model.base_channels = 64
-    config.model.channel_multipliers = (1, 2, 2)
-    config.model.num_res_blocks = 2
-    config.model.attention_resolutions = (8,)
+    config.model = common.shapes_unet()
     config.model.dropout = 0.0
     config.consistency.curriculum = "ect(stages=8)"
     config.consistency.noise_label = "log_sigma(scale=10.0)"
@@ -80,6 +73,16 @@ def digits() -> ConfigDict:
     config.consistency.huber = 0.03
     config.consistency.label_dropout = 0.05
     config.sampler.sigmas = (4.0, 1.2, 0.4)
+    return config
+
+
+def distilled() -> ConfigDict:
+    """The digits model of `configs/edm.py`, in `runs/edm`, distilled: the student starts with its weights."""
+    config = digits()
+    config.train.num_steps = 1_500
+    config.optimizer.learning_rate = 1e-3
+    config.consistency.noise_label = "log_sigma"
+    config.consistency.teacher = "runs/edm"
     return config
 
 

@@ -36,9 +36,7 @@ def shapes() -> ConfigDict:
     """Class-conditional on the procedural 32x32 shapes."""
     config = common.shapes(cifar10())
     config.optimizer.warmup_steps = 1_000
-    config.model.base_channels = 64
-    config.model.channel_multipliers = (1, 2, 2)
-    config.model.attention_resolutions = (8,)
+    config.model = common.shapes_unet()
     return config
 
 

@@ -47,19 +47,10 @@ def cifar10() -> ConfigDict:
 
 def shapes() -> ConfigDict:
     """Class-conditional on the procedural 32x32 shapes, which need no download."""
-    config = cifar10()
-    config.data.name = "shapes"
-    config.data.flip = False
+    config = common.shapes_training(cifar10())
     config.data.batch_size = 128
-    config.train.num_steps = 50_000
-    config.train.checkpoint_every_steps = 5_000
-    config.train.sample_every_steps = 5_000
     config.optimizer.warmup_steps = 1_000
-    config.ema.decay = 0.999
-    config.model.base_channels = 64
-    config.model.channel_multipliers = (1, 2, 2)
-    config.model.num_res_blocks = 2
-    config.model.attention_resolutions = (8,)
+    config.model = common.shapes_unet()
     config.model.dropout = 0.0
     config.meanflow.time_scale = 30.0
     config.meanflow.class_conditional = True

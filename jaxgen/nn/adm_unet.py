@@ -66,15 +66,9 @@ class ADMUNet(nn.Module):
         train: bool,
         dropout_keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b h w {self.out_channels}"]:
-        """Applies the network.
+        """Applies the network, whose arguments `networks.DiffusionNetwork` describes.
 
-        Args:
-          x: noisy images.
-          noise_label: timesteps in [0, 1000), possibly fractional.
-          label: classes in [0, num_classes], `num_classes` being the null token; None means the null token throughout.
-          vector: further conditioning; a network that was initialized with it can do without.
-          train: whether dropout is on.
-          dropout_keys: one key an example; needed when `train` and `dropout` > 0, unused otherwise.
+        Noise labels are timesteps in [0, 1000), possibly fractional.
 
         Raises:
           ValueError: if the image size, the widths, the heads, a label or the dropout keys do not fit the network.

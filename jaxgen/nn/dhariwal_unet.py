@@ -52,16 +52,9 @@ class DhariwalUNet(nn.Module):
         train: bool,
         dropout_keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b h w {self.out_channels}"]:
-        """Applies the network.
+        """Applies the network, whose arguments `networks.DiffusionNetwork` describes.
 
-        Args:
-          x: noisy images.
-          noise_label: ln(sigma) / 4 for EDM; any number for which a sinusoidal embedding makes sense.
-          label: classes in [0, num_classes], `num_classes` being the null token; None means the null token throughout.
-          vector: further conditioning, such as EDM's augmentation labels; a network that was initialized with it can
-            do without.
-          train: whether dropout is on.
-          dropout_keys: one key an example; needed when `train` and `dropout` > 0, unused otherwise.
+        Noise labels are ln(sigma) / 4 for EDM; any number for which a sinusoidal embedding makes sense.
 
         Raises:
           ValueError: if the image size, the widths, a label or the dropout keys do not fit the network.

@@ -55,15 +55,9 @@ class DiT(nn.Module):
         train: bool,
         dropout_keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b h w {self.out_channels}"]:
-        """Applies the network.
+        """Applies the network, whose arguments `networks.DiffusionNetwork` describes.
 
-        Args:
-          x: noisy images or latents.
-          noise_label: timesteps in [0, 1000) for DiT, times in [0, 1] for SiT.
-          label: classes in [0, num_classes], `num_classes` being the null token; None means the null token throughout.
-          vector: further conditioning, added to the embedding through a linear layer.
-          train: whether dropout is on.
-          dropout_keys: one key an example; needed when `train` and `dropout` > 0, unused otherwise.
+        Noise labels are timesteps in [0, 1000) for DiT, times in [0, 1] for SiT.
 
         Raises:
           ValueError: if image size, width, labels or dropout keys do not fit the network.

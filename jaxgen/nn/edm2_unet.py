@@ -159,15 +159,9 @@ class EDM2UNet(nn.Module):
         train: bool,
         dropout_keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b h w {self.out_channels}"]:
-        """Applies the network.
+        """Applies the network, whose arguments `networks.DiffusionNetwork` describes.
 
-        Args:
-          x: noisy images or latents, scaled to unit variance.
-          noise_label: ln(sigma) / 4.
-          label: classes in [0, num_classes], `num_classes` being the null token; None means the null token throughout.
-          vector: further conditioning of unit magnitude, added to the embedding with a gain that starts at zero.
-          train: whether dropout is on.
-          dropout_keys: one key an example; needed when `train` and `dropout` > 0, unused otherwise.
+        Noise labels are ln(sigma) / 4.
 
         Raises:
           ValueError: if the image size, the heads, a label or the dropout keys do not fit the network.

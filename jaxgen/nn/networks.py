@@ -29,9 +29,10 @@ class DiffusionNetwork(Protocol):
           x: noisy images, scaled by the path.
           noise_label: the noise level, in the scale that the network was made for (see `diffusion.noise_labels`).
           label: classes in [0, num_classes]; `num_classes` is the null token; None means the null token throughout.
-          vector: further conditioning, such as augmentation labels.
+          vector: further conditioning, such as augmentation labels, through a linear layer of its own; a network that
+            was initialized with it can do without, but not the other way round.
           train: whether dropout is on.
-          dropout_keys: one key an example; needed when training with dropout.
+          dropout_keys: one key an example; needed when training with dropout, unused otherwise.
         """
         ...
 

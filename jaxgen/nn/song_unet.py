@@ -74,16 +74,9 @@ class SongUNet(nn.Module):
         train: bool,
         dropout_keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b h w {self.out_channels}"]:
-        """Applies the network.
+        """Applies the network, whose arguments `networks.DiffusionNetwork` describes.
 
-        Args:
-          x: noisy images.
-          noise_label: 999 t for VP, ln(sigma / 2) for VE, ln(sigma) / 4 for EDM (Karras et al. 2022, table 1).
-          label: classes in [0, num_classes], `num_classes` being the null token; None means the null token throughout.
-          vector: further conditioning, such as EDM's augmentation labels; a network that was initialized with it can
-            do without.
-          train: whether dropout is on.
-          dropout_keys: one key an example; needed when `train` and `dropout` > 0, unused otherwise.
+        Noise labels are 999 t for VP, ln(sigma / 2) for VE, ln(sigma) / 4 for EDM (Karras et al. 2022, table 1).
 
         Raises:
           ValueError: if the image size, the widths, the filter, the frequencies, a label or the dropout keys do not fit
