@@ -1,4 +1,7 @@
-"""The entry: `python launch.py [train|sample|evaluate] --config=... --workdir=...`; `--help` lists all flags."""
+"""The entry: `python launch.py COMMAND --config=... --workdir=...`; `--help` lists all flags.
+
+The commands are train (the default), sample, evaluate, encode, import and ema.
+"""
 
 import time
 

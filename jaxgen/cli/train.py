@@ -111,6 +111,7 @@ def _closing_words(directory: Path) -> str:
             f"  {directory}/checkpoints/      the newest states",
             "Try next:",
             f"  python launch.py sample --workdir={directory} --num_samples=100 --labels=3,8",
+            "  python launch.py train --config=configs/edm.py",
             "  python launch.py train --config=configs/vae.py",
             "  python launch.py train --config=configs/dcgan.py",
             "  python launch.py --config.train.num_steps=50 --workdir=runs/short   (any setting of the config)",
