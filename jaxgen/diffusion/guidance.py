@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
+from jaxgen.core.keys import bernoulli, fold_each
 from jaxgen.diffusion.algebra import per_image
 from jaxgen.diffusion.denoisers import ConditionalDenoiser, Denoiser, Images
 
@@ -57,6 +58,14 @@ def classifier_free(
         return estimate * (1.0 + rescale * (_contrast(conditional) / _contrast(estimate) - 1.0))
 
     return _within(interval, scale, guided, plain)
+
+
+def hide_labels(
+    example_keys: Key[Array, " n"], label: Int[Array, " n"], *, probability: float, null_label: int
+) -> Int[Array, " n"]:
+    """Puts the null label in the place of some, so that training makes the model that guidance needs (algorithm 1)."""
+    hidden = bernoulli(fold_each(example_keys, "label_dropout"), probability)
+    return jnp.where(hidden, null_label, label)
 
 
 def classifier(denoise: Denoiser, log_prob_of_label: LogProbability, *, scale: float = 1.0) -> Denoiser:

@@ -15,7 +15,7 @@ from jaxgen.data import load, read_arrays
 from jaxgen.methods.vae.autoencoder_kl import make_posterior
 from jaxgen.training.workdir import load_config
 
-pytestmark = pytest.mark.xdist_group("cli")
+pytestmark = pytest.mark.xdist_group("encode")
 
 NUM_TRAIN = 24
 KEYS = jax.random.split(jax.random.key(0), NUM_TRAIN)

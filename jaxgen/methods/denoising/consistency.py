@@ -19,7 +19,7 @@ from jaxgen.core import keys, trees
 from jaxgen.core.builders import Objective, Player, one_player
 from jaxgen.core.config import call, call_text
 from jaxgen.core.contract import Conditioning, Env, GenerativeModel, Metrics, Microbatch, ModelSpec, Trained, TrainState
-from jaxgen.diffusion import consistency, paths, schedules, uniforms
+from jaxgen.diffusion import consistency, guidance, paths, schedules, uniforms
 from jaxgen.diffusion.algebra import per_image
 from jaxgen.diffusion.curricula import Curriculum
 from jaxgen.diffusion.denoisers import clip_denoised
@@ -248,10 +248,11 @@ def _weight(settings: Settings, r: Array, t: Array) -> Array:
 
 
 def _labels(example_keys: Array, process: Process, batch: Microbatch) -> Array | None:
-    if not process.settings.class_conditional:
+    settings = process.settings
+    if not settings.class_conditional:
         return None
-    hidden = keys.bernoulli(keys.fold_each(example_keys, "label_dropout"), process.settings.label_dropout)
-    return jnp.where(hidden, process.null_label, batch["label"])
+    chance = {"probability": settings.label_dropout, "null_label": process.null_label}
+    return guidance.hide_labels(example_keys, batch["label"], **chance)
 
 
 def _check(settings: Settings, sampler: Sampler, spec: ModelSpec, env: Env) -> None:

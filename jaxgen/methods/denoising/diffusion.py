@@ -30,6 +30,7 @@ from jaxgen.diffusion import (
     algebra,
     augmentation,
     denoisers,
+    guidance,
     importance,
     inversion,
     levels,
@@ -320,8 +321,8 @@ def _hidden_labels(diffusion: Diffusion, example_keys: Key[Array, " n"], batch: 
     """The classes, some of them hidden for the sake of guidance."""
     if not diffusion.spec.num_classes:
         return None
-    hidden = keys.bernoulli(keys.fold_each(example_keys, "label_dropout"), diffusion.settings.label_dropout)
-    return jnp.where(hidden, diffusion.spec.num_classes, batch["label"])
+    chance = {"probability": diffusion.settings.label_dropout, "null_label": diffusion.spec.num_classes}
+    return guidance.hide_labels(example_keys, batch["label"], **chance)
 
 
 def _label(spec: ModelSpec, cond: Conditioning) -> Int[Array, " n"] | None:

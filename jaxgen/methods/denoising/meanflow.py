@@ -12,7 +12,7 @@ from jaxgen.core import keys
 from jaxgen.core.builders import Objective, Player, one_player
 from jaxgen.core.config import call, call_text
 from jaxgen.core.contract import Conditioning, Env, GenerativeModel, Metrics, Microbatch, ModelSpec, TrainState
-from jaxgen.diffusion import mean_flow, schedules, uniforms
+from jaxgen.diffusion import guidance, mean_flow, schedules, uniforms
 from jaxgen.diffusion.algebra import per_image
 from jaxgen.diffusion.times import Times
 from jaxgen.nn.layers import timestep_embedding
@@ -194,15 +194,16 @@ def draw_interval(
 
     a, b = draw("one_end"), draw("other_end")
     t = jnp.maximum(a, b)
-    wide = jax.vmap(lambda key: jax.random.bernoulli(key, share))(keys.fold_each(example_keys, "interval"))
+    wide = keys.bernoulli(keys.fold_each(example_keys, "interval"), share)
     return jnp.where(wide, jnp.minimum(a, b), t), t
 
 
 def _labels(example_keys: Array, process: Process, batch: Microbatch) -> Array | None:
-    if not process.settings.class_conditional:
+    settings = process.settings
+    if not settings.class_conditional:
         return None
-    dropped = jax.vmap(lambda key: jax.random.bernoulli(key, process.settings.label_dropout))
-    return jnp.where(dropped(keys.fold_each(example_keys, "label_dropout")), process.null_label, batch["label"])
+    chance = {"probability": settings.label_dropout, "null_label": process.null_label}
+    return guidance.hide_labels(example_keys, batch["label"], **chance)
 
 
 def _guided(process: Process, params: PyTree, z: Array, t: Array, velocity: Array, label: Array | None) -> Array:
