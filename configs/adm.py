@@ -31,9 +31,7 @@ def imagenet256() -> ConfigDict:
     config.train.checkpoint_every_steps = 10_000
     config.train.sample_every_steps = 50_000
     config.train.compute_dtype = "bfloat16"
-    config.optimizer.name = "adam"
     config.optimizer.learning_rate = 1e-4
-    config.optimizer.weight_decay = 0.0
     config.sample.batch_size = 16
     config.model = common.adm_unet()
     config.model.base_channels = 256

@@ -193,8 +193,11 @@ def digits_transformer() -> ConfigDict:
     return model
 
 
-def transformer_on_latents(config: ConfigDict) -> ConfigDict:
-    """Training on ImageNet-256 latents of an 8x autoencoder, made by launch.py encode (data.path is where)."""
+def transformer_on_latents(config: ConfigDict, size: str, patch_size: int) -> ConfigDict:
+    """A transformer on ImageNet-256 latents of an 8x autoencoder, made by launch.py encode (data.path is where)."""
+    config.model = transformer(size, patch_size)
+    config.model.scan_layers = True
+    config.model.remat = size in ("l", "xl")
     config.data.name = "latents"
     config.data.batch_size = 256
     config.train.num_steps = 7_000_000

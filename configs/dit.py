@@ -17,11 +17,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
 
 def imagenet256(size: str, patch_size: int) -> ConfigDict:
     """On 32x32x4 latents, batch 256, 7M steps: with patch 2 S 32.9M, B 130.3M, L 457.8M, XL 674.8M parameters."""
-    config = dit(common.transformer_on_latents(common.base()))
-    config.model = common.transformer(size, patch_size)
-    config.model.scan_layers = True
-    config.model.remat = size in ("l", "xl")
-    return config
+    return dit(common.transformer_on_latents(common.base(), size, patch_size))
 
 
 def dit(config: ConfigDict) -> ConfigDict:

@@ -79,7 +79,6 @@ def imagenet64() -> ConfigDict:
     config = cifar10()
     config.data.name = "imagenet_resized/64x64"
     config.data.batch_size = 4_096
-    config.data.flip = False
     config.train.num_steps = 610_352
     config.train.compute_dtype = "bfloat16"
     config.optimizer.learning_rate = 1e-4

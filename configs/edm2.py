@@ -93,10 +93,7 @@ def shapes() -> ConfigDict:
 
 def digits() -> ConfigDict:
     """Class-conditional on the 8x8 digits."""
-    config = edm2(common.base())
-    model = config.model
-    config = common.digits(config)
-    config.model = model
+    config = common.digits(edm2(common.base()))
     config.optimizer.learning_rate = 0.01
     config.optimizer.forced_normalization = FORCED
     config.model.base_channels = 32

@@ -6,7 +6,7 @@ First train an autoencoder (`configs/autoencoder_kl.py`), then `launch.py encode
 
 from ml_collections import ConfigDict, config_dict
 
-from configs import common
+from configs import common, sit
 
 
 def get_config(variant: str = "shapes") -> ConfigDict:
@@ -16,36 +16,10 @@ def get_config(variant: str = "shapes") -> ConfigDict:
 
 def imagenet256() -> ConfigDict:
     """SiT-XL/2 (Ma et al. 2024) on 32x32x4 latents of `autoencoder_kl.py:kl_f8`: 674,816,272 parameters, 7M steps."""
-    config = common.diffusion(common.base())
-    config.data.name = "latents"
+    config = sit.imagenet256("xl", 2)
     config.data.path = "runs/imagenet256-latents"
-    config.data.batch_size = 256
-    config.train.num_steps = 7_000_000
-    config.train.compute_dtype = "bfloat16"
     config.train.checkpoint_every_steps = 50_000
-    config.train.sample_every_steps = 50_000
-    config.optimizer.learning_rate = 1e-4
-
-    config.model = ConfigDict()
-    config.model.name = "dit.DiT"
-    config.model.patch_size = 2
-    config.model.hidden_size = 1152
-    config.model.depth = 28
-    config.model.num_heads = 16
-    config.model.scan_layers = True
-    config.model.remat = True
-
-    config.diffusion.path = "linear"
-    config.diffusion.parameterization = "velocity"
-    config.diffusion.schedule = "flow"
-    config.diffusion.noise_label = "flow_time(scale=1.0)"
-    config.diffusion.class_conditional = True
-    config.sampler.name = "heun(path='flow')"
-    config.sampler.levels = "uniform_time"
-    config.sampler.num_steps = 125
     config.sampler.guidance_scale = 1.5
-    config.sampler.clip = False  # latents are not bounded
-    config.sample.batch_size = 64
     config.evaluate.num_samples = 50_000
     return config
 

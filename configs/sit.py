@@ -26,11 +26,7 @@ JIT = {
 
 def imagenet256(size: str, patch_size: int) -> ConfigDict:
     """On 32x32x4 latents, batch 256, 7M steps."""
-    config = sit(common.transformer_on_latents(common.base()))
-    config.model = common.transformer(size, patch_size)
-    config.model.scan_layers = True
-    config.model.remat = size in ("l", "xl")
-    return config
+    return sit(common.transformer_on_latents(common.base(), size, patch_size))
 
 
 def sit(config: ConfigDict) -> ConfigDict:

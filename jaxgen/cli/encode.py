@@ -1,8 +1,6 @@
 """`launch.py encode`: cache the latents of a trained autoencoder's data, for a model that is trained on them."""
 
-import contextlib
 import dataclasses
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +22,7 @@ from jaxgen.methods.vae.autoencoder_kl import PosteriorFn
 from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel import sampling
 from jaxgen.training.settings import train_settings
-from jaxgen.training.workdir import load_spec
+from jaxgen.training.workdir import load_spec, whole_directory
 
 ENDLESS_IMAGES = 50_000  # so many of endless data, unless the user says how many
 
@@ -64,7 +62,7 @@ def main(config: ConfigDict, flags: Any, *, started: float) -> int:
         spec = load_spec(directory)
         coder, step = _coder(config, spec, directory, flags.step)
         data = {split: setup.load_data(config, split) for split in ("train", "test")}
-    with _whole(output) as unfinished:
+    with whole_directory(output) as unfinished:
         cached = write_splits(
             unfinished, coder, data, num_train=flags.num_samples, mirror=config.data.flip, dtype=flags.dtype
         )
@@ -84,7 +82,7 @@ def write_splits(
     """Encodes the splits `train` and `test` into a directory.
 
     Args:
-      directory: to be made.
+      directory: an empty one.
       coder: the autoencoder.
       data: its data, by split.
       num_train: how many images of the training split; all if None, or `ENDLESS_IMAGES` of endless data.
@@ -201,12 +199,3 @@ def _output(flags: Any) -> Path:
 def _count(data: Dataset, wanted: int | None) -> int:
     length = len(data.examples)
     return min(length, wanted or (ENDLESS_IMAGES if length == ENDLESS else length))
-
-
-@contextlib.contextmanager
-def _whole(output: Path) -> Iterator[Path]:
-    """A directory beside the output to write into, which takes the output's name at the end, if all went well."""
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
-        unfinished = Path(temporary) / output.name
-        yield unfinished
-        unfinished.rename(output)

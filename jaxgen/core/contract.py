@@ -64,6 +64,17 @@ class ModelSpec(NamedTuple):
     likelihood: Literal["exact", "lower_bound"] | None = None
 
 
+def for_classes(spec: ModelSpec, class_conditional: bool, *, where: str) -> ModelSpec:
+    """The spec of a model of this data, which sees the classes or does not, as `where`.class_conditional says.
+
+    Raises:
+      ValueError: if it is to see classes, and there are none.
+    """
+    if class_conditional and not spec.num_classes:
+        raise ValueError(f"{where}.class_conditional is True, but the data has no classes: set it to False.")
+    return spec if class_conditional else spec._replace(num_classes=0)
+
+
 class Env(NamedTuple):
     """What cuts across all models and comes from the run, not from the method.
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from jaxgen.core.contract import Denoise, Variables
 from jaxgen.core.keys import fold_each, normal
 
 Images = Float[Array, "n h w c"]
@@ -21,6 +22,19 @@ Denoiser = Callable[[Images, Float[Array, " n"]], Images]
 
 ConditionalDenoiser = Callable[[Images, Float[Array, " n"], Int[Array, " n"]], Images]
 """(x, sigma, label) -> an estimate of the clean images of those classes from x = clean + sigma * noise."""
+
+
+LabeledDenoiser = Callable[[Images, Float[Array, " n"], Int[Array, " n"] | None], Images]
+"""(x, sigma, label) -> an estimate of the clean images; labels None for a model without classes, or for none."""
+
+
+def labeled(denoise: Denoise, variables: Variables) -> LabeledDenoiser:
+    """A model's `denoise` as a function of the label."""
+
+    def denoiser(x: Images, sigma: Float[Array, " n"], label: Int[Array, " n"] | None) -> Images:
+        return denoise(variables, x, sigma, None if label is None else {"label": label})
+
+    return denoiser
 
 
 def clip_denoised(denoise: Denoiser) -> Denoiser:

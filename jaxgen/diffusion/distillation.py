@@ -5,19 +5,16 @@ from jaxtyping import Array, Float, Int
 from jaxgen.core.contract import Trained
 from jaxgen.diffusion import guidance
 from jaxgen.diffusion.algebra import per_image
-from jaxgen.diffusion.denoisers import Denoiser, Images
+from jaxgen.diffusion.denoisers import Denoiser, Images, labeled
 
 Scalars = Float[Array, " n"]
 
 
 def teacher_denoiser(teacher: Trained, label: Int[Array, " n"] | None, *, guidance_scale: float = 1.0) -> Denoiser:
     """The teacher as a denoiser of images of some classes, guided; labels [0, num_classes], the last for no class."""
+    conditional = labeled(teacher.denoise, teacher.variables)
     if label is None or not teacher.num_classes:
-        return lambda x, sigma: teacher.denoise(teacher.variables, x, sigma)
-
-    def conditional(x: Images, sigma: Scalars, label: Int[Array, " n"]) -> Images:
-        return teacher.denoise(teacher.variables, x, sigma, {"label": label})
-
+        return lambda x, sigma: conditional(x, sigma, None)
     return guidance.classifier_free(conditional, label, null_label=teacher.num_classes, scale=guidance_scale)
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Int
 
+from jaxgen.diffusion.noise_range import check_range
 from jaxgen.diffusion.schedules import Schedule
 from jaxgen.diffusion.timesteps import Spacing, respaced_timesteps, timestep_subset
 
@@ -57,14 +58,14 @@ def karras(
 ) -> Levels:
     """Powers of a line: sigma^(1 / rho) is evenly spaced, whatever the schedule (Karras et al. 2022, eq. 5)."""
     del schedule
-    _check_range(sigma_min, sigma_max)
+    check_range(sigma_min, sigma_max)
     return _ending_at_zero(np.linspace(sigma_max ** (1.0 / rho), sigma_min ** (1.0 / rho), num_steps) ** rho)
 
 
 def exponential(schedule: Schedule, num_steps: int, *, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Levels:
     """Evenly spaced log sigma, whatever the schedule."""
     del schedule
-    _check_range(sigma_min, sigma_max)
+    check_range(sigma_min, sigma_max)
     return _ending_at_zero(np.exp(np.linspace(np.log(sigma_max), np.log(sigma_min), num_steps)))
 
 
@@ -77,8 +78,3 @@ def _ending_at_zero(positive: np.ndarray) -> Levels:
     if not (np.isfinite(sigmas).all() and (np.diff(sigmas) < 0.0).all()):
         raise ValueError(f"Noise levels must be finite, positive and descending, not {positive.tolist()}.")
     return sigmas
-
-
-def _check_range(sigma_min: float, sigma_max: float) -> None:
-    if not 0.0 < sigma_min < sigma_max:
-        raise ValueError(f"Noise levels must have 0 < sigma_min < sigma_max, not {sigma_min} and {sigma_max}.")

@@ -39,24 +39,25 @@ class Noised(NamedTuple):
 def add_noise(
     process: Process,
     key: Key[Array, ""],
+    example_keys: Key[Array, " n"],
     batch: Microbatch,
     *,
     stratified_over: int | None = None,
     moments: importance.Moments | None = None,
     augment_probability: float = 0.0,
 ) -> Noised:
-    """Draws noise and noise levels for a microbatch, each example's from its index in the step's batch.
+    """Draws noise and noise levels for a microbatch.
 
     Args:
       process: whose noise levels.
       key: the key of the step.
+      example_keys: the key of each example in it.
       batch: images in [-1, 1], and their indices.
       stratified_over: the size of the step's global batch, over which noise levels are spread evenly; None for
         independent ones.
       moments: second moments of the loss, to draw noise levels by; None to draw them as the process says.
       augment_probability: see `augmentation.augment`; 0 for no augmentation at all.
     """
-    example_keys = keys.per_example(key, batch["index"])
     clean, vector = batch["image"], None
     if augment_probability:
         clean, vector = augmentation.augment(example_keys, clean, probability=augment_probability)

@@ -13,9 +13,6 @@ from jaxgen.diffusion.schedules import Schedule
 LEARNED_VARIANCE = "ancestral_learned"
 """The sampler whose denoiser has to predict the variance, too."""
 
-LabeledDenoiser = Callable[[denoisers.Images, Float[Array, " n"], Int[Array, " n"] | None], denoisers.Images]
-"""(x, sigma, label) -> an estimate of the clean images; labels None for a model without classes, or for none."""
-
 
 class Sampler(NamedTuple):
     """The section `sampler`.
@@ -56,11 +53,11 @@ def make_sampler(settings: Sampler, schedule: Schedule) -> tuple[Callable[..., A
 
 def steered(
     settings: Sampler,
-    denoise: LabeledDenoiser,
+    denoise: denoisers.LabeledDenoiser,
     label: Int[Array, " n"] | None,
     *,
     null_label: int,
-    guide: LabeledDenoiser | None = None,
+    guide: denoisers.LabeledDenoiser | None = None,
 ) -> denoisers.Denoiser:
     """The denoiser to sample with: guided as the settings say, and clipped.
 

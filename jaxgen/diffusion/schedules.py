@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64
 
+from jaxgen.diffusion.noise_range import check_range
+
 Curve = Callable[[Float[Array, "*n"]], Float[Array, "*n"]]
 
 
@@ -100,7 +102,7 @@ def log_linear(*, sigma_min: float = 0.02, sigma_max: float = 100.0) -> Schedule
 
     VDM (Kingma et al. 2021) runs from sigma_min = exp(-13.3 / 2) to sigma_max = exp(5 / 2).
     """
-    _check_range(sigma_min, sigma_max)
+    check_range(sigma_min, sigma_max)
     low, width = np.log(sigma_min), np.log(sigma_max / sigma_min)
     return Schedule(
         lambda time: jnp.exp(low + width * time), lambda sigma: jnp.clip((jnp.log(sigma) - low) / width, 0.0, 1.0)
@@ -109,7 +111,7 @@ def log_linear(*, sigma_min: float = 0.02, sigma_max: float = 100.0) -> Schedule
 
 def karras(*, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Schedule:
     """Powers of a line, sigma^(1/rho) linear in time (Karras et al. 2022, eq. 5)."""
-    _check_range(sigma_min, sigma_max)
+    check_range(sigma_min, sigma_max)
     low, high = sigma_min ** (1.0 / rho), sigma_max ** (1.0 / rho)
     return Schedule(
         lambda time: (low + (high - low) * time) ** rho,
@@ -151,8 +153,3 @@ def _from_table(table: Float64[np.ndarray, " t"]) -> Schedule:
         lambda sigma: jnp.interp(jnp.log(sigma), logs, times),
         table,
     )
-
-
-def _check_range(sigma_min: float, sigma_max: float) -> None:
-    if not 0.0 < sigma_min < sigma_max:
-        raise ValueError(f"Noise levels must have 0 < sigma_min < sigma_max, not {sigma_min} and {sigma_max}.")

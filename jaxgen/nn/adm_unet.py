@@ -9,8 +9,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.nn import checks
+from jaxgen.nn.layers import frequency_embedding
 from jaxgen.nn.resample import upsample
-from jaxgen.nn.transformer import frequency_embedding
 from jaxgen.nn.unet_block import TORCH, ZERO, Style, conv, dense, group_norm, make_block, one_hot
 
 
@@ -75,8 +75,7 @@ class ADMUNet(nn.Module):
         """
         checks.check_image_size(x, len(self.channel_multipliers))
         checks.check_label(label, self.num_classes)
-        checks.check_dropout(self.dropout, train=train, has_keys=dropout_keys is not None)
-        keys = dropout_keys if train else None
+        keys = checks.training_keys(train, self.dropout, dropout_keys)
         emb = self._embed(noise_label, label, vector)
         h, skips = self._down(x.astype(self.dtype), emb, keys)
         for name, attention in (("middle_0", True), ("middle_2", False)):

@@ -1,6 +1,6 @@
-"""What U-Nets refuse, in sentences that say what to do."""
+"""What diffusion networks refuse, in sentences that say what to do."""
 
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 
 def check_image_size(x: Float[Array, "b h w c"], levels: int) -> None:
@@ -25,14 +25,15 @@ def check_label(label: Int[Array, " b"] | None, num_classes: int) -> None:
       ValueError: if there are labels, but no classes.
     """
     if label is not None and not num_classes:
-        raise ValueError("This U-Net is unconditional (num_classes=0) but was given labels: set num_classes.")
+        raise ValueError("This network is unconditional (num_classes=0) but was given labels: set num_classes.")
 
 
-def check_dropout(dropout: float, *, train: bool, has_keys: bool) -> None:
-    """Refuses to train with dropout but without keys for it.
+def training_keys(train: bool, dropout: float, dropout_keys: Key[Array, " b"] | None) -> Key[Array, " b"] | None:
+    """The dropout keys that the layers get: none outside training.
 
     Raises:
-      ValueError: if the keys are missing.
+      ValueError: if they are needed and missing.
     """
-    if train and dropout > 0 and not has_keys:
+    if train and dropout > 0 and dropout_keys is None:
         raise ValueError(f"Training with dropout={dropout} needs dropout_keys, one key an example.")
+    return dropout_keys if train else None

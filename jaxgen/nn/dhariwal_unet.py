@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.nn import checks
 from jaxgen.nn.edm_unet import Decoder, Encoder
-from jaxgen.nn.transformer import frequency_embedding
+from jaxgen.nn.layers import frequency_embedding
 from jaxgen.nn.unet_block import TORCH, ZERO, Style, conv, dense, group_norm, one_hot
 
 
@@ -61,8 +61,7 @@ class DhariwalUNet(nn.Module):
         """
         checks.check_image_size(x, len(self.channel_multipliers))
         checks.check_label(label, self.num_classes)
-        checks.check_dropout(self.dropout, train=train, has_keys=dropout_keys is not None)
-        keys = dropout_keys if train else None
+        keys = checks.training_keys(train, self.dropout, dropout_keys)
         widths = tuple(self.base_channels * multiplier for multiplier in self.channel_multipliers)
         emb = self._embed(noise_label, label, vector)
         levels = (widths, self.num_res_blocks, self.attention_resolutions, self._style)

@@ -5,7 +5,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
-from jaxgen.nn import transformer
+from jaxgen.nn import checks, transformer
 from jaxgen.nn.transformer import Block, Conditioning, FinalLayer
 
 
@@ -70,7 +70,7 @@ class DiT(nn.Module):
             num_heads=self.num_heads,
             num_classes=self.num_classes,
         )
-        keys = transformer.training_keys(train, self.dropout, dropout_keys)
+        keys = checks.training_keys(train, self.dropout, dropout_keys)
         conditioning = Conditioning(self.hidden_size, self.num_classes, self.dtype, name="conditioning")
         emb, _ = conditioning(noise_label, label, vector)
         grid = (x.shape[1] // self.patch_size, x.shape[2] // self.patch_size)

@@ -6,6 +6,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
+from jaxgen.nn import checks
 from jaxgen.nn.layers import Dropout, nearest_upsample
 from jaxgen.nn.magnitude_preserving import MPConv, MPDense, MPFourier, mp_cat, mp_silu, mp_sum, normalize
 
@@ -166,8 +167,9 @@ class EDM2UNet(nn.Module):
         Raises:
           ValueError: if the image size, the heads, a label or the dropout keys do not fit the network.
         """
-        self._validate(x, label, needs_keys=train and self.dropout > 0 and dropout_keys is None)
-        keys = dropout_keys if train else None
+        checks.check_image_size(x, len(self.channel_multipliers))
+        checks.check_label(label, self.num_classes)
+        keys = checks.training_keys(train, self.dropout, dropout_keys)
         width = self.base_channels * max(self.channel_multipliers)
         emb = Embedding(
             self.base_channels * self.channel_multipliers[0], width, self.num_classes, self.label_balance, name="emb"
@@ -221,18 +223,6 @@ class EDM2UNet(nn.Module):
 
     def _attends(self, h: Array) -> bool:
         return h.shape[1] in self.attention_resolutions
-
-    def _validate(self, x: Array, label: Array | None, *, needs_keys: bool) -> None:
-        halvings = len(self.channel_multipliers) - 1
-        if x.shape[1] % 2**halvings or x.shape[2] % 2**halvings:
-            raise ValueError(
-                f"Images of {x.shape[1]}x{x.shape[2]} pixels cannot be halved {halvings} times: both sides must be "
-                f"multiples of {2**halvings}, so resize the images or use fewer channel_multipliers."
-            )
-        if label is not None and not self.num_classes:
-            raise ValueError("This U-Net is unconditional (num_classes=0) but was given labels: set num_classes.")
-        if needs_keys:
-            raise ValueError(f"Training with dropout={self.dropout} needs dropout_keys, one key an example.")
 
 
 def _average_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:

@@ -5,7 +5,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
-from jaxgen.nn import transformer
+from jaxgen.nn import checks, transformer
 from jaxgen.nn.transformer import Block, Conditioning, FinalLayer
 
 
@@ -66,7 +66,7 @@ class JiT(nn.Module):
           ValueError: if image size, width, labels, class tokens or dropout keys do not fit the network.
         """
         self._validate(x, label)
-        keys = transformer.training_keys(train, self.dropout, dropout_keys)
+        keys = checks.training_keys(train, self.dropout, dropout_keys)
         conditioning = Conditioning(self.hidden_size, self.num_classes, self.dtype, name="conditioning")
         emb, label_emb = conditioning(noise_label, label, vector)
         grid = (x.shape[1] // self.patch_size, x.shape[2] // self.patch_size)

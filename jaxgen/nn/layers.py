@@ -28,6 +28,13 @@ def timestep_embedding(t: Float[Array, " b"], dim: int, *, max_period: float = 1
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
+def frequency_embedding(t: Float[Array, " b"], dim: int = 256) -> Float[Array, "b {dim}"]:
+    """Cosines, then sines, of t times the frequencies 10000^(-2i/dim): the timestep embedding of GLIDE and DiT."""
+    freqs = (10_000.0 ** (-np.arange(dim // 2) / (dim // 2))).astype(np.float32)
+    angles = t[:, None] * freqs[None, :]
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
 def nearest_upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
     """Doubles height and width by repeating every pixel."""
     b, h, w, c = x.shape

@@ -84,8 +84,7 @@ class SongUNet(nn.Module):
         """
         checks.check_image_size(x, len(self.channel_multipliers))
         checks.check_label(label, self.num_classes)
-        checks.check_dropout(self.dropout, train=train, has_keys=dropout_keys is not None)
-        keys = dropout_keys if train else None
+        keys = checks.training_keys(train, self.dropout, dropout_keys)
         widths = tuple(self.base_channels * multiplier for multiplier in self.channel_multipliers)
         emb = self._embed(noise_label, label, vector)
         levels = (widths, self.num_res_blocks, self.attention_resolutions, self._style)

@@ -8,8 +8,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.core import keys as keylib
-from jaxgen.nn.checks import check_dropout
-from jaxgen.nn.layers import Dropout
+from jaxgen.nn.checks import check_label
+from jaxgen.nn.layers import Dropout, frequency_embedding
 
 _XAVIER = nn.initializers.xavier_uniform()
 _ZEROS = nn.initializers.zeros_init()
@@ -55,13 +55,6 @@ def rotate(x: Float[Array, "b n heads d"], angles: Float[Array, "n d//2"]) -> Fl
     first, second = x[..., 0::2].astype(jnp.float32), x[..., 1::2].astype(jnp.float32)
     turned = jnp.stack([first * cos - second * sin, first * sin + second * cos], axis=-1)
     return turned.reshape(x.shape).astype(x.dtype)
-
-
-def frequency_embedding(t: Float[Array, " b"], dim: int = 256) -> Float[Array, "b {dim}"]:
-    """Cosines, then sines, of t times the frequencies 10000^(-2i/dim): the timestep embedding of GLIDE and DiT."""
-    freqs = (10_000.0 ** (-np.arange(dim // 2) / (dim // 2))).astype(np.float32)
-    angles = t[:, None] * freqs[None, :]
-    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
 def linear(features: int, dtype: DTypeLike, name: str, *, zero_init: bool = False, use_bias: bool = True) -> nn.Dense:
@@ -215,18 +208,7 @@ def validate(
         )
     if hidden_size % 4 or hidden_size % num_heads:
         raise ValueError(f"hidden_size={hidden_size} must be a multiple of 4 and of num_heads={num_heads}.")
-    if label is not None and not num_classes:
-        raise ValueError("This transformer is unconditional (num_classes=0) but was given labels: set num_classes.")
-
-
-def training_keys(train: bool, dropout: float, dropout_keys: Array | None) -> Array | None:
-    """The dropout keys that the blocks get: none outside training.
-
-    Raises:
-      ValueError: if they are needed and missing.
-    """
-    check_dropout(dropout, train=train, has_keys=dropout_keys is not None)
-    return dropout_keys if train else None
+    check_label(label, num_classes)
 
 
 def layer_keys(dropout_keys: Array | None, layer: int | Array) -> Array | None:

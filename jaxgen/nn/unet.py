@@ -113,8 +113,7 @@ class UNet(nn.Module):
           ValueError: if the image size, the groups, a label or the dropout keys do not fit the network.
         """
         self._validate(x, label)
-        checks.check_dropout(self.dropout, train=train, has_keys=dropout_keys is not None)
-        keys = dropout_keys if train else None
+        keys = checks.training_keys(train, self.dropout, dropout_keys)
         emb = Embedding(self.base_channels, self.num_classes, self.dtype, name="embedding")(noise_label, label, vector)
         h, skips = self._down(x.astype(self.dtype), emb, keys)
         width = self.base_channels * self.channel_multipliers[-1]

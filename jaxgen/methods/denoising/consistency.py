@@ -18,7 +18,17 @@ from ml_collections import ConfigDict
 from jaxgen.core import keys, trees
 from jaxgen.core.builders import Objective, Player, one_player
 from jaxgen.core.config import call, call_text
-from jaxgen.core.contract import Conditioning, Env, GenerativeModel, Metrics, Microbatch, ModelSpec, Trained, TrainState
+from jaxgen.core.contract import (
+    Conditioning,
+    Env,
+    GenerativeModel,
+    Metrics,
+    Microbatch,
+    ModelSpec,
+    Trained,
+    TrainState,
+    for_classes,
+)
 from jaxgen.diffusion import consistency, guidance, paths, schedules, uniforms
 from jaxgen.diffusion.algebra import per_image
 from jaxgen.diffusion.curricula import Curriculum
@@ -117,8 +127,8 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
     """
     settings = call(Settings, config.consistency, where="consistency")
     sampler = call(Sampler, config.sampler, where="sampler")
-    _check(settings, sampler, spec, env)
-    spec = spec if settings.class_conditional else spec._replace(num_classes=0)
+    spec = for_classes(spec, settings.class_conditional, where="consistency")
+    _check(settings, sampler, env)
     process = make_process(config, settings, spec)
 
     def init_variables(key: Key[Array, ""], batch: Microbatch) -> tuple[PyTree, PyTree]:
@@ -251,13 +261,11 @@ def _labels(example_keys: Array, process: Process, batch: Microbatch) -> Array |
     settings = process.settings
     if not settings.class_conditional:
         return None
-    chance = {"probability": settings.label_dropout, "null_label": process.null_label}
-    return guidance.hide_labels(example_keys, batch["label"], **chance)
+    probability, null_label = settings.label_dropout, process.null_label
+    return guidance.hide_labels(example_keys, batch["label"], probability=probability, null_label=null_label)
 
 
-def _check(settings: Settings, sampler: Sampler, spec: ModelSpec, env: Env) -> None:
-    if settings.class_conditional and not spec.num_classes:
-        raise ValueError("consistency.class_conditional is True, but the data has no classes: set it to False.")
+def _check(settings: Settings, sampler: Sampler, env: Env) -> None:
     if settings.teacher is None and env.teacher is not None:
         raise ValueError("There is a teacher, but consistency.teacher is None: name its work directory there.")
     levels = (settings.sigma_max, *sampler.sigmas, settings.sigma_min)

@@ -25,6 +25,7 @@ from jaxgen.core.contract import (
     Microbatch,
     ModelSpec,
     TrainState,
+    for_classes,
 )
 from jaxgen.diffusion import (
     algebra,
@@ -41,7 +42,7 @@ from jaxgen.diffusion import (
 from jaxgen.diffusion.process import Process, make_process
 from jaxgen.diffusion.samplers.ancestral_learned import VarianceDenoiser
 from jaxgen.diffusion.samplers.ddim import ddim
-from jaxgen.diffusion.sampling import LEARNED_VARIANCE, LabeledDenoiser, Sampler, make_sampler, steered
+from jaxgen.diffusion.sampling import LEARNED_VARIANCE, Sampler, make_sampler, steered
 from jaxgen.nn.networks import make_network
 from jaxgen.nn.uncertainty import Uncertainty
 from jaxgen.optim.optimizers import make_optimizer
@@ -181,9 +182,9 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
         return diffusion.predict(variables, x, sigma, _label(diffusion.spec, cond)).clean
 
     def sample(sample_keys: Key[Array, " n"], variables: PyTree, cond: Conditioning = None) -> Float[Array, "n h w c"]:
-        own, guide = _conditional(denoise, variables), None
+        own, guide = denoisers.labeled(denoise, variables), None
         if env.guide is not None:
-            guide = _conditional(env.guide.denoise, variables["guide"])
+            guide = denoisers.labeled(env.guide.denoise, variables["guide"])
         denoiser: denoisers.Denoiser | VarianceDenoiser
         denoiser = steered(
             sampler, own, _label(diffusion.spec, cond), null_label=diffusion.spec.num_classes, guide=guide
@@ -225,18 +226,14 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
 
 def _diffusion(config: ConfigDict, spec: ModelSpec) -> Diffusion:
     settings = call(Settings, config.diffusion, where="diffusion")
-    if settings.class_conditional and not spec.num_classes:
-        raise ValueError("diffusion.class_conditional is True, but the data has no classes: set it to False.")
+    spec = for_classes(spec, settings.class_conditional, where="diffusion")
     pieces = ("path", "parameterization", "schedule", "noise_label", "times", "weighting", "shift")
     process = make_process(**{piece: getattr(settings, piece) for piece in pieces})
     if settings.learned_variance:
         process.schedule.timesteps(by="diffusion.learned_variance=True")
     if settings.likelihood == "bound":
         process.schedule.timesteps(by="diffusion.likelihood='bound'")
-    spec = spec._replace(
-        num_classes=spec.num_classes if settings.class_conditional else 0,
-        likelihood=None if settings.likelihood == "none" else "lower_bound",
-    )
+    spec = spec._replace(likelihood=None if settings.likelihood == "none" else "lower_bound")
     network = make_network(
         config.model,
         out_channels=spec.image_shape[-1] * (2 if settings.learned_variance else 1),
@@ -273,6 +270,7 @@ def _objective(diffusion: Diffusion, batch_size: int, axis_name: str | None) -> 
         noised = noising.add_noise(
             process,
             key,
+            example_keys,
             batch,
             stratified_over=batch_size if settings.stratified else None,
             moments=model_state.get("loss_moments"),
@@ -321,19 +319,12 @@ def _hidden_labels(diffusion: Diffusion, example_keys: Key[Array, " n"], batch: 
     """The classes, some of them hidden for the sake of guidance."""
     if not diffusion.spec.num_classes:
         return None
-    chance = {"probability": diffusion.settings.label_dropout, "null_label": diffusion.spec.num_classes}
-    return guidance.hide_labels(example_keys, batch["label"], **chance)
+    probability, null_label = diffusion.settings.label_dropout, diffusion.spec.num_classes
+    return guidance.hide_labels(example_keys, batch["label"], probability=probability, null_label=null_label)
 
 
 def _label(spec: ModelSpec, cond: Conditioning) -> Int[Array, " n"] | None:
     return cond["label"] if spec.num_classes and cond is not None else None
-
-
-def _conditional(denoise: Denoise, variables: PyTree) -> LabeledDenoiser:
-    def conditional(x: Array, sigma: Array, label: Array | None) -> Array:
-        return denoise(variables, x, sigma, None if label is None else {"label": label})
-
-    return conditional
 
 
 def _unguided(denoise: Denoise, variables: PyTree, cond: Conditioning) -> denoisers.Denoiser:

@@ -11,7 +11,16 @@ from ml_collections import ConfigDict
 from jaxgen.core import keys
 from jaxgen.core.builders import Objective, Player, one_player
 from jaxgen.core.config import call, call_text
-from jaxgen.core.contract import Conditioning, Env, GenerativeModel, Metrics, Microbatch, ModelSpec, TrainState
+from jaxgen.core.contract import (
+    Conditioning,
+    Env,
+    GenerativeModel,
+    Metrics,
+    Microbatch,
+    ModelSpec,
+    TrainState,
+    for_classes,
+)
 from jaxgen.diffusion import guidance, mean_flow, schedules, uniforms
 from jaxgen.diffusion.algebra import per_image
 from jaxgen.diffusion.times import Times
@@ -98,8 +107,8 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
     """
     settings = call(Settings, config.meanflow, where="meanflow")
     sampler = call(Sampler, config.sampler, where="sampler")
-    _check(settings, sampler, spec)
-    spec = spec if settings.class_conditional else spec._replace(num_classes=0)
+    spec = for_classes(spec, settings.class_conditional, where="meanflow")
+    _check(settings, sampler)
     process = make_process(config, settings, spec)
 
     def init_variables(key: Key[Array, ""], batch: Microbatch) -> tuple[PyTree, PyTree]:
@@ -202,8 +211,8 @@ def _labels(example_keys: Array, process: Process, batch: Microbatch) -> Array |
     settings = process.settings
     if not settings.class_conditional:
         return None
-    chance = {"probability": settings.label_dropout, "null_label": process.null_label}
-    return guidance.hide_labels(example_keys, batch["label"], **chance)
+    probability, null_label = settings.label_dropout, process.null_label
+    return guidance.hide_labels(example_keys, batch["label"], probability=probability, null_label=null_label)
 
 
 def _guided(process: Process, params: PyTree, z: Array, t: Array, velocity: Array, label: Array | None) -> Array:
@@ -218,9 +227,7 @@ def _guided(process: Process, params: PyTree, z: Array, t: Array, velocity: Arra
     return jax.lax.stop_gradient(jnp.where(unconditional[:, None, None, None], velocity, guided))
 
 
-def _check(settings: Settings, sampler: Sampler, spec: ModelSpec) -> None:
-    if settings.class_conditional and not spec.num_classes:
-        raise ValueError("meanflow.class_conditional is True, but the data has no classes: set it to False.")
+def _check(settings: Settings, sampler: Sampler) -> None:
     if not 0.0 <= settings.interval_share <= 1.0:
         raise ValueError(f"meanflow.interval_share is {settings.interval_share}, but must lie in [0, 1].")
     if not 0.0 <= settings.guidance_mix < 1.0:

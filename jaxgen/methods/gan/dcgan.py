@@ -9,7 +9,16 @@ from ml_collections import ConfigDict
 from jaxgen.core import keys
 from jaxgen.core.builders import InitVariables, Objective, Player, two_player
 from jaxgen.core.config import call, choose
-from jaxgen.core.contract import Conditioning, Env, GenerativeModel, Metrics, Microbatch, ModelSpec, TrainState
+from jaxgen.core.contract import (
+    Conditioning,
+    Env,
+    GenerativeModel,
+    Metrics,
+    Microbatch,
+    ModelSpec,
+    TrainState,
+    for_classes,
+)
 from jaxgen.losses.adversarial import LOSSES, AdversarialLoss
 from jaxgen.nn.dcgan import Discriminator, Generator
 from jaxgen.optim.optimizers import make_player_optimizers
@@ -46,10 +55,7 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
     `sample` and `decode` normalize by the running statistics, so that an image does not depend on its batch.
     """
     settings = call(Settings, config.gan, where="gan")
-    if settings.class_conditional and not spec.num_classes:
-        raise ValueError("gan.class_conditional is True, but the data has no classes: set it to False.")
-    num_classes = spec.num_classes if settings.class_conditional else 0
-    spec = spec._replace(num_classes=num_classes, latent_shape=(settings.latent_dim,))
+    spec = for_classes(spec, settings.class_conditional, where="gan")._replace(latent_shape=(settings.latent_dim,))
     game = _game(config, settings, spec, env)
     microbatches = config.train.microbatches
     optimizers = make_player_optimizers(

@@ -10,7 +10,16 @@ from ml_collections import ConfigDict
 from jaxgen.core import keys
 from jaxgen.core.builders import InitVariables, Objective, Player, one_player
 from jaxgen.core.config import call
-from jaxgen.core.contract import Conditioning, Env, GenerativeModel, Metrics, Microbatch, ModelSpec, TrainState
+from jaxgen.core.contract import (
+    Conditioning,
+    Env,
+    GenerativeModel,
+    Metrics,
+    Microbatch,
+    ModelSpec,
+    TrainState,
+    for_classes,
+)
 from jaxgen.losses import reconstruction
 from jaxgen.losses.divergence import kl_to_standard_normal
 from jaxgen.nn.conv_coder import ConvDecoder, ConvEncoder
@@ -116,12 +125,10 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
 
 
 def _spec_of(settings: Settings, spec: ModelSpec) -> ModelSpec:
-    if settings.class_conditional and not spec.num_classes:
-        raise ValueError("vae.class_conditional is True, but the data has no classes: set it to False.")
+    spec = for_classes(spec, settings.class_conditional, where="vae")
     if settings.sigma <= 0.0:
         raise ValueError(f"vae.sigma is {settings.sigma}, but must be positive.")
     return spec._replace(
-        num_classes=spec.num_classes if settings.class_conditional else 0,
         latent_shape=(settings.latent_dim,),
         likelihood="lower_bound" if settings.likelihood == "gaussian" else None,
     )
