@@ -51,6 +51,12 @@ def base() -> ConfigDict:
     config.parallel = ConfigDict()  # may differ between a run and its continuation, like log
     config.parallel.mode = "mesh"  # or "pmap"
     config.parallel.num_devices = config_dict.placeholder(int)  # all of them
+    config.parallel.data = -1  # devices with copies of the state; -1: as many as the other two leave
+    config.parallel.fsdp = 1  # devices that share the state
+    config.parallel.tensor = 1  # devices that share single layers
+    config.parallel.slices = config_dict.placeholder(int)  # groups of devices far from each other; None: as they say
+    config.parallel.rules = ()  # ((pattern, axes), ...): where parameters are split; see jaxgen/parallel/sharding.py
+    config.parallel.min_shard_elements = 4_096  # smaller arrays are copied to every device
 
     config.log = ConfigDict()
     config.log.tensorboard = True

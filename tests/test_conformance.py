@@ -5,113 +5,70 @@ A config that is added to `configs/` is tested from then on; nothing has to be l
 
 import importlib
 import itertools
-from pathlib import Path
 from typing import NamedTuple
 
-import cached_latents
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from tiny_runs import CONFIGS, LAYOUTS, STEPS, Tiny, config_on, host, make_tiny, state_of
 
 from jaxgen.cli import setup
 from jaxgen.core import keys
 from jaxgen.core.config import call
-from jaxgen.core.contract import TrainState
 from jaxgen.evaluation.report import EvaluationSettings
 from jaxgen.parallel.sampling import SampleSettings
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.logging import LogSettings
 from jaxgen.training.settings import train_settings
 
-CONFIGS = sorted(
-    path.stem
-    for path in (Path(__file__).parent.parent / "configs").glob("*.py")
-    if path.stem not in ("__init__", "common")
-)
 
+class Run(NamedTuple):
+    """A run on one device, as the others must go: states and samples on the host, and the program of a step."""
 
-def tiny_config(name: str) -> ConfigDict:
-    """The tiny variant, trained by SGD: Adam divides a wrong scale of the gradient away (and with it, a bug)."""
-    config = importlib.import_module(f"configs.{name}").get_config("tiny")
-    sections = [config.optimizer] if "name" in config.optimizer else list(config.optimizer.values())
-    for section in sections:
-        section.name, section.learning_rate = "sgd", 0.01
-    config.parallel.num_devices = 1
-    if setup.of_latents(config):
-        config.data.path = str(cached_latents.directory())
-    return config
-
-
-class Tiny(NamedTuple):
-    """A tiny experiment, its host batches, its initial state on the host and its compiled update of one step."""
-
-    config: ConfigDict
-    experiment: setup.Experiment
-    batches: list
-    start: TrainState
-    run: object
+    name: str
+    tiny: Tiny
+    program: object
+    start: object
+    end: object
+    metrics: object
+    samples: np.ndarray
 
     def initial(self):
-        return self.experiment.runner.from_contract(self.start)
-
-    def put(self, step):
-        return self.experiment.runner.put(jax.tree.map(lambda x: x[None], self.batches[step]))
+        return self.tiny.runner.from_contract(self.start)
 
     def train(self, state, first, last):
-        for step in range(first, last):
-            state, metrics = self.run(state, self.put(step))
-        return state, metrics
-
-
-def make_tiny(config: ConfigDict) -> Tiny:
-    data = setup.load_data(config, "train")
-    experiment = setup.build(config, setup.spec_of(data))
-    batches = list(itertools.islice(setup.batches(experiment, data, train_settings(config))(0), 4))
-    runner = experiment.runner
-    first = runner.put(jax.tree.map(lambda x: x[None], batches[0]))
-    start = runner.init(first)
-    compiled = runner.compile(start, first, experiment.model.phase(0))
-    return Tiny(config, experiment, batches, host(runner.to_contract(start)), compiled.run)
+        return self.tiny.train(self.program, state, first, last)
 
 
 # One process runs all tests of a config, so that each compiles once.
 @pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in CONFIGS])
-def tiny(request) -> Tiny:
-    return make_tiny(tiny_config(request.param))
+def one(request) -> Run:
+    tiny = make_tiny(config_on(request.param, "one"))
+    start = tiny.init()
+    copy, program = host(start), tiny.compile(start)
+    end, metrics = tiny.train(program, start)
+    return Run(request.param, tiny, program, copy, host(end), host(metrics), tiny.sample(end))
 
 
-def host(tree):
-    return jax.tree.map(np.array, tree)
+def test_eval_shape_equals_init(one):
+    target = setup.target(one.tiny.experiment, train_settings(one.tiny.config))
+    chex.assert_trees_all_equal_shapes_and_dtypes(target, one.start)
 
 
-@pytest.fixture(scope="module")
-def four_steps(tiny):
-    """The state after four steps, on the host, and the metrics of the last."""
-    state, metrics = tiny.train(tiny.initial(), 0, 4)
-    return host(state), host(metrics)
+def test_update_keeps_structure_shapes_and_types(one):
+    chex.assert_trees_all_equal_shapes_and_dtypes(one.end, one.start)
 
 
-def test_eval_shape_equals_init(tiny):
-    target = setup.target(tiny.experiment, train_settings(tiny.config))
-    chex.assert_trees_all_equal_shapes_and_dtypes(target, tiny.start)
+def test_update_counts_steps_changes_parameters_and_stays_finite(one):
+    assert one.end.step == STEPS
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((one.end, one.metrics)))
+    assert not trees_equal(one.end.params, one.start.params)
 
 
-def test_update_keeps_structure_shapes_and_types(tiny, four_steps):
-    chex.assert_trees_all_equal_shapes_and_dtypes(four_steps[0], tiny.start)
-
-
-def test_update_counts_steps_changes_parameters_and_stays_finite(tiny, four_steps):
-    state, metrics = four_steps
-    assert state.step == 4
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state, metrics)))
-    assert not trees_equal(state.params, tiny.start.params)
-
-
-def test_one_trace_per_phase(tiny):
-    model, config = tiny.experiment.model, tiny.config
+def test_one_trace_per_phase(one):
+    model, config = one.tiny.experiment.model, one.tiny.config
     phases = {model.phase(step) for step in range(config.train.num_steps)}
     traces = []
 
@@ -122,61 +79,80 @@ def test_one_trace_per_phase(tiny):
     # Shapes suffice to see when JAX traces again: a changed state, batch or key must look like the one before.
     traced = jax.jit(update, static_argnames="phase")
     for phase, step in itertools.product(phases, range(2)):
-        state = tiny.start._replace(step=np.int32(step))
-        traced.eval_shape(keys.root_key(step), state, tiny.batches[step], phase=phase)
+        state = one.start._replace(step=np.int32(step))
+        traced.eval_shape(keys.root_key(step), state, one.tiny.batches[step], phase=phase)
     assert len(traces) == len(phases)
 
 
-def test_same_seed_same_bits_and_other_seed_other_bits(tiny, four_steps):
-    again, _ = tiny.train(tiny.initial(), 0, 4)
-    chex.assert_trees_all_equal(four_steps[0], host(again))
-    config = tiny.config.copy_and_resolve_references()
+def test_same_seed_same_bits_and_other_seed_other_bits(one):
+    again, _ = one.train(one.initial(), 0, STEPS)
+    chex.assert_trees_all_equal(one.end, host(again))
+    config = one.tiny.config.copy_and_resolve_references()
     config.seed += 1
-    different = setup.build(config, tiny.experiment.spec).runner.init(tiny.put(0)).params
-    assert not trees_equal(tiny.start.params, host(different))
+    different = setup.build(config, one.tiny.experiment.spec).runner.init(one.tiny.put(0)).params
+    assert not trees_equal(one.start.params, host(different))
 
 
 def trees_equal(a, b):
     return all(map(np.array_equal, *map(jax.tree.leaves, (a, b))))
 
 
-def test_two_steps_save_restore_two_steps_equal_four(tiny, four_steps, tmp_path):
-    state, _ = tiny.train(tiny.initial(), 0, 2)
+def test_two_steps_save_restore_three_steps_equal_five(one, tmp_path):
+    state, _ = one.train(one.initial(), 0, 2)
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(2, state, tiny.config)
-        on, _ = tiny.train(state, 2, 4)  # donates the buffers that are being saved
-        chex.assert_trees_all_equal(host(on), four_steps[0])
+        checkpoints.save(2, state, one.tiny.config)
+        on, _ = one.train(state, 2, STEPS)  # donates the buffers that are being saved
+        chex.assert_trees_all_equal(host(on), one.end)
         checkpoints.wait()
-        restored = checkpoints.restore(checkpoints.newest_whole_step(), tiny.experiment.runner.target(tiny.put(0)))
-    resumed, _ = tiny.train(restored, 2, 4)
-    chex.assert_trees_all_equal(host(resumed), four_steps[0])
+        restored = checkpoints.restore(checkpoints.newest_whole_step(), one.tiny.runner.target(one.tiny.put(0)))
+    resumed, _ = one.train(restored, 2, STEPS)
+    chex.assert_trees_all_equal(host(resumed), one.end)
 
 
-@pytest.mark.parametrize("mode", ["mesh", "pmap"])
-def test_eight_devices_follow_the_trajectory_of_one(tiny, four_steps, mode):
-    config = tiny.config.copy_and_resolve_references()
-    config.parallel.mode, config.parallel.num_devices = mode, 8
-    eight = make_tiny(config)
-    state, metrics = eight.train(eight.initial(), 0, 4)
-    state = eight.experiment.runner.to_contract(state)
-    chex.assert_trees_all_close(host(state), four_steps[0], atol=1e-5, rtol=1e-5)
-    chex.assert_trees_all_close(host(metrics), four_steps[1], atol=1e-5, rtol=1e-4)
+QUICK = ("data x fsdp x tensor", "pmap")
+"""Layouts that every test run goes through, from the one-device start; `make soak` goes through all, from their own."""
 
 
-def test_samples_do_not_depend_on_how_calls_are_split(tiny):
-    model = tiny.experiment.model
-    image_keys = keys.per_example(keys.root_key(0), jnp.arange(8))
-    cond = {"label": jnp.arange(8) % model.spec.num_classes} if model.spec.num_classes else None
-    variables = model.eval_variables(tiny.start)
-    sample = jax.jit(model.sample)
-    whole = sample(image_keys, variables, cond)
-    first = sample(image_keys[:4], variables, jax.tree.map(lambda x: x[:4], cond))
-    second = sample(image_keys[4:], variables, jax.tree.map(lambda x: x[4:], cond))
-    np.testing.assert_allclose(whole, np.concatenate([first, second]), atol=1e-5)
-    assert whole.shape == (8, *model.spec.image_shape)
-    assert whole.dtype == jnp.float32
-    assert float(jnp.abs(whole).max()) <= 1.0
-    assert len({image.tobytes() for image in np.asarray(whole)}) == 8
+@pytest.mark.parametrize("layout", QUICK)
+def test_eight_devices_follow_the_trajectory_of_one(one, layout):
+    eight = make_tiny(config_on(one.name, layout))
+    state = eight.runner.from_contract(one.start)
+    state, metrics = eight.train(eight.compile(state), state)
+    assert_close(state_of(eight, state), one.end)
+    assert_close(host(metrics), one.metrics, rtol=1e-4)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_starts_trains_saves_restores_and_samples_as_one_device(one, layout, tmp_path):
+    there = make_tiny(config_on(one.name, layout))
+    start = there.init()
+    assert_close(state_of(there, start), one.start)
+    state, metrics = there.train(there.compile(start), start)
+    end = state_of(there, state)
+    assert_close(end, one.end)
+    assert_close(host(metrics), one.metrics, rtol=1e-4)
+    np.testing.assert_allclose(there.sample(state), one.samples, atol=1e-5)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(STEPS, there.runner.to_contract(state), there.config)
+        checkpoints.wait()
+        here, back = (checkpoints.restore(STEPS, t.runner.target(t.put(0))) for t in (one.tiny, there))
+    chex.assert_trees_all_equal(host(here), end)
+    chex.assert_trees_all_equal(state_of(there, there.runner.from_contract(back)), end)
+
+
+def assert_close(found, expected, *, rtol=1e-5):
+    chex.assert_trees_all_close(found, expected, atol=1e-5, rtol=rtol)
+
+
+def test_samples_depend_on_their_own_keys_and_labels_alone(one):
+    order = np.array([3, 0, 7, 0, 1, 6, 2, 5])
+    mixed = one.tiny.sample(one.tiny.runner.from_contract(one.end), order)
+    np.testing.assert_allclose(mixed, one.samples[order], atol=1e-5)
+    assert one.samples.shape == (8, *one.tiny.experiment.model.spec.image_shape)
+    assert one.samples.dtype == np.float32
+    assert np.abs(one.samples).max() <= 1.0
+    assert len({image.tobytes() for image in one.samples}) == 8
 
 
 def check_sections(config: ConfigDict) -> None:
@@ -190,7 +166,7 @@ def check_sections(config: ConfigDict) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_an_unknown_config_key_fails_by_name(name):
-    config = tiny_config(name)
+    config = config_on(name, "one")
     check_sections(config)
     for section in [key for key, value in config.items() if isinstance(value, ConfigDict)]:
         broken = config.copy_and_resolve_references().unlock()

@@ -19,7 +19,6 @@ from jaxgen.core.contract import ModelSpec
 from jaxgen.data import ENDLESS, Dataset
 from jaxgen.data.sources import latents
 from jaxgen.methods.vae.autoencoder_kl import PosteriorFn
-from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel import sampling
 from jaxgen.training.settings import train_settings
 from jaxgen.training.workdir import load_spec, whole_directory
@@ -177,7 +176,7 @@ def _coder(config: ConfigDict, spec: ModelSpec, directory: Path, step: int | Non
     assert shape is not None
     assert len(shape) == 3
     variables = experiment.model.eval_variables(state)
-    mesh, batch_size = meshes.make_mesh(config.parallel.num_devices), sampling.sample_settings(config).batch_size
+    mesh, batch_size = experiment.runner.mesh, sampling.sample_settings(config).batch_size
     return Coder(module.make_posterior(config, spec), variables, shape, mesh, batch_size), step
 
 

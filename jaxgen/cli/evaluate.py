@@ -15,7 +15,6 @@ from jaxgen.core.contract import GenerativeModel
 from jaxgen.data import Dataset, read_arrays
 from jaxgen.evaluation import report
 from jaxgen.evaluation.report import LabeledImages, Likelihood, evaluation_settings
-from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel import sampling
 from jaxgen.training.settings import train_settings
 from jaxgen.training.workdir import load_spec, write_whole
@@ -46,7 +45,7 @@ def evaluate_run(config: ConfigDict, directory: Path, *, step: int | None = None
         train = _arrays(data)
         held_out = _arrays(setup.load_pixels(config, directory, "test"))
         labels = sampling.balanced_labels(experiment.model.spec, settings.num_samples)
-    mesh = meshes.make_mesh(config.parallel.num_devices)
+    mesh = experiment.runner.mesh
     variables = experiment.model.eval_variables(state)
     samples = sampling.draw_images(
         experiment.model,

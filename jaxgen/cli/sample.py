@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 from jaxgen.cli import setup
 from jaxgen.cli.main import refusals
 from jaxgen.core import images
-from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel import sampling
 from jaxgen.training.settings import train_settings
 from jaxgen.training.workdir import load_spec
@@ -43,7 +42,7 @@ def main(config: ConfigDict, flags: Any, *, started: float) -> int:
         labels,
         count=flags.num_samples,
         seed=flags.seed,
-        mesh=meshes.make_mesh(config.parallel.num_devices),
+        mesh=experiment.runner.mesh,
         batch_size=batch_size,
         on_batch=on_batch,
     )

@@ -16,6 +16,7 @@ from jaxgen.core.config import call
 from jaxgen.core.contract import Env, GenerativeModel, ModelSpec, Trained, TrainState, require
 from jaxgen.core.latents import Autoencoder
 from jaxgen.data import Dataset, load, train_batches
+from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel.runner import Runner
 from jaxgen.parallel.settings import ParallelSettings, axis_name, make_runner
 from jaxgen.training.checkpoint import load_state
@@ -97,9 +98,9 @@ def spec_of(data: Dataset) -> ModelSpec:
 
 
 def batches(experiment: Experiment, data: Dataset, settings: TrainSettings) -> Callable[[int], Iterator[PyTree]]:
-    """`start -> host batches [K, B_local, ...]`, this process's share, from a step on."""
+    """`start -> host batches [K, B_local, ...]`, the rows that this process's devices hold, from a step on."""
     microbatch_size = experiment.config.data.batch_size // settings.microbatches
-    rows = np.array_split(np.arange(microbatch_size), jax.process_count())[jax.process_index()]
+    rows = meshes.local_rows(experiment.runner.mesh, microbatch_size)
 
     def from_step(start: int) -> Iterator[PyTree]:
         return train_batches(
@@ -136,7 +137,8 @@ def example(experiment: Experiment, settings: TrainSettings) -> PyTree:
     Raises:
       ValueError: if it does not divide over them.
     """
-    shape = (1, experiment.model.microbatches, experiment.config.data.batch_size // settings.microbatches)
+    rows = meshes.local_rows(experiment.runner.mesh, experiment.config.data.batch_size // settings.microbatches)
+    shape = (1, experiment.model.microbatches, len(rows))
     dtype = np.float32 if of_latents(experiment.config) else np.uint8
     batch = {"image": np.zeros((*shape, *experiment.spec.image_shape), dtype), "index": np.zeros(shape, np.int32)}
     if experiment.spec.num_classes:

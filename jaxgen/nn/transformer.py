@@ -107,7 +107,9 @@ class Attention(nn.Module):
     ) -> Float[Array, "b n d"]:
         """Mixes tokens; `angles` are those of `rotary_angles`."""
         b, n, d = x.shape
-        qkv = linear(3 * d, self.dtype, "qkv")(x).reshape(b, n, 3, self.num_heads, d // self.num_heads)
+        # Heads have an axis of their own, so that they can be split over devices.
+        features = (3, self.num_heads, d // self.num_heads)
+        qkv = nn.DenseGeneral(features, dtype=self.dtype, kernel_init=_XAVIER, name="qkv")(x)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         if self.qk_norm:
             q, k = (nn.RMSNorm(1e-6, self.dtype, name=name)(h) for h, name in ((q, "q_norm"), (k, "k_norm")))
@@ -130,8 +132,9 @@ class MLP(nn.Module):
         """Transforms each token alone."""
         width = int(x.shape[-1] * self.ratio)
         if self.gated:
-            gate, value = jnp.split(linear(2 * (2 * width // 3), self.dtype, "in")(x), 2, axis=-1)
-            h = nn.silu(gate) * value
+            features = (2, 2 * width // 3)
+            both = nn.DenseGeneral(features, dtype=self.dtype, kernel_init=_XAVIER, name="in")(x)
+            h = nn.silu(both[:, :, 0]) * both[:, :, 1]
         else:
             h = nn.gelu(linear(width, self.dtype, "in")(x))
         return linear(x.shape[-1], self.dtype, "out")(Dropout(self.dropout, name="dropout")(h, dropout_keys))

@@ -15,15 +15,18 @@ from jaxgen.parallel.runner import Compiled, Runner, make_init, updates
 def make_runner(model: GenerativeModel, mesh: Mesh, key: Key[Array, ""]) -> Runner:
     """A runner whose state and batches have a leading device axis; the model averages over it by `env.axis_name`."""
     devices = list(mesh.devices.flat)
-    by_device = meshes.batch_sharding(mesh, axis=0)
+    by_device, whole = meshes.batch_sharding(mesh, axis=0), meshes.replicated(mesh)
+    local = len(mesh.local_devices)
     init_one = make_init(model)
 
     def put(batches: PyTree) -> PyTree:
-        return jax.tree.map(lambda x: jax.device_put(_split(x, len(devices)), by_device), batches)
+        return jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(by_device, _split(x, mesh, local)), batches
+        )
 
     def init(batches: PyTree) -> PyTree:
-        one_device = jax.tree.map(lambda x: jax.device_put(x[0], devices[0]), batches)
-        return from_contract(init_one(key, one_device))
+        first = jax.tree.map(lambda x: x.addressable_data(0)[0], batches)  # of its shape only
+        return from_contract(init_one(key, first))
 
     def compile(state: PyTree, batches: PyTree, phase: Hashable) -> Compiled:
         mapped = jax.pmap(
@@ -37,25 +40,30 @@ def make_runner(model: GenerativeModel, mesh: Mesh, key: Key[Array, ""]) -> Runn
         return Compiled(lambda state, batches: mapped(key, state, batches), None, None)
 
     def to_contract(state: PyTree) -> TrainState:
-        return jax.tree.map(lambda x: x.addressable_data(0)[0], state)
+        def first_row(x: Array) -> Array:
+            copies = [shard.data[0] for shard in x.addressable_shards]
+            return jax.make_array_from_single_device_arrays(x.shape[1:], whole, copies)
+
+        return jax.tree.map(first_row, state)
 
     def from_contract(state: TrainState) -> PyTree:
         def copy(x: Array | np.ndarray) -> Array:
-            return jax.device_put(np.broadcast_to(np.asarray(x), (len(devices), *x.shape)), by_device)
+            one = np.asarray(x)
+            shape = (len(devices), *one.shape)
+            return jax.make_array_from_callback(shape, by_device, lambda index: one[None])
 
         return jax.tree.map(copy, state)
 
     def target(batches: PyTree) -> TrainState:
         one_device = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batches)
         shapes = jax.eval_shape(init_one, key, one_device)
-        home = jax.sharding.SingleDeviceSharding(devices[0])
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=home), shapes)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes)
 
-    return Runner(init, compile, put, to_contract, from_contract, target)
+    return Runner(mesh, init, compile, put, to_contract, from_contract, target)
 
 
-def _split(x: np.ndarray, num_devices: int) -> np.ndarray:
-    """[S, K, B, ...] -> [devices, S, K, B / devices, ...]."""
+def _split(x: np.ndarray, mesh: Mesh, local: int) -> np.ndarray:
+    """[S, K, B_local, ...] -> [devices of this process, S, K, B_local / devices, ...]."""
     steps, microbatches, size = x.shape[:3]
-    meshes.check_divides(size, num_devices)
-    return np.moveaxis(x.reshape(steps, microbatches, num_devices, size // num_devices, *x.shape[3:]), 2, 0)
+    meshes.check_divides(size * (mesh.devices.size // local), mesh)
+    return np.moveaxis(x.reshape(steps, microbatches, local, size // local, *x.shape[3:]), 2, 0)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
+from jax.sharding import Mesh
 from jaxtyping import Array, Key, PyTree
 
 from jaxgen.core import keys
@@ -21,6 +22,7 @@ class Runner(NamedTuple):
     layout of the contract, which checkpoints, samplers and evaluations see.
 
     Attributes:
+      mesh: the devices.
       init: `(batches) -> state`, at step 0.
       compile: `(state, batches, phase) -> Compiled`: the donated program of S updates, with what is known of its cost.
       put: `(HostBatches) -> batches` on the devices.
@@ -29,6 +31,7 @@ class Runner(NamedTuple):
       target: `(batches) -> TrainState` of shapes with shardings, to restore a checkpoint into.
     """
 
+    mesh: Mesh
     init: Callable[[PyTree], PyTree]
     compile: Callable[[PyTree, PyTree, Hashable], "Compiled"]
     put: Callable[[HostBatches], PyTree]

@@ -1,12 +1,12 @@
 """Sampling over a mesh in calls of one fixed shape, so that any number of images costs one compilation."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Key, PyTree
 from ml_collections import ConfigDict
 
@@ -48,24 +48,30 @@ def map_batches(
       fn: a function whose row i depends on key i and row i alone, such as a model's `sample` with its conditioning.
       mesh: the devices.
       keys: one key an example.
-      variables: what all examples share.
+      variables: what all examples share; arrays that lie on the mesh, split or not, stay where they are.
       rows: a tree of numpy arrays [n, ...] to go with the keys; None for nothing.
-      batch_size: examples in a call; rounded up to a multiple of the devices. The last call is filled up by repetition.
+      batch_size: examples in a call; rounded up to a multiple of the devices that split a batch. The last call is
+        filled up by repetition.
     """
-    n = keys.shape[0]
-    devices = mesh.devices.size
-    size = -(-min(batch_size, n) // devices) * devices
+    n, shards = keys.shape[0], meshes.batch_shards(mesh)
+    size = -(-min(batch_size, n) // shards) * shards
     split, whole = meshes.batch_sharding(mesh, axis=0), meshes.replicated(mesh)
-    compiled = jax.jit(fn, in_shardings=(split, whole, split), out_shardings=split)
-    variables = jax.device_put(variables, whole)
+    variables = jax.tree.map(lambda x: x if _lies_on(mesh, x) else meshes.place(x, whole), variables)
+    placed = jax.tree.map(lambda x: x.sharding, variables)
+    # Of several processes, each needs all the results, and can read only what its own devices hold.
+    out = split if jax.process_count() == 1 else whole
+
+    compiled = jax.jit(fn, in_shardings=(split, placed, split), out_shardings=out)
     for start in range(0, n, size):
         chosen = np.minimum(np.arange(start, start + size), n - 1)
-        out = compiled(
-            jax.device_put(keys[chosen], split),
-            variables,
-            jax.tree.map(lambda x, chosen=chosen: jax.device_put(x[chosen], split), rows),
-        )
-        yield np.asarray(out)[: n - start]
+        batch = jax.tree.map(lambda x, chosen=chosen: meshes.place(x[chosen], split), (keys, rows))
+        result = compiled(batch[0], variables, batch[1])
+        yield np.asarray(result)[: n - start]
+
+
+def _lies_on(mesh: Mesh, x: Any) -> bool:
+    """Whether an array is on this very mesh already, whole or split; then it stays as it is."""
+    return isinstance(x, Array) and isinstance(x.sharding, NamedSharding) and x.sharding.mesh == mesh
 
 
 def balanced_labels(spec: ModelSpec, count: int, chosen: Sequence[int] = ()) -> np.ndarray | None:

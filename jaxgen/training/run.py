@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from jaxgen.core import trees
 from jaxgen.core.contract import GenerativeModel, TrainState
-from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel import sampling
 from jaxgen.parallel.runner import Compiled, Runner
 from jaxgen.training import loop, snapshots
@@ -158,7 +157,7 @@ def _sample(run: Run, step: int, state: PyTree) -> None:
         sampling.balanced_labels(run.model.spec, GRID_IMAGES),
         count=GRID_IMAGES,
         seed=run.config.seed,
-        mesh=meshes.make_mesh(run.config.parallel.num_devices),
+        mesh=run.runner.mesh,
         batch_size=GRID_IMAGES,
     )
     run.log.images("samples", step, images, columns=10)

@@ -81,7 +81,7 @@ def attention_params():
 
 def test_attention_without_queries_is_the_mean_of_the_values():
     x, params = attention_params()
-    kernel = jnp.concatenate([jnp.zeros((4, 8)), jnp.eye(4)], axis=1)
+    kernel = jnp.zeros((4, 3, 4)).at[:, 2].set(jnp.eye(4)).reshape(4, 3, 2, 2)
     params = {"qkv": {**params["qkv"], "kernel": kernel}, "out": {**params["out"], "kernel": jnp.eye(4)}}
     mixed = jax.jit(transformer.Attention(2).apply)({"params": params}, x)
     np.testing.assert_allclose(mixed, jnp.broadcast_to(x.mean(axis=1, keepdims=True), x.shape), atol=1e-5)
@@ -89,8 +89,8 @@ def test_attention_without_queries_is_the_mean_of_the_values():
 
 def test_normalized_queries_have_no_scale():
     x, params = attention_params()
-    scale = jnp.concatenate([jnp.full(4, 7.0), jnp.ones(8)])
-    scaled = {**params, "qkv": {**params["qkv"], "kernel": params["qkv"]["kernel"] * scale[None, :]}}
+    scale = jnp.array([7.0, 1.0, 1.0])[None, :, None, None]
+    scaled = {**params, "qkv": {**params["qkv"], "kernel": params["qkv"]["kernel"] * scale}}
     for qk_norm, same in ((True, True), (False, False)):
         attend = jax.jit(transformer.Attention(2, qk_norm=qk_norm).apply)
         before, after = (attend({"params": p}, x) for p in (params, scaled))
@@ -101,8 +101,8 @@ def test_swiglu_is_two_thirds_as_wide_and_gated():
     x = jax.random.normal(jax.random.key(0), (1, 2, 6))
     mlp = transformer.MLP(ratio=4.0, gated=True)
     params = jax.jit(mlp.init)(jax.random.key(1), x)["params"]
-    assert params["in"]["kernel"].shape == (6, 2 * 16)
-    gate, value = np.split(x @ params["in"]["kernel"], 2, axis=-1)
+    assert params["in"]["kernel"].shape == (6, 2, 16)
+    gate, value = np.einsum("bnd,dkf->kbnf", x, params["in"]["kernel"])
     expected = (gate / (1 + np.exp(-gate)) * value) @ params["out"]["kernel"]
     np.testing.assert_allclose(mlp.apply({"params": params}, x), expected, atol=1e-5)
 

@@ -8,8 +8,8 @@ from jaxgen.parallel import mesh as meshes
 
 def test_a_mesh_takes_the_first_devices_or_all():
     assert meshes.make_mesh().devices.size == jax.device_count() == 8
-    assert list(meshes.make_mesh(3).devices) == jax.devices()[:3]
-    assert meshes.make_mesh(1).axis_names == ("data",)
+    assert list(meshes.make_mesh(3).devices.flat) == jax.devices()[:3]
+    assert dict(meshes.make_mesh(3).shape) == {"data": 3, "fsdp": 1, "tensor": 1}
 
 
 @pytest.mark.parametrize("num_devices", [0, -1, 9])
@@ -21,7 +21,7 @@ def test_devices_that_are_not_there_are_refused(num_devices):
 def test_put_batch_splits_the_given_axis_and_keeps_the_rows_in_order():
     batch = {"x": np.arange(2 * 8 * 3).reshape(2, 8, 3), "index": np.arange(16).reshape(2, 8)}
     placed = meshes.put_batch(meshes.make_mesh(4), batch, axis=1)
-    assert placed["x"].sharding.spec == P(None, "data")
+    assert placed["x"].sharding.spec == P(None, ("data", "fsdp"))
     for name, whole in batch.items():
         np.testing.assert_array_equal(placed[name], whole)
         for shard in placed[name].addressable_shards:

@@ -55,7 +55,7 @@ def fit(num_steps, size, *, hooks=(), interrupted=lambda: False, losses=None, st
         events.append(("metrics", step, metrics["loss"].tolist()))
 
     result = loop.fit(
-        Runner(None, compile, lambda batch: batch, None, None, None),
+        Runner(None, None, compile, lambda batch: batch, None, None, None),
         start,
         ({"n": np.array(n)} for n in itertools.count(start)),
         loop.dispatches(start, num_steps, size, phase),

@@ -1,0 +1,107 @@
+"""Experiments of the `tiny` variants in this process, on any layout of devices."""
+
+import importlib
+import itertools
+from pathlib import Path
+from typing import NamedTuple
+
+import cached_latents
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxgen.cli import setup
+from jaxgen.core import keys
+from jaxgen.core.contract import TrainState
+from jaxgen.parallel import sampling
+from jaxgen.training.settings import train_settings
+
+CONFIGS = sorted(
+    path.stem
+    for path in (Path(__file__).parent.parent / "configs").glob("*.py")
+    if path.stem not in ("__init__", "common")
+)
+
+STEPS = 5
+
+# Of single layers, every kernel is split that can be: the default rules leave alone what is as small as these are.
+_TENSOR = {"rules": ((".*kernel", ("tensor",)), (".*", ()))}
+LAYOUTS = {
+    "one": {"num_devices": 1},
+    "data": {},
+    "data x fsdp": {"data": 2, "fsdp": 4},
+    "data x fsdp x tensor": {"data": 2, "fsdp": 2, "tensor": 2, **_TENSOR},
+    "pmap": {"mode": "pmap"},
+}
+"""The section `parallel` of each; eight devices but for the first."""
+
+
+def config_on(name: str, layout: str) -> ConfigDict:
+    """The tiny variant, trained by SGD: Adam divides a wrong scale of the gradient away (and with it, a bug)."""
+    config = importlib.import_module(f"configs.{name}").get_config("tiny")
+    sections = [config.optimizer] if "name" in config.optimizer else list(config.optimizer.values())
+    for section in sections:
+        section.name, section.learning_rate = "sgd", 0.01
+    config.train.num_steps = STEPS
+    config.parallel.min_shard_elements = 1
+    config.parallel.update(LAYOUTS[layout])
+    if setup.of_latents(config):
+        config.data.path = str(cached_latents.directory())
+    return config
+
+
+class Tiny(NamedTuple):
+    """An experiment and its host batches."""
+
+    config: ConfigDict
+    experiment: setup.Experiment
+    batches: list
+
+    @property
+    def runner(self):
+        return self.experiment.runner
+
+    def put(self, step):
+        return self.runner.put(jax.tree.map(lambda x: x[None], self.batches[step]))
+
+    def init(self):
+        """The state at the start, in the runner's layout."""
+        return self.runner.init(self.put(0))
+
+    def compile(self, state):
+        """The program of one step."""
+        return self.runner.compile(state, self.put(0), self.experiment.model.phase(0)).run
+
+    def train(self, run, state, first=0, last=STEPS):
+        """Runs steps; returns the state, in the runner's layout, and the last step's metrics."""
+        for step in range(first, last):
+            state, metrics = run(state, self.put(step))
+        return state, metrics
+
+    def sample(self, state, order=tuple(range(8))):
+        """Images as floats, one a number (which decides key and label), from a state in the runner's layout."""
+        model, order = self.experiment.model, np.asarray(order)
+        image_keys = keys.per_example(keys.root_key(0), jnp.asarray(order))
+        cond = {"label": (order % model.spec.num_classes).astype(np.int32)} if model.spec.num_classes else None
+        variables = model.eval_variables(self.runner.to_contract(state))
+        drawn = sampling.map_batches(model.sample, self.runner.mesh, image_keys, variables, cond, batch_size=len(order))
+        return np.concatenate(list(drawn))
+
+
+def make_tiny(config: ConfigDict) -> Tiny:
+    """Builds the experiment of a config and reads its first batches."""
+    data = setup.load_data(config, "train")
+    experiment = setup.build(config, setup.spec_of(data))
+    batches = setup.batches(experiment, data, train_settings(config))(0)
+    return Tiny(config, experiment, list(itertools.islice(batches, STEPS)))
+
+
+def host(tree):
+    """Copies to NumPy, so that donation leaves them alone."""
+    return jax.tree.map(np.array, tree)
+
+
+def state_of(tiny: Tiny, state) -> TrainState:
+    """A state in the runner's layout as the contract's, on the host."""
+    return host(tiny.runner.to_contract(state))
