@@ -98,16 +98,17 @@ def spec_of(data: Dataset) -> ModelSpec:
 
 def batches(experiment: Experiment, data: Dataset, settings: TrainSettings) -> Callable[[int], Iterator[PyTree]]:
     """`start -> host batches [K, B_local, ...]`, this process's share, from a step on."""
+    microbatch_size = experiment.config.data.batch_size // settings.microbatches
+    rows = np.array_split(np.arange(microbatch_size), jax.process_count())[jax.process_index()]
 
     def from_step(start: int) -> Iterator[PyTree]:
         return train_batches(
             data,
             seed=experiment.config.seed,
             microbatches=experiment.model.microbatches,
-            microbatch_size=experiment.config.data.batch_size // settings.microbatches,
+            microbatch_size=microbatch_size,
+            rows=rows,
             start_step=start,
-            host_id=jax.process_index(),
-            num_hosts=jax.process_count(),
         )
 
     return from_step

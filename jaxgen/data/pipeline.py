@@ -1,4 +1,4 @@
-"""The host side of training: shuffle, repeat, this host's share, batch; images stay uint8. The position is the step."""
+"""The host side of training: shuffle, repeat, a process's rows, batch; images stay uint8. The position is the step."""
 
 import dataclasses
 import functools
@@ -21,38 +21,38 @@ def train_batches(
     seed: int,
     microbatches: int,
     microbatch_size: int,
+    rows: Int[np.ndarray, " r"] | None = None,
     start_step: int = 0,
-    host_id: int = 0,
-    num_hosts: int = 1,
     num_threads: int = 4,
 ) -> grain.DatasetIterator[dict[str, np.ndarray]]:
     """Endless training batches, one for each step from `start_step` on; a pure function of (seed, step).
 
     The global batch of a step is a stretch of K * b examples of the shuffled, repeated dataset (shuffled anew in each
-    epoch). Every host gets its contiguous share of each microbatch, so that joining the shares in the order of the
-    hosts gives the same array on any number of hosts.
+    epoch). A process may read just those rows of each microbatch that its devices hold: whatever rows the processes
+    read, in any order, the global batch is the same.
 
     Args:
       dataset: may be smaller than a batch.
       seed: of the order; any integer.
       microbatches: K, the leading axis.
-      microbatch_size: b, over all hosts.
+      microbatch_size: b, over all processes.
+      rows: the positions within a microbatch that this process reads, each from 0 to b - 1; None for all, in order.
       start_step: the first step to be yielded; nothing before it is read.
-      host_id: which of the hosts this is.
-      num_hosts: how many hosts share a batch; must divide b.
       num_threads: steps that are read at the same time, ahead of their use.
 
     Returns:
-      An iterator over dicts: `image` uint8 [K, b / num_hosts, H, W, C]; `index` int32 [K, b / num_hosts], the position
-      in the step's global batch, where microbatch k holds k * b to (k + 1) * b - 1; `label` int32, likewise, if the
-      dataset has classes. Its `close()` stops the threads that read ahead.
+      An iterator over dicts: `image` uint8 [K, r, H, W, C]; `index` int32 [K, r], the position in the step's global
+      batch, where microbatch k holds k * b to (k + 1) * b - 1; `label` int32 [K, r], if the dataset has classes. Its
+      `close()` stops the threads that read ahead.
 
     Raises:
-      ValueError: if the hosts cannot share a microbatch evenly; from the iterator, if an example cannot be read.
+      ValueError: if there are no rows, or some lie outside the microbatch; from the iterator, if an example cannot be
+        read.
     """
-    if microbatch_size % num_hosts:
-        raise ValueError(f"A microbatch of {microbatch_size} examples cannot be shared evenly by {num_hosts} hosts.")
-    steps = _Steps(dataset, seed, microbatches, microbatch_size, host_id, num_hosts)
+    rows = np.arange(microbatch_size) if rows is None else rows
+    if not len(rows) or rows.min() < 0 or rows.max() >= microbatch_size:
+        raise ValueError(f"The rows to read are {rows.tolist()}, but must be some of 0 to {microbatch_size - 1}.")
+    steps = _Steps(dataset, seed, microbatches, microbatch_size, rows)
     reading = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=max(_READ_AHEAD_STEPS, num_threads))
     return iter(grain.MapDataset.source(steps)[start_step:].to_iter_dataset(reading))
 
@@ -81,7 +81,7 @@ def read_arrays(dataset: Dataset, *, limit: int | None = None, num_threads: int 
 
 @dataclasses.dataclass(frozen=True)
 class _Steps:
-    """Random access to this host's share of every step.
+    """Random access to this process's rows of every step.
 
     Grain reads whole steps of this, in order and ahead of time. Its own shuffle, repeat, slice and batch would mean
     the same, but work example by example: 24 us each on one core, half of them the shuffled index, which is more than
@@ -92,16 +92,14 @@ class _Steps:
     seed: int
     microbatches: int
     microbatch_size: int
-    host_id: int
-    num_hosts: int
+    rows: Int[np.ndarray, " r"]
 
     def __len__(self) -> int:
         return ENDLESS
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         batch_size = self.microbatches * self.microbatch_size
-        share = self.microbatch_size // self.num_hosts
-        index = np.arange(batch_size, dtype=np.int32).reshape(self.microbatches, self.num_hosts, share)[:, self.host_id]
+        index = np.arange(batch_size, dtype=np.int32).reshape(self.microbatches, self.microbatch_size)[:, self.rows]
         positions = step * batch_size + index.reshape(-1).astype(np.int64)
         arrays = _read(self.dataset, shuffled(positions, length=len(self.dataset.examples), seed=self.seed))
         return {name: array.reshape(*index.shape, *array.shape[1:]) for name, array in arrays.items()} | {

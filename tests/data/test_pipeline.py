@@ -102,21 +102,30 @@ def test_starting_late_reads_nothing_of_what_came_before():
     assert len(asked) <= 1 + 8 * 6
 
 
-@pytest.mark.parametrize("num_hosts", [2, 4])
+@pytest.mark.parametrize("partition", ["01/23", "0/1/2/3", "31/20", "02/13", "0/321"])
 @pytest.mark.parametrize("source", ["numbers", "shapes"])
-def test_hosts_joined_in_order_make_the_batch_of_one_host(source, num_hosts):
+def test_the_rows_of_any_partition_join_to_the_batch_of_one_process(source, partition):
     dataset = numbered(20) if source == "numbers" else jaxgen.data.load("shapes", "train", image_size=8)
-    shares = [take(3, dataset, host_id=host, num_hosts=num_hosts) for host in range(num_hosts)]
+    shares = [np.array([int(row) for row in share]) for share in partition.split("/")]
+    parts = [take(3, dataset, rows=rows) for rows in shares]
+    places = np.argsort(np.concatenate(shares))
     steps = [
-        {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
-        for parts in zip(*shares, strict=True)
+        {name: np.concatenate([part[name] for part in step], axis=1)[:, places] for name in step[0]}
+        for step in zip(*parts, strict=True)
     ]
     assert_equal(steps, take(3, dataset))
 
 
-def test_hosts_that_cannot_share_a_microbatch_are_refused():
-    with pytest.raises(ValueError, match="4 examples cannot be shared evenly by 3 hosts"):
-        train_batches(numbered(20), **SETTINGS, num_hosts=3)
+def test_processes_may_read_the_same_rows_and_a_row_twice():
+    (whole,) = take(1, numbered(20))
+    (batch,) = take(1, numbered(20), rows=np.array([2, 0, 2]))
+    assert_equal([batch], [{name: array[:, [2, 0, 2]] for name, array in whole.items()}])
+
+
+@pytest.mark.parametrize("rows", [[0, 4], [-1], []])
+def test_rows_outside_the_microbatch_are_refused(rows):
+    with pytest.raises(ValueError, match=r"rows to read are \[.*\], but must be some of 0 to 3"):
+        train_batches(numbered(20), **SETTINGS, rows=np.array(rows, np.int64))
 
 
 def test_endless_data_never_repeats_and_differs_by_seed():
