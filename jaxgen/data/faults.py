@@ -76,22 +76,22 @@ class Faults:
         if self.stops:
             raise DataFaultError(f"{fault} Repair it, or set data.on_fault=skip to do without it.") from fault
         with self._lock:
-            if index not in self._found:
+            limit = self._settings.max_faults
+            if index not in self._found and self.count <= limit:  # beyond it, threads that still read add no more
                 self._found.add(index)
                 self._write(index, fault)
                 self.say(f"Skipped: {fault}")
-            limit = self._settings.max_faults
             if self.count > limit:
                 raise DataFaultError(
-                    f"{self.count} examples of the {self._split} split are faulty, more than data.max_faults={limit}; "
-                    f"the last one: {fault} Repair the data, or raise data.max_faults."
+                    f"More than data.max_faults={limit} examples of the {self._split} split are faulty, one of them "
+                    f"this: {fault} Repair the data, or raise data.max_faults."
                 ) from fault
 
     def say_count(self) -> None:
         """Prints how many there are, if there are any."""
         if self.count:
-            where = "" if self._file is None else f"; {self._file} names them"
-            self.say(f"Skipped {self.count:,} faulty examples of the {self._split} split{where}.")
+            where = "" if self._file is None else f" (named in {self._file})"
+            self.say(f"Faulty examples of the {self._split} split, skipped: {self.count:,}{where}.")
 
     def _write(self, index: int, fault: FaultyExampleError) -> None:
         if self._file is not None:
