@@ -54,7 +54,9 @@ class Faults:
             raise ValueError(f"data.max_faults is {settings.max_faults}, but must be at least 1.")
         self.say = say
         self._settings, self._split, self._file = settings, split, file
-        self._found = _indices(file, split) if file is not None else set()
+        text = file.read_text() if file is not None and file.exists() else ""
+        self._found = _indices(text, split)
+        self._newline = "\n" if text and not text.endswith("\n") else ""
         self._lock = threading.Lock()
 
     @property
@@ -97,7 +99,8 @@ class Faults:
         if self._file is not None:
             line = {"split": self._split, "index": index, "example": fault.name, "problem": fault.problem}
             with self._file.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(self._newline + json.dumps(line) + "\n")
+            self._newline = ""
 
 
 def tolerant(dataset: Dataset, faults: Faults) -> Dataset:
@@ -158,10 +161,10 @@ class TolerantExamples:
         return examples
 
 
-def _indices(file: Path, split: str) -> set[int]:
-    """Those of the examples that a file names; half of a line that was being written at a crash counts for nothing."""
+def _indices(text: str, split: str) -> set[int]:
+    """The examples that the lines name; half of a line that was being written at a crash counts for nothing."""
     found = set()
-    for line in file.read_text().splitlines() if file.exists() else ():
+    for line in text.splitlines():
         try:
             known = json.loads(line)
         except json.JSONDecodeError:
