@@ -92,7 +92,7 @@ def train(config: ConfigDict, directory: Path, *, started: float) -> int:
             except DataFaultError as error:
                 print(f"error: {error} Stopped; {_last_checkpoint(checkpoints)}.", file=sys.stderr)
                 return FAILED
-            log.clock(settings.num_steps if stopped is None else stopped, {"data/faults": faults.count})
+            log.clock(settings.num_steps if stopped is None else stopped, {"data/faults": float(faults.count)})
             faults.say_count()
     if stopped is None:
         return 0
