@@ -197,7 +197,7 @@ def test_the_fingerprint_is_that_of_names_and_sizes(tmp_path):
         return folder.load("train", path=str(tmp_path / name)).fingerprint
 
     for number in range(3):
-        save(tmp_path / f"here/train/{number}.png", number)
+        save(tmp_path / f"here/train/{number}.png")
     save(tmp_path / "here/test/a.png")
     shutil.copytree(tmp_path / "here", tmp_path / "there", copy_function=shutil.copyfile)  # other times
     original = fingerprint("here")
