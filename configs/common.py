@@ -18,6 +18,8 @@ def base() -> ConfigDict:
     config.data.image_size = config_dict.placeholder(int)  # resized to this height and width
     config.data.batch_size = 128  # examples behind one gradient
     config.data.flip = False  # mirror half of the training images
+    config.data.on_fault = "stop"  # at an example that cannot be read, or "skip" it: another one takes its place
+    config.data.max_faults = 100  # faulty examples after which a run that skips them stops all the same
 
     config.optimizer = optimizer()
 

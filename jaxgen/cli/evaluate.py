@@ -39,11 +39,12 @@ def evaluate_run(config: ConfigDict, directory: Path, *, step: int | None = None
     with refusals():
         settings = evaluation_settings(config)
         batch_size = sampling.sample_settings(config).batch_size
-        data = setup.load_pixels(config, directory, "train")
+        faults = {split: setup.make_faults(config, split, directory) for split in ("train", "test")}
+        data = setup.load_pixels(config, directory, "train", faults["train"])
         experiment = setup.build(config, load_spec(directory), directory)
         state, step = setup.restore(experiment, train_settings(config), directory, step)
         train = _arrays(data)
-        held_out = _arrays(setup.load_pixels(config, directory, "test"))
+        held_out = _arrays(setup.load_pixels(config, directory, "test", faults["test"]))
         labels = sampling.balanced_labels(experiment.model.spec, settings.num_samples)
     mesh = experiment.runner.mesh
     variables = experiment.model.eval_variables(state)
@@ -71,6 +72,8 @@ def evaluate_run(config: ConfigDict, directory: Path, *, step: int | None = None
     write_whole(report_file(directory), json.dumps({"step": step, "figures": figures}, indent=2) + "\n")
     print(f"Evaluation of {directory}, step {step}, {len(samples)} samples, seed {settings.seed}:")
     print(report.format_table(figures))
+    for split in faults.values():
+        split.say_count()
 
 
 def _arrays(data: Dataset) -> LabeledImages:

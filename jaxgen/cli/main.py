@@ -92,7 +92,13 @@ def run(arguments: list[str], *, started: float) -> None:
             name, _, value = override.removeprefix(_OVERRIDE).partition("=")
             configs.override(config, name, value)
     module = importlib.import_module(f"jaxgen.cli.{_MODULES.get(command, command)}")
-    sys.exit(module.main(config, FLAGS, started=started))
+    from jaxgen.data.faults import DataFaultError
+
+    try:
+        code = module.main(config, FLAGS, started=started)
+    except DataFaultError as error:
+        raise Refusal(str(error)) from error
+    sys.exit(code)
 
 
 def default_workdir(config_file: str | None) -> Path:

@@ -16,6 +16,7 @@ from jaxgen.core.config import call
 from jaxgen.core.contract import Env, GenerativeModel, ModelSpec, Trained, TrainState, require
 from jaxgen.core.latents import Autoencoder
 from jaxgen.data import Dataset, load, train_batches
+from jaxgen.data.faults import Faults, FaultSettings, tolerant
 from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel.runner import Runner
 from jaxgen.parallel.settings import ParallelSettings, axis_name, make_runner
@@ -25,6 +26,9 @@ from jaxgen.training.workdir import load_config, load_spec
 
 LATENTS = "latents"
 """The data.name of what `launch.py encode` has cached."""
+
+FAULTS = "data_faults.jsonl"
+"""In a work directory: the examples that were skipped."""
 
 
 class Experiment(NamedTuple):
@@ -81,15 +85,27 @@ def _frozen(config: ConfigDict, directory: Path | None) -> Autoencoder | None:
     return frozen.load(directory or Path(config.data.path))
 
 
-def load_pixels(config: ConfigDict, directory: Path, split: str) -> Dataset:
+def make_faults(config: ConfigDict, split: str, directory: Path | None = None) -> Faults:
+    """What is to be done about faulty examples of a split, and their count; in a run's directory, a file names them."""
+    given = {name: config.data[name] for name in FaultSettings._fields if name in config.data}
+    settings = call(FaultSettings, given, where="data")
+    return Faults(settings, split=split, file=None if directory is None else directory / FAULTS)
+
+
+def load_pixels(config: ConfigDict, directory: Path, split: str, faults: Faults) -> Dataset:
     """Loads a split of the images that the run in a directory is of: for a model of latents, of its autoencoder's."""
-    return load_data(load_config(directory / frozen.DIRECTORY) if of_latents(config) else config, split)
+    return load_data(load_config(directory / frozen.DIRECTORY) if of_latents(config) else config, split, faults)
 
 
-def load_data(config: ConfigDict, split: str) -> Dataset:
-    """Loads a split of the config's data; settings that are None are left to the source."""
-    settings = {k: v for k, v in config.data.items() if k not in ("name", "batch_size", "flip") and v is not None}
-    return load(config.data.name, split, **settings)
+def load_data(config: ConfigDict, split: str, faults: Faults | None = None) -> Dataset:
+    """Loads a split of the config's data, whose faulty examples are met as the config, or the argument, says.
+
+    Raises:
+      ValueError: if it cannot be had; if an example is faulty and that is the end, also when it is read.
+    """
+    program = ("name", "batch_size", "flip", *FaultSettings._fields)  # settings that are None are left to the source
+    settings = {k: v for k, v in config.data.items() if k not in program and v is not None}
+    return tolerant(load(config.data.name, split, **settings), faults or make_faults(config, split))
 
 
 def spec_of(data: Dataset) -> ModelSpec:

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from jaxgen.cli import environment, evaluate, frozen, setup
 from jaxgen.cli.main import default_workdir, refusals
 from jaxgen.core.config import call
+from jaxgen.data.faults import DataFaultError
 from jaxgen.evaluation.report import evaluation_settings
 from jaxgen.parallel.sampling import sample_settings
 from jaxgen.training import workdir
@@ -38,7 +39,8 @@ def train(config: ConfigDict, directory: Path, *, started: float) -> int:
     """Trains to the config's last step.
 
     Returns:
-      0 at the end of the run, 1 where a metric was not finite, the code of the signal where it was interrupted.
+      0 at the end of the run, 1 where a metric was not finite or the data faulty, the code of the signal where it was
+      interrupted.
     """
     with refusals():
         settings = train_settings(config)
@@ -46,17 +48,20 @@ def train(config: ConfigDict, directory: Path, *, started: float) -> int:
         sample_settings(config)
         if config.evaluate.num_samples:
             evaluation_settings(config)
-        data = setup.load_data(config, "train")
+        faults = setup.make_faults(config, "train", directory)
+        data = setup.load_data(config, "train", faults)
         experiment = setup.build(config, setup.spec_of(data))
         setup.target(experiment, settings)  # what the model's initialization refuses is refused here, too
         workdir.prepare(directory, config)
         if setup.of_latents(config):
             frozen.keep(Path(config.data.path), directory)
-    workdir.save_spec(directory, experiment.spec)
     remove_unfinished(directory, print)
     with Checkpoints(directory, keep=settings.keep_checkpoints) as checkpoints:
         with refusals():
             saved = checkpoints.newest_whole_step()
+            if saved is not None:
+                workdir.check_data(directory, data)
+        workdir.save_spec(directory, experiment.spec, data)
         start = saved or 0
         if start >= settings.num_steps:
             print(f"{directory} is finished: all {settings.num_steps:,} steps are done.")
@@ -66,6 +71,7 @@ def train(config: ConfigDict, directory: Path, *, started: float) -> int:
         with refusals():
             log = Log(directory, log_settings, resume_step=start, config=config.to_dict())
         with Interruption() as interruption, log, progress:
+            faults.say = progress.say
             run = Run(
                 config=config,
                 settings=settings,
@@ -83,6 +89,11 @@ def train(config: ConfigDict, directory: Path, *, started: float) -> int:
             except NonFiniteError as error:
                 _say_nonfinite(error, checkpoints)
                 return FAILED
+            except DataFaultError as error:
+                print(f"error: {error} Stopped; {_last_checkpoint(checkpoints)}.", file=sys.stderr)
+                return FAILED
+            log.clock(settings.num_steps if stopped is None else stopped, {"data/faults": float(faults.count)})
+            faults.say_count()
     if stopped is None:
         return 0
     print(f"Stopped and saved at step {stopped:,}. To resume, run the same command again: {' '.join(sys.argv)}")
@@ -90,14 +101,19 @@ def train(config: ConfigDict, directory: Path, *, started: float) -> int:
 
 
 def _say_nonfinite(error: NonFiniteError, checkpoints: Checkpoints) -> None:
-    checkpoints.wait()
-    last = checkpoints.latest_step()
-    where = "there is no checkpoint before it" if last is None else f"the last whole checkpoint is that of step {last}"
     print(
-        f"error: {error} Stopped; {where}. Try a lower optimizer.learning_rate, optimizer.clip_norm, or "
-        "train.nonfinite=skip in another --workdir.",
+        f"error: {error} Stopped; {_last_checkpoint(checkpoints)}. Try a lower optimizer.learning_rate, "
+        "optimizer.clip_norm, or train.nonfinite=skip in another --workdir.",
         file=sys.stderr,
     )
+
+
+def _last_checkpoint(checkpoints: Checkpoints) -> str:
+    checkpoints.wait()
+    last = checkpoints.latest_step()
+    if last is None:
+        return "there is no checkpoint before it"
+    return f"the last whole checkpoint is that of step {last}, in {checkpoints.directory}"
 
 
 def _closing_words(directory: Path) -> str:

@@ -23,6 +23,17 @@ CACHE_BYTES = 2**28
 UNREADABLE = (OSError, ValueError, RuntimeError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 """What damaged bytes make Pillow (the last four, too) and array_record (RuntimeError) raise."""
 
+_PROBED = 100
+"""So many of the first examples are tried until one can be read."""
+
+
+class FaultyExampleError(ValueError):
+    """An example that cannot be used: `name` says which, `problem` what is wrong, as in "is empty"."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"{name} {problem}.")
+        self.name, self.problem = name, problem
+
 
 @runtime_checkable
 class Examples(Protocol):
@@ -45,28 +56,35 @@ class Dataset(NamedTuple):
       image_shape: height, width, channels.
       num_classes: number of classes; 0 if there are no labels.
       class_names: a name for each class.
+      describe: names the example at an index, such as by its file.
+      fingerprint: another text if the data is another, such as after a file was removed; None if that is not known.
     """
 
     examples: Examples
     image_shape: tuple[int, int, int]
     num_classes: int = 0
     class_names: tuple[str, ...] = ()
+    describe: Callable[[int], str] = "Example {}".format
+    fingerprint: str | None = None
 
 
 class DecodedExamples:
     """Examples decoded from stored items when they are asked for; kept from then on if the dataset is small."""
 
     def __init__(self, items: Sequence[Any], decode: Callable[[Any], Example], describe: Callable[[int], str]):
-        """Reads the first example to learn the image shape.
+        """Reads the first example that can be read, to learn the image shape.
 
         Args:
           items: what is stored, such as encoded records or paths; reading an item may fail.
           decode: maps an item to an example.
           describe: names the example at an index in error messages.
+
+        Raises:
+          ValueError: if none can be read; later, a `FaultyExampleError` names the one that is asked for.
         """
         self._items, self._decode, self._describe = items, decode, describe
         self._kept: dict[int, Example] = {}
-        self.image_shape = self._read(0)["image"].shape
+        self.image_shape = self._first_shape()
         self._keeps = len(items) * math.prod(self.image_shape) <= CACHE_BYTES
 
     def __len__(self) -> int:
@@ -77,9 +95,10 @@ class DecodedExamples:
             return self._kept[index]
         example = self._read(index)
         if example["image"].shape != self.image_shape:
-            raise ValueError(
-                f"{self._describe(index)} has shape {example['image'].shape}, but the first example has "
-                f"{self.image_shape}: set data.image_size to bring all images to one size."
+            raise FaultyExampleError(
+                self._describe(index),
+                f"has shape {example['image'].shape}, but the first example has {self.image_shape}: set "
+                "data.image_size to bring all images to one size",
             )
         if self._keeps:
             self._kept[index] = example
@@ -88,11 +107,24 @@ class DecodedExamples:
     def __getitems__(self, indices: Sequence[int]) -> Sequence[Example]:
         return [self[index] for index in indices]
 
+    def _first_shape(self) -> tuple[int, int, int]:
+        faults = []
+        for index in range(min(len(self._items), _PROBED)):
+            try:
+                return self._read(index)["image"].shape
+            except FaultyExampleError as fault:
+                faults.append(fault)
+        first = (
+            f"{faults[0]} None of the first {len(faults)} examples can be read" if faults else "There are no examples"
+        )
+        raise ValueError(f"{first}: restore the data, or prepare it again.")
+
     def _read(self, index: int) -> Example:
         try:
             return self._decode(self._items[index])
         except UNREADABLE as error:
-            raise ValueError(f"{self._describe(index)} cannot be read: {error}") from error
+            reason = (isinstance(error, OSError) and error.strerror) or str(error).strip(".")
+            raise FaultyExampleError(self._describe(index), f"cannot be read: {reason}") from error
 
 
 def decoded_dataset(
@@ -101,7 +133,8 @@ def decoded_dataset(
     describe: Callable[[int], str],
     *,
     class_names: tuple[str, ...] = (),
+    fingerprint: str | None = None,
 ) -> Dataset:
     """A dataset over `DecodedExamples`, with the shape of its first image."""
     examples = DecodedExamples(items, decode, describe)
-    return Dataset(examples, examples.image_shape, len(class_names), class_names)
+    return Dataset(examples, examples.image_shape, len(class_names), class_names, describe, fingerprint)

@@ -6,14 +6,16 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from jaxgen.core import config as configs
 from jaxgen.core.contract import ModelSpec
+from jaxgen.data import Dataset
 
-UNCOMPARED = ("parallel", "log", "sample", "evaluate")
-"""Sections that may differ between a run and its continuation: none of them moves the trajectory."""
+UNCOMPARED = ("parallel", "log", "sample", "evaluate", "data.on_fault", "data.max_faults")
+"""What may differ between a run and its continuation: none of it moves the trajectory."""
 
 
 def prepare(workdir: Path, config: ConfigDict) -> bool:
@@ -68,10 +70,34 @@ def load_config(workdir: Path) -> ConfigDict:
         raise ValueError(f"{path} cannot be read ({error}): restore it, or start in another --workdir.") from error
 
 
-def save_spec(workdir: Path, spec: ModelSpec) -> None:
-    """Keeps the shape and the classes of the run's data, so that sampling does not need the data."""
-    facts = {"image_shape": spec.image_shape, "num_classes": spec.num_classes}
-    write_whole(workdir / "data.json", json.dumps(facts) + "\n")
+def save_spec(workdir: Path, spec: ModelSpec, data: Dataset | None = None) -> None:
+    """Keeps shape, classes and fingerprint of the run's data; sampling does not need the data itself then."""
+    facts: dict[str, Any] = {"image_shape": spec.image_shape, "num_classes": spec.num_classes}
+    if data is not None and data.fingerprint is not None:
+        facts |= {"num_examples": len(data.examples), "fingerprint": data.fingerprint}
+    write_whole(_data_file(workdir), json.dumps(facts) + "\n")
+
+
+def check_data(workdir: Path, data: Dataset) -> None:
+    """Compares the data of a run that goes on with what `save_spec` kept.
+
+    Raises:
+      ValueError: if they are known to differ.
+    """
+    try:
+        facts = json.loads(_data_file(workdir).read_text())
+        then, count = facts["fingerprint"], facts["num_examples"]
+    except (OSError, ValueError, KeyError, TypeError):  # of a run without one; `save_spec` mends the file
+        return
+    if data.fingerprint is None or data.fingerprint == then:
+        return
+    now = len(data.examples)
+    change = f"{count:,} examples then, {now:,} now" if count != now else f"{now:,} examples, but not the same ones"
+    raise ValueError(
+        f"The data of the run in {workdir} was changed since it began ({change}), so that it cannot go on as it would "
+        "have: restore the data, or start in another --workdir. If the change is meant, remove the fingerprint from "
+        f"{_data_file(workdir)}."
+    )
 
 
 def load_spec(workdir: Path) -> ModelSpec:
@@ -80,7 +106,7 @@ def load_spec(workdir: Path) -> ModelSpec:
     Raises:
       ValueError: if the run was never started, or the file cannot be read.
     """
-    path = workdir / "data.json"
+    path = _data_file(workdir)
     try:
         facts = json.loads(path.read_text())
         return ModelSpec(tuple(facts["image_shape"]), facts["num_classes"])
@@ -88,6 +114,10 @@ def load_spec(workdir: Path) -> ModelSpec:
         raise ValueError(
             f"{path} cannot be read ({error}): give the run's train command again to restore it."
         ) from error
+
+
+def _data_file(workdir: Path) -> Path:
+    return workdir / "data.json"
 
 
 def write_whole(path: Path, text: str) -> None:

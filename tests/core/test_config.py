@@ -171,6 +171,7 @@ def test_differences_names_each_setting_that_is_other_but_for_ignored_sections()
         "model.rate: 0.0001 now, 0.0002 there",
     ]
     assert configs.differences(ours, theirs, ignore=("log",)) == expected
+    assert configs.differences(ours, theirs, ignore=("log.x", "model.extra", "model.na")) == expected[1:]
     assert configs.differences(ours, theirs) == ["log.x: True now, False there", *expected]
     assert configs.differences(ours, theirs, ignore=("mod", "lo")) == configs.differences(ours, theirs)
 

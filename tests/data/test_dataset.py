@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from jaxgen.data import dataset as dataset_lib
-from jaxgen.data.dataset import DecodedExamples, decoded_dataset
+from jaxgen.data.dataset import DecodedExamples, FaultyExampleError, decoded_dataset
 
 
 def decoder(calls):
@@ -39,11 +39,23 @@ def test_a_dataset_knows_its_shape_and_classes():
 
 def test_an_example_that_cannot_be_read_is_named():
     examples = DecodedExamples([2, "broken"], decoder([]), lambda index: f"Picture {index}")
-    with pytest.raises(ValueError, match="Picture 1 cannot be read: truncated"):
+    with pytest.raises(FaultyExampleError, match="Picture 1 cannot be read: truncated"):
         examples[1]
+
+
+def test_the_first_example_that_can_be_read_has_the_shape():
+    assert DecodedExamples(["broken", "broken", 3, 2], decoder([]), str).image_shape == (3, 2, 1)
+
+
+def test_data_that_cannot_be_read_at_all_is_refused():
+    sentence = "Picture 0 cannot be read: truncated. None of the first 2 examples can be read: restore the data"
+    with pytest.raises(ValueError, match=sentence):
+        DecodedExamples(["broken"] * 2, decoder([]), lambda index: f"Picture {index}")
+    with pytest.raises(ValueError, match="There are no examples: restore the data"):
+        DecodedExamples([], decoder([]), str)
 
 
 def test_an_example_of_another_shape_is_named():
     examples = DecodedExamples([2, 3], decoder([]), lambda index: f"Picture {index}")
-    with pytest.raises(ValueError, match=r"Picture 1 has shape \(3, 2, 1\).*\(2, 2, 1\): set data.image_size"):
+    with pytest.raises(FaultyExampleError, match=r"Picture 1 has shape \(3, 2, 1\).*\(2, 2, 1\): set data.image_size"):
         examples[1]

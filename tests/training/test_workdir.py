@@ -3,7 +3,11 @@ import os
 import pytest
 
 from configs import common
+from jaxgen.core.contract import ModelSpec
+from jaxgen.data import Dataset
 from jaxgen.training import workdir
+
+SPEC = ModelSpec((8, 8, 3), 2)
 
 
 def config(**changes):
@@ -33,7 +37,7 @@ def test_an_empty_directory_serves(tmp_path):
 def test_a_run_is_recognized_by_its_config_but_for_what_moves_no_trajectory(tmp_path):
     workdir.prepare(tmp_path, config())
     before = contents(tmp_path)
-    same = config(parallel_mode="pmap", log_tensorboard=False, evaluate_k=5, sample_batch_size=7)
+    same = config(parallel_mode="pmap", log_tensorboard=False, evaluate_k=5, sample_batch_size=7, data_on_fault="skip")
     assert workdir.prepare(tmp_path, same)
     assert contents(tmp_path) == before
 
@@ -88,3 +92,31 @@ def test_a_crash_while_writing_leaves_the_old_text(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         workdir.write_whole(path, "new")
     assert path.read_text() == "old"
+
+
+def data(length, fingerprint):
+    return Dataset(range(length), SPEC.image_shape, SPEC.num_classes, fingerprint=fingerprint)
+
+
+def test_a_run_knows_its_data_again(tmp_path):
+    workdir.save_spec(tmp_path, SPEC, data(10, "a"))
+    assert workdir.load_spec(tmp_path) == SPEC
+    workdir.check_data(tmp_path, data(10, "a"))
+    workdir.check_data(tmp_path, data(11, None))
+    after = rf"restore the data, or start in another --workdir.*remove the fingerprint from {tmp_path}/data\.json"
+    with pytest.raises(ValueError, match=rf"changed since it began \(10 examples then, 1,234 now\).*{after}"):
+        workdir.check_data(tmp_path, data(1_234, "b"))
+    with pytest.raises(ValueError, match=rf"changed since it began \(10 examples, but not the same ones\).*{after}"):
+        workdir.check_data(tmp_path, data(10, "b"))
+
+
+@pytest.mark.parametrize("text", [None, "", "{}", "[]", '{"image_shape": [8, 8, 3], "num_classes": 2}'])
+def test_a_run_that_does_not_know_its_data_takes_any(tmp_path, text):
+    if text is not None:
+        (tmp_path / "data.json").write_text(text)
+    workdir.check_data(tmp_path, data(10, "a"))
+
+
+def test_data_without_a_fingerprint_leaves_none(tmp_path):
+    workdir.save_spec(tmp_path, SPEC, data(10, None))
+    assert contents(tmp_path) == {"data.json": '{"image_shape": [8, 8, 3], "num_classes": 2}\n'}

@@ -3,10 +3,12 @@
 import hashlib
 import os
 import pathlib
+import stat
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jaxgen.data.dataset import Dataset, Example, decoded_dataset
 from jaxgen.data.pictures import Crop, prepare
@@ -16,9 +18,17 @@ _SPLITS = ("train", "test")
 _HELD_OUT_PERCENT = 10
 
 
+class _Stamp(NamedTuple):
+    """What shows that a file was changed."""
+
+    size: int
+    mtime_ns: int
+
+
 class _Picture(NamedTuple):
     path: pathlib.Path
     label: int
+    stamp: _Stamp | None  # None: no regular file
 
 
 def load(
@@ -46,19 +56,64 @@ def load(
       split_seed: another number holds out others.
 
     Raises:
-      ValueError: if there are no pictures, or classes are not clear; when reading, names a file that cannot be decoded.
+      ValueError: if there are no pictures, or classes are not clear; when reading, names a file that cannot be
+        decoded, or is not what it was when the dataset was opened.
     """
     if channels not in (1, 3):
         raise ValueError(f"data.channels is {channels}, but must be 1 (gray) or 3 (RGB).")
-    pictures, class_names = _find(pathlib.Path(path).expanduser(), split, split_seed)
+    root = pathlib.Path(path).expanduser()
+    pictures, class_names = _find(root, split, split_seed)
 
     def decode(picture: _Picture) -> Example:
-        with Image.open(picture.path) as image:
+        _check(picture)
+        with _open(picture.path) as image:
             upright = ImageOps.exif_transpose(image)
             array = prepare(upright, channels=channels, image_size=image_size, crop=crop)
         return {"image": array, "label": np.int32(picture.label)}
 
-    return decoded_dataset(pictures, decode, lambda index: str(pictures[index].path), class_names=class_names)
+    return decoded_dataset(
+        pictures,
+        decode,
+        lambda index: str(pictures[index].path),
+        class_names=class_names,
+        fingerprint=_fingerprint(pictures, root),
+    )
+
+
+def _check(picture: _Picture) -> None:
+    """Refuses to read what is no file, or was changed since the listing; nothing else than a file is ever opened."""
+    if picture.stamp is None:
+        raise OSError("it is no file, or a link to none")
+    if not os.path.lexists(picture.path):
+        raise OSError("it was removed since the run began")
+    if _stamp(picture.path) != picture.stamp:
+        raise OSError("it was changed since the run began")
+    if not picture.stamp.size:
+        raise OSError("it is empty")
+
+
+def _open(path: pathlib.Path) -> Image.Image:
+    try:
+        return Image.open(path)
+    except UnidentifiedImageError as error:
+        raise OSError("it is no picture, or its beginning is damaged") from error
+
+
+def _stamp(path: pathlib.Path) -> _Stamp | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return _Stamp(status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+
+def _fingerprint(pictures: Iterable[_Picture], root: pathlib.Path) -> str:
+    """Of names and sizes, since copying a directory may change the times."""
+    digest = hashlib.blake2b(digest_size=16)
+    for picture in pictures:
+        size = picture.stamp.size if picture.stamp else None
+        digest.update(os.fsencode(f"{picture.path.relative_to(root)}\0{size}\n"))
+    return digest.hexdigest()
 
 
 def _find(root: pathlib.Path, split: str, seed: int) -> tuple[list[_Picture], tuple[str, ...]]:
@@ -72,7 +127,9 @@ def _find(root: pathlib.Path, split: str, seed: int) -> tuple[list[_Picture], tu
         files = [file for file in files if _held_out(file, seed) == (split == "test")]
     if not files:
         raise ValueError(f"There are too few pictures below {root} to hold some out for {split!r}.")
-    return [_Picture(home / file, _label(home / file, file, class_names)) for file in files], class_names
+    paths = [home / file for file in files]
+    labels = [_label(path, file, class_names) for path, file in zip(paths, files, strict=True)]
+    return [_Picture(*known, _stamp(known[0])) for known in zip(paths, labels, strict=True)], class_names
 
 
 def _files(root: pathlib.Path) -> list[pathlib.PurePath]:

@@ -5,6 +5,7 @@ A directory holds `latents.json` and, for each split, `moments.npy` [n, h, w, 2c
 """
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -47,7 +48,8 @@ def load(split: str, *, path: str) -> Dataset:
     """
     directory = Path(path)
     try:
-        facts = json.loads((directory / _FACTS).read_text())
+        text = (directory / _FACTS).read_text()
+        facts = json.loads(text)
         moments = np.load(directory / split / "moments.npy", mmap_mode="r")
         label = np.load(directory / split / "label.npy", mmap_mode="r")
         height, width, channels = facts["latent_shape"]
@@ -58,7 +60,14 @@ def load(split: str, *, path: str) -> Dataset:
             f"data.path={path} holds no latents ({error}): make them from a trained autoencoder, with launch.py encode "
             f"--workdir=RUN --output={path}."
         ) from error
-    return Dataset(examples, (height, width, 2 * channels), num_classes, class_names)
+    return Dataset(
+        examples,
+        (height, width, 2 * channels),
+        num_classes,
+        class_names,
+        describe=lambda index: f"Example {index} of {directory / split}",
+        fingerprint=hashlib.blake2b(text.encode(), digest_size=16).hexdigest(),
+    )
 
 
 def save_moments(

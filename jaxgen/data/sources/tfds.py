@@ -91,9 +91,17 @@ def read(
         return {"image": image, "label": np.int32(record[label_key] if label_key else 0)}
 
     def describe(index: int) -> str:
-        return f"Example {index} of the {split} split of {builder.name} in {builder.data_dir}"
+        return f"Example {index} of the {split} split of {builder.name} in {_file_of(builder, split, index)}"
 
-    return decoded_dataset(records, decode, describe, class_names=class_names)
+    fingerprint = f"{builder.info.full_name}, {split}, {len(records)} examples"
+    return decoded_dataset(records, decode, describe, class_names=class_names, fingerprint=fingerprint)
+
+
+def _file_of(builder: tfds.core.DatasetBuilder, split: str, index: int) -> str:
+    """The record file that an example lies in."""
+    info = builder.info.splits[_split_name(builder.name, split, builder.info.splits)]
+    ends = np.cumsum(info.shard_lengths)
+    return str(info.filepaths[int(np.searchsorted(ends, index, side="right"))])
 
 
 def _unknown(name: str) -> ValueError:

@@ -1,8 +1,12 @@
+import os
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from jaxgen.data import read_arrays
+from jaxgen.data.dataset import FaultyExampleError
 from jaxgen.data.sources import folder
 
 
@@ -117,3 +121,90 @@ def test_unclear_classes_are_refused(tmp_path):
     save(tmp_path / "b/test/owl/1.png")
     with pytest.raises(ValueError, match=r"owl/1\.png is of none of the classes of the training pictures: cat"):
         folder.load("test", path=str(tmp_path / "b"))
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Three pictures, the second of which was not decoded yet, and the folder that they are in."""
+    for number in range(3):
+        save(tmp_path / f"train/{number}.png", number)
+    save(tmp_path / "test/a.png")
+    return folder.load("train", path=str(tmp_path)).examples, tmp_path / "train"
+
+
+def rewrite(path):
+    save(path, 200)
+
+
+def replace(path):
+    """By one of the same size, in the manner of programs that write a new file and move it in place."""
+    content = path.read_bytes()
+    path.with_suffix(".new").write_bytes(content[:-1] + b"\0")
+    path.with_suffix(".new").replace(path)
+
+
+def put_a_directory(path):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (os.remove, "removed"),
+        (rewrite, "changed"),
+        (replace, "changed"),
+        (lambda path: os.truncate(path, 20), "changed"),
+        (lambda path: os.utime(path, (0, 0)), "changed"),
+        (put_a_directory, "changed"),
+    ],
+)
+def test_a_picture_that_changes_after_the_listing_is_named(opened, change, problem):
+    examples, directory = opened
+    change(directory / "1.png")
+    with pytest.raises(FaultyExampleError, match=rf"1\.png cannot be read: it was {problem} since the run began\.$"):
+        examples[1]
+    assert examples[2]["image"][0, 0, 0] == 2
+
+
+def test_a_picture_that_was_decoded_already_may_change(opened):
+    examples, directory = opened
+    first = examples[1]
+    os.remove(directory / "1.png")
+    np.testing.assert_array_equal(examples[1]["image"], first["image"])
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("nowhere", path)])
+def test_what_is_no_file_is_named_and_never_waited_for(tmp_path, make):
+    save(tmp_path / "train/a.png")
+    save(tmp_path / "test/a.png")
+    make(tmp_path / "train" / "b.png")
+    with pytest.raises(FaultyExampleError, match=r"b\.png cannot be read: it is no file, or a link to none"):
+        folder.load("train", path=str(tmp_path)).examples[1]
+
+
+def test_a_picture_without_permission_is_named(opened, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Image, "open", denied)
+    with pytest.raises(FaultyExampleError, match=r"1\.png cannot be read: Permission denied\.$"):
+        opened[0][1]
+
+
+def test_the_fingerprint_is_that_of_names_and_sizes(tmp_path):
+    def fingerprint(name):
+        return folder.load("train", path=str(tmp_path / name)).fingerprint
+
+    for number in range(3):
+        save(tmp_path / f"here/train/{number}.png")
+    save(tmp_path / "here/test/a.png")
+    shutil.copytree(tmp_path / "here", tmp_path / "there", copy_function=shutil.copyfile)  # other times
+    original = fingerprint("here")
+    assert fingerprint("there") == original
+    os.rename(tmp_path / "there/train/0.png", tmp_path / "there/train/4.png")
+    renamed = fingerprint("there")
+    os.remove(tmp_path / "there/train/4.png")
+    removed = fingerprint("there")
+    os.truncate(tmp_path / "here/train/2.png", 20)
+    assert len({original, renamed, removed, fingerprint("here")}) == 4

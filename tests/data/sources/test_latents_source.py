@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxgen.data import Dataset, load, train_batches
+from jaxgen.data.faults import DataFaultError, Faults, FaultSettings, tolerant
 from jaxgen.data.sources import latents
 
 MOMENTS = np.random.default_rng(0).normal(size=(5, 2, 3, 4)).astype(np.float32)
@@ -22,7 +23,7 @@ def save(directory, dtype="float32"):
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_what_was_saved_is_loaded_as_float32(tmp_path, dtype):
     data = load("latents", "train", path=save(tmp_path, dtype))
-    assert data._replace(examples=None) == (None, (2, 3, 4), 2, ("cat", "dog"))
+    assert (data.image_shape, data.num_classes, data.class_names) == ((2, 3, 4), 2, ("cat", "dog"))
     assert len(data.examples) == 5
     examples = data.examples.__getitems__([3, 0])
     np.testing.assert_array_equal([example["image"] for example in examples], MOMENTS[[3, 0]].astype(dtype))
@@ -55,3 +56,18 @@ def test_latents_that_do_not_fit_their_description_are_refused(tmp_path):
     (tmp_path / "latents.json").write_text(json.dumps({**facts, "num_examples": {"train": 6, "test": 2}}))
     with pytest.raises(ValueError, match="holds no latents"):
         load("latents", "train", path=path)
+
+
+def test_a_label_out_of_range_is_a_fault(tmp_path):
+    path = save(tmp_path)
+    latents.save_labels(tmp_path / "train", np.array([0, 1, 0, 2, 1]))
+    data = tolerant(load("latents", "train", path=path), Faults(FaultSettings(), split="train"))
+    with pytest.raises(DataFaultError, match=rf"Example 3 of {path}/train has the label 2, but its classes are 0 to 1"):
+        data.examples.__getitems__([1, 3])
+
+
+def test_the_fingerprint_is_that_of_the_encoding(tmp_path):
+    before = load("latents", "train", path=save(tmp_path)).fingerprint
+    assert before == load("latents", "train", path=str(tmp_path)).fingerprint
+    latents.save_facts(tmp_path, PIXELS, latent_shape=(2, 3, 2), num_examples={"train": 5, "test": 2}, step=8)
+    assert load("latents", "train", path=str(tmp_path)).fingerprint != before

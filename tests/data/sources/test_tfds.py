@@ -1,5 +1,6 @@
 import importlib.util
 import logging
+import os
 import pathlib
 import re
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 import jaxgen.data
 from jaxgen.data import read_arrays
+from jaxgen.data.dataset import FaultyExampleError
 from jaxgen.data.sources.tfds import _split_name, data_directory
 
 
@@ -125,8 +127,30 @@ def test_a_damaged_record_is_named(prepared, tmp_path):
         if "train" in file.name:
             content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
         (home / file.name).write_bytes(content)
-    with pytest.raises(ValueError, match=r"Example \d of the train split of tiny_pictures in .* cannot be read"):
+    named = r"Example 0 of the train split of tiny_pictures in .*/tiny_pictures-train.array_record-\S+ cannot be read"
+    with pytest.raises(ValueError, match=named):
         read_arrays(jaxgen.data.load("tiny_pictures", "train", data_dir=str(tmp_path), image_size=8))
+
+
+def test_the_file_of_a_record_is_named_and_the_other_files_are_read(tmp_path):
+    config = tfds.download.DownloadConfig(num_shards=3)
+    TinyPictures(data_dir=str(tmp_path), file_format="array_record").download_and_prepare(download_config=config)
+    (file,) = (tmp_path / "tiny_pictures" / "1.0.0").glob("tiny_pictures-train.*-00001-of-00003")
+    os.truncate(file, file.stat().st_size // 2)
+    data = jaxgen.data.load("tiny_pictures", "train", data_dir=str(tmp_path), image_size=8)
+    for index in (0, 1, 4, 5):
+        assert data.examples[index]["image"].shape == (8, 8, 3)
+    for index in (2, 3):
+        with pytest.raises(
+            FaultyExampleError, match=rf"Example {index} of the train split .* in {file} cannot be read"
+        ):
+            data.examples[index]
+
+
+def test_the_fingerprint_is_that_of_version_split_and_number(prepared):
+    train, test = (jaxgen.data.load("tiny_pictures", split, data_dir=prepared) for split in ("train", "test"))
+    assert train.fingerprint == "tiny_pictures/1.0.0, train, 6 examples"
+    assert test.fingerprint == "tiny_pictures/1.0.0, test, 3 examples"
 
 
 def test_unprepared_data_without_tensorflow_names_the_extra_and_the_command(tmp_path, monkeypatch):
