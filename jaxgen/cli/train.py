@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 from jaxgen.cli import environment, evaluate, frozen, setup
 from jaxgen.cli.main import default_workdir, refusals
 from jaxgen.core.config import call
-from jaxgen.evaluation.report import evaluation_settings
 from jaxgen.parallel.sampling import sample_settings
 from jaxgen.training import workdir
 from jaxgen.training.checkpoint import Checkpoints, remove_unfinished
@@ -45,7 +44,7 @@ def train(config: ConfigDict, directory: Path, *, started: float) -> int:
         log_settings = call(LogSettings, config.log, where="log")
         sample_settings(config)
         if config.evaluate.num_samples:
-            evaluation_settings(config)
+            evaluate.asked_for(config)
         data = setup.load_data(config, "train")
         experiment = setup.build(config, setup.spec_of(data))
         setup.target(experiment, settings)  # what the model's initialization refuses is refused here, too
