@@ -128,5 +128,9 @@ def _inception(
 ) -> SplitFeatures | None:
     if network is None:
         return None
-    real = (inception.extract(network, split.images, mesh=mesh, cache_dir=cache_dir) for split in (train, held_out))
-    return SplitFeatures(inception.extract(network, samples, mesh=mesh), *real, network.fingerprint)
+    return SplitFeatures(
+        samples=inception.extract(network, samples, mesh=mesh),
+        train=inception.extract(network, train.images, mesh=mesh, cache_dir=cache_dir),
+        held_out=inception.extract(network, held_out.images, mesh=mesh, cache_dir=cache_dir),
+        fingerprint=network.fingerprint,
+    )

@@ -25,8 +25,6 @@ def main(format: ModuleType, directory: Path, flags: Any) -> int:
     for name in _OF_MODELS:
         if getattr(flags, name) is not None:
             raise ValueError(f"--format={flags.format} is of a network that generates nothing: leave --{name} out.")
-    if flags.weights is None:
-        raise ValueError("import needs --weights=FILE: safetensors, a PyTorch checkpoint, or .npz.")
     network = format.NETWORK()
     target = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3), jnp.uint8)))
     weights = read_state_dict(Path(flags.weights), entry=flags.entry)

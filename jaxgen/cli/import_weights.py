@@ -68,11 +68,11 @@ def main(config: ConfigDict | None, flags: Any, *, started: float) -> int:
     with refusals():
         directory = new_run.free_directory(flags.workdir, flag="workdir", command="import")
         format, config_file = _format(flags.format)
+        if flags.weights is None:
+            raise ValueError("import needs --weights=FILE: safetensors, a PyTorch checkpoint, or .npz.")
         if not getattr(format, "GENERATES", True):
             return import_features.main(format, directory, flags)
         named = {flags.config: config} if config is not None else config_variants(config_file)
-        if flags.weights is None:
-            raise ValueError("import needs --weights=FILE: safetensors, a PyTorch checkpoint, or .npz.")
         weights = read_state_dict(Path(flags.weights), entry=flags.entry)
         with workdir.whole_directory(directory) as unfinished:
             autoencoder = _keep_autoencoder(flags, unfinished) if flags.autoencoder else None

@@ -9,7 +9,6 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
@@ -68,9 +67,11 @@ def load(directory: Path) -> Inception:
     Raises:
       ValueError: if there is no such directory, or it is damaged.
     """
-    again = f"make one by launch.py import --format=inception --weights=FILE --workdir={directory}"
     if not (directory / _FACTS).exists():
-        raise ValueError(f"{directory} holds no Inception network (no {_FACTS}): {again}.")
+        raise ValueError(
+            f"evaluate.inception is {directory}, which holds no Inception network (no {_FACTS}): make such a directory "
+            "by launch.py import --format=inception."
+        )
     try:
         facts = json.loads((directory / _FACTS).read_text())
         with (directory / _ARRAYS).open("rb") as file, np.load(file) as loaded:
@@ -78,7 +79,7 @@ def load(directory: Path) -> Inception:
         if facts["network"] != _NETWORK or facts["sha256"] != _hash(arrays):
             raise ValueError(f"{_FACTS} describes other weights")
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"The Inception network in {directory} is damaged ({error}): {again}, elsewhere.") from error
+        raise ValueError(f"The Inception network in {directory} is damaged ({error}): import it again.") from error
     return Inception(traverse_util.unflatten_dict(arrays, sep="/"), facts["sha256"][:16])
 
 
@@ -128,5 +129,5 @@ def _hash(arrays: dict[str, Shaped[np.ndarray, "..."]]) -> str:
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(f"{name} {arrays[name].shape} {arrays[name].dtype} ".encode())
-        digest.update(np.ascontiguousarray(arrays[name]))
+        digest.update(np.ascontiguousarray(arrays[name]).data)
     return digest.hexdigest()

@@ -140,7 +140,7 @@ class InceptionV3(nn.Module):
             pooled.append(x.mean(axis=(1, 2)))
         logits = nn.Dense(NUM_CLASSES, use_bias=False, precision="highest", name="fc")(pooled[-1])
         bias = self.param("fc_bias", nn.initializers.zeros_init(), (NUM_CLASSES,))
-        return Outputs(*pooled, logits, logits + bias[None])
+        return Outputs._make([*pooled, logits, logits + bias[None]])
 
 
 class _InceptionBlock(nn.Module):

@@ -22,7 +22,7 @@ def test_sure_and_even_predictions_score_the_number_of_classes():
 
 
 def _score_of(minority, total):
-    """exp of the entropy of two classes, when each image is surely of one."""
+    """Exp of the entropy of two classes, when each image is surely of one."""
     p = np.array([minority, total - minority]) / total
     return np.exp(-np.sum(p * np.log(p)))
 
