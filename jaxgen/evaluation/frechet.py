@@ -28,8 +28,8 @@ def gaussian(features: Float[np.ndarray, "n d"]) -> Gaussian:
     if not np.isfinite(features).all():
         raise ValueError("The features hold values that are not finite: look at the images they were computed from.")
     mean = features.mean(axis=0)
-    # The triangle of a QR decomposition: min(n, d) rows, and no squaring of small singular values into rounding.
-    return Gaussian(mean, np.linalg.qr(features - mean, mode="r") / np.sqrt(len(features) - 1))
+    scaled = (features - mean) / np.sqrt(len(features) - 1)  # a factor already, but of as many rows as images
+    return Gaussian(mean, scaled if len(features) <= features.shape[1] else _root(scaled.T @ scaled))
 
 
 def frechet_between(a: Gaussian, b: Gaussian) -> float:
@@ -46,3 +46,10 @@ def frechet_between(a: Gaussian, b: Gaussian) -> float:
 def frechet_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> float:
     """The Frechet distance between two sets of features. It is biased upwards, the more so the smaller the sets."""
     return frechet_between(gaussian(a), gaussian(b))
+
+
+def _root(cov: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
+    values, vectors = np.linalg.eigh(cov)
+    # Below this an eigenvalue is rounding, and its root (1e-8 from 1e-16) would not be.
+    noise = values.max() * len(values) * np.finfo(np.float64).eps
+    return (vectors * np.sqrt(np.where(values > noise, values, 0.0))).T

@@ -37,11 +37,22 @@ def test_shift_and_scale_of_one_set():
     assert frechet_distance(features, moved) == pytest.approx(11.0 + 4.0 * spread, rel=1e-12)
 
 
-def test_a_singular_covariance_is_no_harder():
-    # Five points in 40 dimensions: 36 eigenvalues are rounding errors, of either sign.
-    features = 1e3 * np.random.default_rng(2).standard_normal((5, 40))
+@pytest.mark.parametrize("repeats", [1, 20])
+def test_a_singular_covariance_is_no_harder(repeats):
+    # Five points in 40 dimensions, also as 100 rows: 36 eigenvalues are rounding errors, of either sign.
+    features = np.tile(1e3 * np.random.default_rng(2).standard_normal((5, 40)), (repeats, 1))
     assert frechet_distance(features, features) <= 1e-12 * np.trace(covariance(features))
     assert frechet_distance(features, features + 1.0) == pytest.approx(40.0, rel=1e-6)
+
+
+def test_sets_without_a_common_direction_lie_as_far_apart_as_they_are_wide():
+    rng = np.random.default_rng(4)
+    rotation = np.linalg.qr(rng.standard_normal((40, 40)))[0]
+    a, b = rng.standard_normal((2, 100, 40)) @ rotation
+    a, b = a - a @ rotation[20:].T @ rotation[20:], b - b @ rotation[:20].T @ rotation[:20]
+    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
+    expected = np.trace(covariance(a)) + np.trace(covariance(b))
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-11)
 
 
 def test_float32_features_are_summed_in_float64():
