@@ -55,8 +55,9 @@ def test_sets_without_a_common_direction_lie_as_far_apart_as_they_are_wide():
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-11)
 
 
-def test_float32_features_are_summed_in_float64():
-    features = np.random.default_rng(3).standard_normal((200, 2)).astype(np.float32) + np.float32(1000.0)
+@pytest.mark.parametrize("shape", [(200, 2), (3, 5)])
+def test_float32_features_are_summed_in_float64(shape):
+    features = np.random.default_rng(3).standard_normal(shape).astype(np.float32) + np.float32(1000.0)
     assert covariance(features) == pytest.approx(np.cov(features.astype(np.float64), rowvar=False), rel=1e-9)
 
 
