@@ -57,7 +57,7 @@ def save(directory: Path, variables: PyTree) -> None:
     """Writes the network's variables into an empty directory."""
     arrays = {name: np.asarray(leaf) for name, leaf in trees.named_leaves(variables).items()}
     np.savez(directory / _ARRAYS, **arrays)  # type: ignore[arg-type]
-    facts = {"network": _NETWORK, "parameters": trees.count(arrays), "sha256": _hash(arrays)}
+    facts = {"network": _NETWORK, "numbers": trees.count(arrays), "sha256": _hash(arrays)}
     (directory / _FACTS).write_text(json.dumps(facts, indent=2) + "\n")
 
 
