@@ -49,6 +49,7 @@ def base() -> ConfigDict:
     config.evaluate.num_samples = 1_000
     config.evaluate.k = 3  # neighbours in precision and recall
     config.evaluate.num_likelihood = 10_000  # held-out images whose likelihood is taken, at most
+    config.evaluate.inception = config_dict.placeholder(str)  # for FID; a directory of import --format=inception
 
     config.parallel = ConfigDict()  # may differ between a run and its continuation, like log
     config.parallel.mode = "mesh"  # or "pmap"

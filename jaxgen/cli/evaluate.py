@@ -13,8 +13,9 @@ from jaxgen.cli import setup
 from jaxgen.cli.main import refusals
 from jaxgen.core.contract import GenerativeModel
 from jaxgen.data import Dataset, read_arrays
-from jaxgen.evaluation import report
-from jaxgen.evaluation.report import LabeledImages, Likelihood, evaluation_settings
+from jaxgen.evaluation import inception, report
+from jaxgen.evaluation.inception import Inception, SplitFeatures
+from jaxgen.evaluation.report import EvaluationSettings, LabeledImages, Likelihood, evaluation_settings
 from jaxgen.parallel import sampling
 from jaxgen.training.settings import train_settings
 from jaxgen.training.workdir import load_spec, write_whole
@@ -34,10 +35,20 @@ def report_file(directory: Path) -> Path:
     return directory / "evaluation.json"
 
 
+def asked_for(config: ConfigDict) -> tuple[EvaluationSettings, Inception | None]:
+    """The protocol in the config's section `evaluate`, and the Inception network where it names one.
+
+    Raises:
+      ValueError: if a setting is wrong, or the network cannot be read.
+    """
+    settings = evaluation_settings(config)
+    return settings, inception.load(Path(settings.inception)) if settings.inception is not None else None
+
+
 def evaluate_run(config: ConfigDict, directory: Path, *, step: int | None = None) -> None:
     """Draws samples from a run's checkpoint, judges them, writes the figures and prints them as a table."""
     with refusals():
-        settings = evaluation_settings(config)
+        settings, network = asked_for(config)
         batch_size = sampling.sample_settings(config).batch_size
         faults = {split: setup.make_faults(config, split, directory) for split in ("train", "test")}
         data = setup.load_pixels(config, directory, "train", faults["train"])
@@ -45,6 +56,8 @@ def evaluate_run(config: ConfigDict, directory: Path, *, step: int | None = None
         state, step = setup.restore(experiment, train_settings(config), directory, step)
         train = _arrays(data)
         held_out = _arrays(setup.load_pixels(config, directory, "test", faults["test"]))
+        if network is not None:
+            inception.check(held_out.images)
         labels = sampling.balanced_labels(experiment.model.spec, settings.num_samples)
     mesh = experiment.runner.mesh
     variables = experiment.model.eval_variables(state)
@@ -57,6 +70,7 @@ def evaluate_run(config: ConfigDict, directory: Path, *, step: int | None = None
         mesh=mesh,
         batch_size=batch_size,
     )
+    cache_dir = directory / "evaluation"
     figures = report.evaluate(
         LabeledImages(samples, labels),
         train,
@@ -67,7 +81,8 @@ def evaluate_run(config: ConfigDict, directory: Path, *, step: int | None = None
         likelihood=_likelihood(
             experiment.model, variables, _first(held_out, settings.num_likelihood), mesh=mesh, batch_size=batch_size
         ),
-        cache_dir=directory / "evaluation",
+        inception=_inception(network, samples, train, held_out, mesh=mesh, cache_dir=cache_dir),
+        cache_dir=cache_dir,
     )
     write_whole(report_file(directory), json.dumps({"step": step, "figures": figures}, indent=2) + "\n")
     print(f"Evaluation of {directory}, step {step}, {len(samples)} samples, seed {settings.seed}:")
@@ -102,3 +117,22 @@ def _likelihood(
         return None
     nats = sampling.score_images(model, variables, held_out.images, held_out.labels, mesh=mesh, batch_size=batch_size)
     return Likelihood(nats, model.spec.likelihood)
+
+
+def _inception(
+    network: Inception | None,
+    samples: np.ndarray,
+    train: LabeledImages,
+    held_out: LabeledImages,
+    *,
+    mesh: Mesh,
+    cache_dir: Path,
+) -> SplitFeatures | None:
+    if network is None:
+        return None
+    return SplitFeatures(
+        samples=inception.extract(network, samples, mesh=mesh),
+        train=inception.extract(network, train.images, mesh=mesh, cache_dir=cache_dir),
+        held_out=inception.extract(network, held_out.images, mesh=mesh, cache_dir=cache_dir),
+        fingerprint=network.fingerprint,
+    )

@@ -14,7 +14,7 @@ from flax import linen as nn
 from jaxtyping import Float, PyTree
 from ml_collections import ConfigDict
 
-from jaxgen.cli import frozen, new_run, setup
+from jaxgen.cli import frozen, import_features, new_run, setup
 from jaxgen.cli.main import config_variants, refusals
 from jaxgen.core import config as configs
 from jaxgen.core import trees
@@ -68,9 +68,11 @@ def main(config: ConfigDict | None, flags: Any, *, started: float) -> int:
     with refusals():
         directory = new_run.free_directory(flags.workdir, flag="workdir", command="import")
         format, config_file = _format(flags.format)
-        named = {flags.config: config} if config is not None else config_variants(config_file)
         if flags.weights is None:
             raise ValueError("import needs --weights=FILE: safetensors, a PyTorch checkpoint, or .npz.")
+        if not getattr(format, "GENERATES", True):
+            return import_features.main(format, directory, flags)
+        named = {flags.config: config} if config is not None else config_variants(config_file)
         weights = read_state_dict(Path(flags.weights), entry=flags.entry)
         with workdir.whole_directory(directory) as unfinished:
             autoencoder = _keep_autoencoder(flags, unfinished) if flags.autoencoder else None

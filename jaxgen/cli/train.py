@@ -11,7 +11,6 @@ from jaxgen.cli import environment, evaluate, frozen, setup
 from jaxgen.cli.main import default_workdir, refusals
 from jaxgen.core.config import call
 from jaxgen.data.faults import DataFaultError
-from jaxgen.evaluation.report import evaluation_settings
 from jaxgen.parallel.sampling import sample_settings
 from jaxgen.training import workdir
 from jaxgen.training.checkpoint import Checkpoints, remove_unfinished
@@ -47,7 +46,7 @@ def train(config: ConfigDict, directory: Path, *, started: float) -> int:
         log_settings = call(LogSettings, config.log, where="log")
         sample_settings(config)
         if config.evaluate.num_samples:
-            evaluation_settings(config)
+            evaluate.asked_for(config)
         faults = setup.make_faults(config, "train", directory)
         data = setup.load_data(config, "train", faults)
         experiment = setup.build(config, setup.spec_of(data))

@@ -5,10 +5,7 @@ Inception features say little about 8x8 digits; a classifier of the data at hand
 """
 
 import hashlib
-import io
-import logging
 import math
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +17,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
 from jaxgen.core import keys, trees
-
-log = logging.getLogger(__name__)
+from jaxgen.evaluation import cache
 
 BATCH = 256
 """Images that are worked on at a time."""
@@ -134,11 +130,12 @@ def train_classifier(
     small = _inputs(images, settings.max_side)
     key = keys.stream(keys.root_key(settings.seed), "classifier")
     template = jax.eval_shape(network.init, key, small[:1])
-    variables = None if cache_dir is None else _load(Path(cache_dir), fingerprint, template)
-    if variables is None:
-        variables = jax.device_get(_fit(key, network, settings, small, labels.astype(np.int32)))
+    arrays = cache.stored(cache_dir, f"classifier-{fingerprint}")
+    if arrays is None:
+        arrays = trees.named_leaves(jax.device_get(_fit(key, network, settings, small, labels.astype(np.int32))))
         if cache_dir is not None:
-            _save(Path(cache_dir), fingerprint, variables)
+            cache.store(cache_dir, f"classifier-{fingerprint}", arrays)
+    variables = trees.map_named(lambda name, _: arrays[name], template)
     return Classifier(network, variables, settings.max_side, fingerprint)
 
 
@@ -224,30 +221,3 @@ def _fingerprint(
     digest.update(images.tobytes())
     digest.update(labels.astype(np.int32).tobytes())
     return digest.hexdigest()[:16]
-
-
-def _save(cache_dir: Path, fingerprint: str, variables: PyTree) -> None:
-    """Writes `classifier-<fingerprint>-<checksum of the file>.npz`; whole or not at all."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **trees.named_leaves(variables))
-    content = buffer.getvalue()
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    path = cache_dir / f"classifier-{fingerprint}-{_checksum(content)}.npz"
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
-
-
-def _load(cache_dir: Path, fingerprint: str, template: PyTree) -> PyTree | None:
-    for path in sorted(cache_dir.glob(f"classifier-{fingerprint}-*.npz")):
-        content = path.read_bytes()
-        if not path.stem.endswith(_checksum(content)):
-            log.warning("%s is damaged (its checksum is not the one in its name): training the classifier again.", path)
-            continue
-        stored = np.load(io.BytesIO(content))
-        return trees.map_named(lambda name, _, stored=stored: stored[name], template)
-    return None
-
-
-def _checksum(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]

@@ -10,10 +10,10 @@ from jaxtyping import Float
 
 
 class Gaussian(NamedTuple):
-    """Mean and covariance of a set of features, in float64."""
+    """Mean and covariance of a set of features, in float64; the latter by a factor, cov = root^T root."""
 
     mean: Float[np.ndarray, " d"]
-    cov: Float[np.ndarray, "d d"]
+    root: Float[np.ndarray, "r d"]
 
 
 def gaussian(features: Float[np.ndarray, "n d"]) -> Gaussian:
@@ -28,18 +28,18 @@ def gaussian(features: Float[np.ndarray, "n d"]) -> Gaussian:
     if not np.isfinite(features).all():
         raise ValueError("The features hold values that are not finite: look at the images they were computed from.")
     mean = features.mean(axis=0)
-    centered = features - mean
-    return Gaussian(mean, centered.T @ centered / (len(features) - 1))
+    scaled = (features - mean) / np.sqrt(len(features) - 1)  # a factor already, but of as many rows as images
+    return Gaussian(mean, scaled if len(features) <= features.shape[1] else _root(scaled.T @ scaled))
 
 
 def frechet_between(a: Gaussian, b: Gaussian) -> float:
     """|mean_a - mean_b|^2 + tr(cov_a + cov_b - 2 (cov_a cov_b)^(1/2)): the squared 2-Wasserstein distance.
 
-    The eigenvalues of cov_a cov_b are the squared singular values of cov_a^(1/2) cov_b^(1/2) (Dowson and Landau 1982),
-    so that the trace of the root is a nuclear norm of two symmetric roots: real, and stable for singular covariances.
+    The eigenvalues of cov_a cov_b = root_a^T root_a root_b^T root_b are those of M M^T with M = root_a root_b^T, so
+    that the trace of the root is the sum of M's singular values: real, and stable for singular covariances.
     """
-    overlap = np.linalg.svd(_sqrt_psd(a.cov) @ _sqrt_psd(b.cov), compute_uv=False).sum()
-    distance = np.sum((a.mean - b.mean) ** 2) + np.trace(a.cov) + np.trace(b.cov) - 2 * overlap
+    overlap = np.linalg.svd(a.root @ b.root.T, compute_uv=False).sum()
+    distance = np.sum((a.mean - b.mean) ** 2) + np.sum(a.root**2) + np.sum(b.root**2) - 2 * overlap
     return max(float(distance), 0.0)
 
 
@@ -48,8 +48,8 @@ def frechet_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -
     return frechet_between(gaussian(a), gaussian(b))
 
 
-def _sqrt_psd(cov: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
+def _root(cov: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
     values, vectors = np.linalg.eigh(cov)
     # Below this an eigenvalue is rounding, and its root (1e-8 from 1e-16) would not be.
     noise = values.max() * len(values) * np.finfo(np.float64).eps
-    return (vectors * np.sqrt(np.where(values > noise, values, 0.0))) @ vectors.T
+    return (vectors * np.sqrt(np.where(values > noise, values, 0.0))).T

@@ -13,11 +13,14 @@ from jaxgen.core.config import call
 from jaxgen.evaluation import features
 from jaxgen.evaluation.features import Classifier, ClassifierSettings
 from jaxgen.evaluation.frechet import frechet_between, gaussian
+from jaxgen.evaluation.inception import SplitFeatures
+from jaxgen.evaluation.inception_score import SPLITS, inception_score
+from jaxgen.evaluation.kid import kernel_distance, self_similarity
 from jaxgen.evaluation.memorization import memorization
 from jaxgen.evaluation.neighbors import kth_neighbor_distances, nearest_distances, precision_recall_density_coverage
 
 Figure = dict[str, Any]
-"""`value`, and its protocol: `num_samples`, `seed`, `features`, `reference`, `k`, which way is `better`.
+"""`value`, and its protocol: `num_samples`, `seed`, `features`, `reference`, `k`, which way is `better`, a `note`.
 
 `held_out`, where it makes sense, says what a perfect model would score: its `value` is that of the held-out images,
 judged as if they were samples. Since most figures depend on how many are judged, `samples_at_same_size` gives the
@@ -48,6 +51,7 @@ class EvaluationSettings(NamedTuple):
       k: neighbours for precision, recall, density and coverage.
       num_likelihood: held-out images whose likelihood is taken, at most, of a model that has one.
       max_pixel_features: in pixel space, larger images are averaged over blocks down to this many numbers.
+      inception: directory of the Inception network, for FID, KID and the Inception score; None to do without.
       classifier: how the classifier that gives features is trained.
     """
 
@@ -56,6 +60,7 @@ class EvaluationSettings(NamedTuple):
     k: int = 3
     num_likelihood: int = 10_000
     max_pixel_features: int = 1024
+    inception: str | None = None
     classifier: ClassifierSettings = ClassifierSettings()
 
 
@@ -70,6 +75,10 @@ def evaluation_settings(config: ConfigDict) -> EvaluationSettings:
         raise ValueError(f"evaluate.k is {settings.k}, but must be at least 1.")
     if settings.num_samples <= settings.k:
         raise ValueError(f"evaluate.num_samples is {settings.num_samples}, but must be above evaluate.k, {settings.k}.")
+    if settings.inception is not None and settings.num_samples < SPLITS:
+        raise ValueError(
+            f"evaluate.num_samples is {settings.num_samples}, but must be at least {SPLITS} with evaluate.inception."
+        )
     return settings
 
 
@@ -92,6 +101,7 @@ def evaluate(
     settings: EvaluationSettings,
     reconstructions: UInt8[np.ndarray, "..."] | None = None,
     likelihood: Likelihood | None = None,
+    inception: SplitFeatures | None = None,
     cache_dir: str | Path | None = None,
 ) -> dict[str, Figure]:
     """Judges samples against the data; the result can be written as JSON.
@@ -104,6 +114,7 @@ def evaluate(
       settings: the protocol.
       reconstructions: the held-out images after encoding and decoding, for a model that does both.
       likelihood: what a model that has one says of the held-out images.
+      inception: what the Inception network makes of the three sets of images, where its figures are wanted.
       cache_dir: where the trained classifier is kept for the next evaluation.
 
     Raises:
@@ -123,8 +134,10 @@ def evaluate(
         spaces.insert(0, Space("classifier", described, *(activations for activations, _ in outputs)))
         figures = _class_figures(predicted, samples.labels, num_classes, described)
     for space in spaces:
-        figures |= _frechet_figures(space) | _neighbor_figures(space, settings.k)
+        figures |= _frechet_figures(space, f"frechet_{space.name}") | _neighbor_figures(space, settings.k)
     figures |= _memorization_figures(spaces[-1])
+    if inception is not None:
+        figures |= _inception_figures(inception, settings.k)
     protocol = {"num_samples": len(samples.images), "seed": settings.seed}
     figures = {name: figure | protocol for name, figure in figures.items()}
     if reconstructions is not None:
@@ -159,6 +172,7 @@ def _legend(figures: Mapping[str, Figure]) -> list[str]:
     classifiers = [figure["classifier"] for figure in figures.values() if "classifier" in figure]
     accuracies = dict.fromkeys(classifier["held_out_accuracy"] for classifier in classifiers)
     lines += [f"features: {description}" for description in described]
+    lines += dict.fromkeys(figure["note"] for figure in figures.values() if "note" in figure)
     return lines + [f"classifier: right on {accuracy:.1%} of the held-out images" for accuracy in accuracies]
 
 
@@ -206,25 +220,30 @@ def _describe(classifier: Classifier, settings: ClassifierSettings, accuracy: fl
     }
 
 
-def _frechet_figures(space: Space) -> dict[str, Figure]:
+def _frechet_figures(space: Space, name: str) -> dict[str, Figure]:
     train, samples = gaussian(space.train), gaussian(space.samples)
     everything = np.concatenate([space.train, space.held_out])
-    name, common = f"frechet_{space.name}", space.description | {"better": "lower"}
+    common = space.description | {"better": "lower"}
     return {
         name: common
-        | {"reference": _split("train", space.train)}
+        | _frechet_reference("train", space.train, space.samples)
         | _beside_held_out(space, lambda rows: {name: frechet_between(gaussian(rows), train)})[name],
         f"{name}_held_out": common
-        | {
-            "reference": _split("held-out", space.held_out),
-            "value": frechet_between(samples, gaussian(space.held_out)),
-        },
+        | _frechet_reference("held-out", space.held_out, space.samples)
+        | {"value": frechet_between(samples, gaussian(space.held_out))},
         f"{name}_all": common
-        | {
-            "reference": _split("all real", everything),
-            "value": frechet_between(samples, gaussian(everything)),
-        },
+        | _frechet_reference("all real", everything, space.samples)
+        | {"value": frechet_between(samples, gaussian(everything))},
     }
+
+
+def _frechet_reference(
+    name: str, reference: Float[np.ndarray, "m d"], samples: Float[np.ndarray, "n d"]
+) -> dict[str, Any]:
+    """Says it where the images are too few for a covariance of full rank, which n images have from n = d + 1 on."""
+    few, dimensions = min(len(reference), len(samples)), samples.shape[1]
+    note = f"Frechet distance of {few} images in {dimensions} dimensions: biased upwards, compare equal numbers only."
+    return {"reference": _split(name, reference)} | ({"note": note} if few <= dimensions else {})
 
 
 def _neighbor_figures(space: Space, k: int) -> dict[str, Figure]:
@@ -234,6 +253,33 @@ def _neighbor_figures(space: Space, k: int) -> dict[str, Figure]:
         space, lambda rows: precision_recall_density_coverage(space.train, rows, k=k, real_radii=radii)._asdict()
     )
     return {f"{name}_{space.name}": common | figure for name, figure in judged.items()}
+
+
+def _inception_figures(inception: SplitFeatures, k: int) -> dict[str, Figure]:
+    described = {"inception": inception.fingerprint}
+    pooled = described | {"features": "last pooling of the Inception-v3 of FID, 2048-d"}
+    logits = described | {"features": "1008 logits, without bias, of the Inception-v3 of FID"}
+    splits = (inception.samples, inception.train, inception.held_out)
+    space = Space("inception", pooled, *(split.pooled for split in splits))
+    return (
+        _frechet_figures(space, "fid")
+        | _kid_figures(space)
+        | _inception_score_figures(Space("logits", logits, *(split.logits for split in splits)))
+        | _neighbor_figures(space, k)
+    )
+
+
+def _kid_figures(space: Space) -> dict[str, Figure]:
+    similarity = self_similarity(space.train)
+    common = space.description | {"reference": _split("train", space.train), "better": "lower"}
+    judged = _beside_held_out(space, lambda rows: {"kid": kernel_distance(rows, space.train, b_similarity=similarity)})
+    return {"kid": common | {"estimator": "unbiased, of all pairs"} | judged["kid"]}
+
+
+def _inception_score_figures(space: Space) -> dict[str, Figure]:
+    judged = _beside_held_out(space, lambda rows: {"inception_score": inception_score(rows).mean})["inception_score"]
+    spread = {"standard_deviation": inception_score(space.samples).deviation, "splits": SPLITS, "better": "higher"}
+    return {"inception_score": space.description | judged | spread}
 
 
 def _memorization_figures(space: Space) -> dict[str, Figure]:

@@ -9,6 +9,11 @@ from jaxgen.evaluation.frechet import Gaussian, frechet_between, frechet_distanc
 GOLDEN = Path(os.environ.get("JAXGEN_GOLDEN_DIR", Path(__file__).parents[1] / "golden"))
 
 
+def covariance(features):
+    root = gaussian(features).root
+    return root.T @ root
+
+
 def test_matches_the_reference_fid():
     with np.load(GOLDEN / "metrics.npz") as golden:
         assert frechet_distance(golden["real"], golden["fake"]) == pytest.approx(float(golden["fid"]), rel=1e-6)
@@ -17,8 +22,8 @@ def test_matches_the_reference_fid():
 def test_gaussians_with_commuting_covariances_have_the_closed_form():
     rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))[0]
     a_scales, b_scales = np.array([1.0, 2.0, 3.0]), np.array([0.5, 0.0, 4.0])
-    a = Gaussian(np.array([1.0, 0.0, 2.0]), (rotation * a_scales**2) @ rotation.T)
-    b = Gaussian(np.array([0.0, 2.0, 2.0]), (rotation * b_scales**2) @ rotation.T)
+    a = Gaussian(np.array([1.0, 0.0, 2.0]), (rotation * a_scales).T)
+    b = Gaussian(np.array([0.0, 2.0, 2.0]), rotation @ (rotation * b_scales).T)  # a factor is any rotation of another
     expected = 1.0 + 4.0 + np.sum((a_scales - b_scales) ** 2)
     assert frechet_between(a, b) == pytest.approx(expected, rel=1e-12)
     assert frechet_between(b, a) == pytest.approx(expected, rel=1e-12)
@@ -26,22 +31,34 @@ def test_gaussians_with_commuting_covariances_have_the_closed_form():
 
 def test_shift_and_scale_of_one_set():
     features = np.random.default_rng(1).standard_normal((50, 4))
-    spread = np.trace(gaussian(features).cov)
+    spread = np.trace(covariance(features))
     shift = np.array([1.0, -1.0, 0.0, 3.0])
     moved = features.mean(0) + 3 * (features - features.mean(0)) + shift
     assert frechet_distance(features, moved) == pytest.approx(11.0 + 4.0 * spread, rel=1e-12)
 
 
-def test_a_singular_covariance_is_no_harder():
-    # Five points in 40 dimensions: 36 eigenvalues are rounding errors, of either sign.
-    features = 1e3 * np.random.default_rng(2).standard_normal((5, 40))
-    assert frechet_distance(features, features) <= 1e-12 * np.trace(gaussian(features).cov)
+@pytest.mark.parametrize("repeats", [1, 20])
+def test_a_singular_covariance_is_no_harder(repeats):
+    # Five points in 40 dimensions, also as 100 rows: 36 eigenvalues are rounding errors, of either sign.
+    features = np.tile(1e3 * np.random.default_rng(2).standard_normal((5, 40)), (repeats, 1))
+    assert frechet_distance(features, features) <= 1e-12 * np.trace(covariance(features))
     assert frechet_distance(features, features + 1.0) == pytest.approx(40.0, rel=1e-6)
 
 
-def test_float32_features_are_summed_in_float64():
-    features = np.random.default_rng(3).standard_normal((200, 2)).astype(np.float32) + np.float32(1000.0)
-    assert gaussian(features).cov == pytest.approx(np.cov(features.astype(np.float64), rowvar=False), rel=1e-9)
+def test_sets_without_a_common_direction_lie_as_far_apart_as_they_are_wide():
+    rng = np.random.default_rng(4)
+    rotation = np.linalg.qr(rng.standard_normal((40, 40)))[0]
+    a, b = rng.standard_normal((2, 100, 40)) @ rotation
+    a, b = a - a @ rotation[20:].T @ rotation[20:], b - b @ rotation[:20].T @ rotation[:20]
+    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
+    expected = np.trace(covariance(a)) + np.trace(covariance(b))
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-11)
+
+
+@pytest.mark.parametrize("shape", [(200, 2), (3, 5)])
+def test_float32_features_are_summed_in_float64(shape):
+    features = np.random.default_rng(3).standard_normal(shape).astype(np.float32) + np.float32(1000.0)
+    assert covariance(features) == pytest.approx(np.cov(features.astype(np.float64), rowvar=False), rel=1e-9)
 
 
 def test_features_without_a_covariance_are_refused():

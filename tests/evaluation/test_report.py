@@ -3,9 +3,21 @@ import json
 import numpy as np
 import pytest
 from halves import TINY, halves
+from ml_collections import ConfigDict
 
 from jaxgen.evaluation.frechet import frechet_distance
-from jaxgen.evaluation.report import EvaluationSettings, LabeledImages, Likelihood, evaluate, format_table
+from jaxgen.evaluation.inception import Features, SplitFeatures
+from jaxgen.evaluation.inception_score import inception_score
+from jaxgen.evaluation.kid import kernel_distance
+from jaxgen.evaluation.neighbors import precision_recall_density_coverage
+from jaxgen.evaluation.report import (
+    EvaluationSettings,
+    LabeledImages,
+    Likelihood,
+    evaluate,
+    evaluation_settings,
+    format_table,
+)
 
 SETTINGS = EvaluationSettings(num_samples=50, seed=7, k=2, classifier=TINY)
 SPACE_FIGURES = ["frechet", "precision", "recall", "density", "coverage"]
@@ -107,6 +119,40 @@ def test_bits_per_dim_against_the_formula():
     assert figure["value"] == pytest.approx(3.0)
     assert figure["likelihood"] == "lower_bound"
     assert figure["standard_error"] == pytest.approx(nats.std(ddof=1) / np.sqrt(len(nats)) / (64 * np.log(2)))
+
+
+def test_inception_figures_against_their_definitions():
+    rng = np.random.default_rng(0)
+    sets = [
+        Features(rng.gamma(shape, size=(n, 30)), 3 * rng.normal(size=(n, 7)))
+        for n, shape in ((50, 0.5), (60, 0.6), (20, 0.6))
+    ]
+    sets[0].logits[:, 0] += np.arange(50) / 5  # the order counts
+    samples, train, held_out = sets
+    figures = judge(LabeledImages(SAMPLES.images), inception=SplitFeatures(*sets, "hash"), num_classes=0)
+    values = {name: figure["value"] for name, figure in figures.items() if figure.get("inception") == "hash"}
+    assert values["fid"] == pytest.approx(frechet_distance(samples.pooled, train.pooled))
+    assert values["fid_held_out"] == pytest.approx(frechet_distance(samples.pooled, held_out.pooled))
+    everything = np.concatenate([train.pooled, held_out.pooled])
+    assert values["fid_all"] == pytest.approx(frechet_distance(samples.pooled, everything))
+    assert values["kid"] == pytest.approx(kernel_distance(samples.pooled, train.pooled))
+    score = inception_score(samples.logits)
+    assert (values["inception_score"], figures["inception_score"]["standard_deviation"]) == pytest.approx(score)
+    prdc = precision_recall_density_coverage(train.pooled, samples.pooled, k=2)
+    assert [values[f"{name}_inception"] for name in prdc._fields] == pytest.approx(prdc)
+    assert figures["kid"]["held_out"]["value"] == pytest.approx(kernel_distance(held_out.pooled, train.pooled))
+    assert "of 20 images in 30 dimensions" in figures["fid_held_out"]["note"]
+    assert "note" not in figures["fid"]
+    assert figures["kid"] | {"num_samples": 50, "seed": 7, "reference": "train, 60 images"} == figures["kid"]
+    assert len(values) == 9
+
+
+def test_too_few_samples_for_the_inception_score_are_refused():
+    config = ConfigDict({"evaluate": {"num_samples": 9, "inception": "directory"}})
+    with pytest.raises(ValueError, match=r"num_samples is 9, but must be at least 10 with evaluate.inception"):
+        evaluation_settings(config)
+    config.evaluate.num_samples = 10
+    assert evaluation_settings(config).inception == "directory"
 
 
 def test_table_has_a_line_for_each_figure_and_fits_a_terminal(cache_dir):

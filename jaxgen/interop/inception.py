@@ -1,0 +1,28 @@
+"""Weights of the Inception-v3 of FID, by the names of its ports to PyTorch: pytorch-fid and torch-fidelity."""
+
+import re
+
+from jaxgen.nn.inception import InceptionV3
+
+NETWORK = InceptionV3
+
+GENERATES = False
+"""The network makes no images but features of them, so that the import makes no run."""
+
+IGNORED = r".*\.num_batches_tracked"
+
+_RENAMED = (
+    (r"^(params|batch_stats)/", ""),
+    (r"fc_bias", "fc.bias"),
+    (r"/(mean|var)$", r"/running_\1"),
+    (r"(kernel|scale)$", "weight"),
+    (r"/", "."),
+)
+
+
+def official_name(name: str, network: InceptionV3) -> str:
+    """The state-dict entry of a variable of ours: `params/...`, or `batch_stats/...` for running statistics."""
+    del network
+    for pattern, replacement in _RENAMED:
+        name = re.sub(pattern, replacement, name)
+    return name
