@@ -42,12 +42,11 @@ def evaluate_run(config: ConfigDict, directory: Path, *, step: int | None = None
         batch_size = sampling.sample_settings(config).batch_size
         data = setup.load_pixels(config, directory, "train")
         experiment = setup.build(config, load_spec(directory), directory)
-        state, step = setup.restore(experiment, train_settings(config), directory, step)
+        variables, step = setup.load_variables(experiment, train_settings(config), directory, step)
         train = _arrays(data)
         held_out = _arrays(setup.load_pixels(config, directory, "test"))
         labels = sampling.balanced_labels(experiment.model.spec, settings.num_samples)
     mesh = meshes.make_mesh(config.parallel.num_devices)
-    variables = experiment.model.eval_variables(state)
     samples = sampling.draw_images(
         experiment.model,
         variables,

@@ -179,10 +179,10 @@ def from_json(text: str) -> ConfigDict:
 
 
 def differences(ours: ConfigDict, theirs: ConfigDict, *, ignore: Iterable[str] = ()) -> list[str]:
-    """One line for each setting that differs between two configs, but for those in the ignored sections."""
+    """One line for each setting that differs between two configs, but for ignored settings and sections."""
     a, b = (_flatten(from_json(to_json(config))) for config in (ours, theirs))
-    ignored = tuple(f"{section}." for section in ignore)
-    names = sorted(name for name in a.keys() | b.keys() if not name.startswith(ignored))
+    ignored = tuple(f"{name}." for name in ignore)
+    names = sorted(name for name in a.keys() | b.keys() if not f"{name}.".startswith(ignored))
     absent = "absent"
     return [
         f"{name}: {a.get(name, absent)!r} now, {b.get(name, absent)!r} there"

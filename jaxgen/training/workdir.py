@@ -11,9 +11,17 @@ from ml_collections import ConfigDict
 
 from jaxgen.core import config as configs
 from jaxgen.core.contract import ModelSpec
+from jaxgen.training import lock, manifest
 
-UNCOMPARED = ("parallel", "log", "sample", "evaluate")
-"""Sections that may differ between a run and its continuation: none of them moves the trajectory."""
+_KEEPING = ("checkpoints", "every_steps", "best", "best_count", "best_mode")
+UNCOMPARED = (
+    *("parallel", "log", "sample", "evaluate"),
+    *(f"train.keep_{name}" for name in _KEEPING),
+    "train.on_write_error",
+)
+"""What may differ between a run and its continuation, sections and settings: nothing that moves the trajectory."""
+
+_BEGUN = (lock.NAME, ".config.json.tmp.json")  # what a process leaves that dies before the config is written
 
 
 def prepare(workdir: Path, config: ConfigDict) -> bool:
@@ -25,8 +33,28 @@ def prepare(workdir: Path, config: ConfigDict) -> bool:
     Raises:
       ValueError: if it cannot be written, belongs to another config, or to something that is no run of ours.
     """
-    path = workdir / "config.json"
-    if path.exists():
+    existed = check(workdir, config)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not os.access(workdir, os.W_OK | os.X_OK):
+            raise PermissionError(f"no permission to write in {workdir}")
+        if not existed:
+            save_config(workdir, config)
+    except OSError as error:
+        raise ValueError(
+            f"{workdir} cannot be written ({error.strerror or error}): choose another --workdir."
+        ) from error
+    return existed
+
+
+def check(workdir: Path, config: ConfigDict) -> bool:
+    """Whether a run of this config is in the work directory already. Writes nothing.
+
+    Raises:
+      ValueError: if the directory belongs to another config, or to something that is no run of ours.
+    """
+    existed = (workdir / "config.json").exists()
+    if existed:
         different = configs.differences(config, load_config(workdir), ignore=UNCOMPARED)
         if different:
             raise ValueError(
@@ -35,20 +63,14 @@ def prepare(workdir: Path, config: ConfigDict) -> bool:
             )
     elif workdir.exists() and not workdir.is_dir():
         raise ValueError(f"{workdir} is a file: choose another --workdir.")
-    elif workdir.exists() and any(workdir.iterdir()):
+    elif workdir.exists() and any(path.name not in _BEGUN for path in workdir.iterdir()):
         raise ValueError(f"{workdir} is not empty and holds no run (no config.json): choose another --workdir.")
-    existed = path.exists()
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if not os.access(workdir, os.W_OK | os.X_OK):
-            raise PermissionError(f"no permission to write in {workdir}")
-        if not existed:
-            write_whole(path, configs.to_json(config))
-    except OSError as error:
-        raise ValueError(
-            f"{workdir} cannot be written ({error.strerror or error}): choose another --workdir."
-        ) from error
     return existed
+
+
+def save_config(workdir: Path, config: ConfigDict) -> None:
+    """Writes the config of a run."""
+    write_whole(workdir / "config.json", manifest.sealed(config.to_dict()))
 
 
 def load_config(workdir: Path) -> ConfigDict:
@@ -63,15 +85,15 @@ def load_config(workdir: Path) -> ConfigDict:
             f"{workdir} holds no run (no config.json): train one with launch.py train --workdir={workdir}."
         )
     try:
-        return configs.from_json(path.read_text())
-    except (OSError, ValueError, AttributeError) as error:  # the last: JSON that is no object
+        return configs.from_json(json.dumps(manifest.unsealed(path.read_text())))
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}): restore it, or start in another --workdir.") from error
 
 
 def save_spec(workdir: Path, spec: ModelSpec) -> None:
     """Keeps the shape and the classes of the run's data, so that sampling does not need the data."""
     facts = {"image_shape": spec.image_shape, "num_classes": spec.num_classes}
-    write_whole(workdir / "data.json", json.dumps(facts) + "\n")
+    write_whole(workdir / "data.json", manifest.sealed(facts))
 
 
 def load_spec(workdir: Path) -> ModelSpec:
@@ -82,7 +104,7 @@ def load_spec(workdir: Path) -> ModelSpec:
     """
     path = workdir / "data.json"
     try:
-        facts = json.loads(path.read_text())
+        facts = manifest.unsealed(path.read_text())
         return ModelSpec(tuple(facts["image_shape"]), facts["num_classes"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
@@ -92,9 +114,19 @@ def load_spec(workdir: Path) -> ModelSpec:
 
 def write_whole(path: Path, text: str) -> None:
     """Writes a file so that a reader, or a crash, finds the old text or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        temporary.write_text(text)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A name to write under, which takes the place of `path` at the end if all went well, and is gone if not."""
+    temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

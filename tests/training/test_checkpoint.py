@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from jaxgen.core.contract import TrainState
 from jaxgen.parallel import mesh as meshes
 from jaxgen.training.checkpoint import Checkpoints, find_damage, load_state, remove_unfinished
+from jaxgen.training.retention import Retention
 
 CONFIG = ConfigDict({"method": "toy", "model": {"widths": (1, 2)}})
 STEPS = (2, 4)
@@ -75,7 +76,7 @@ def test_the_config_is_saved_with_the_state(saved):
 
 
 def test_a_run_goes_on_where_it_was(run):
-    with Checkpoints(run, keep=2) as checkpoints:
+    with Checkpoints(run, keep=Retention(last=2)) as checkpoints:
         assert checkpoints.newest_whole_step() == checkpoints.latest_step() == 4
         assert_same_bits(checkpoints.restore(4, target()), make_state(4))
         checkpoints.save(4, make_state(9), CONFIG)  # saved already: left as it is
