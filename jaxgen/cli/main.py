@@ -85,7 +85,8 @@ def run(arguments: list[str], *, started: float) -> None:
     """Runs the command that the arguments name, after `parse`."""
     logging.getLogger().setLevel(logging.WARNING)  # absl lets everybody speak
     # Through it Orbax and TFDS tell each of their steps, and what reaches us as an exception anyway.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     words = [a for a in arguments[1:] if not a.startswith(_OVERRIDE)]
     command = words[0] if words else "train"
     with refusals():

@@ -30,11 +30,11 @@ def from_first(find: Callable[[], Any]) -> Any:
 
 
 def any_of(text: str | None) -> str | None:
-    """The text of the first process that has one, or None if no process has."""
+    """The texts of the processes that have one, or None if no process has."""
     if jax.process_count() == 1:
         return text
     rows = multihost_utils.process_allgather(_padded(text or ""))
-    return next((found for found in map(_text, rows) if found), None)
+    return "; ".join(dict.fromkeys(filter(None, map(_text, rows)))) or None
 
 
 def _answer(find: Callable[[], Any]) -> tuple[Any, str | None]:

@@ -33,6 +33,10 @@ def reason(error: Exception) -> str:
     Raises:
       Exception: the error itself, if it is of another kind.
     """
+    if isinstance(error, jax.errors.JaxRuntimeError) and isinstance(error.__context__, OSError | ValueError):
+        return reason(error.__context__)  # this process failed, then waited for the others in vain
+    if isinstance(error, TimeoutError) or "DEADLINE_EXCEEDED" in str(error):
+        return "a process did not write its part in time"
     if isinstance(error, OSError):
         return error.strerror or str(error)
     # The library below Orbax raises ValueErrors, which begin with a status and mostly carry the system's number.

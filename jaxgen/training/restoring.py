@@ -30,15 +30,13 @@ def restore_picked(path: Path, target: TrainState, pick: Callable[[TrainState], 
     """`pick(state)` of a saved state; the arrays that it does not depend on are neither read nor held in memory.
 
     Raises:
-      ValueError: if the saved state does not have the arrays that it depends on.
+      ValueError: if the saved state does not have the target's arrays.
     """
     needed = dependencies(pick, target)
     wanted = trees.map_named(lambda name, x: x if name in needed else ocp.PLACEHOLDER, target)
     arguments = trees.map_named(lambda name, x: _restore_args(x) if name in needed else ocp.PLACEHOLDER, target)
     with ocp.PyTreeCheckpointer() as checkpointer:
-        there = _shapes(checkpointer.metadata(path).item_metadata.tree)
-        here = {name: shape for name, shape in _shapes(target).items() if name in needed}
-        _check_same(path, {name: there[name] for name in here if name in there}, here)
+        _check_same(path, _shapes(checkpointer.metadata(path).item_metadata.tree), _shapes(target))
         read = checkpointer.restore(path, args=ocp.args.PyTreeRestore(item=wanted, restore_args=arguments))
     return pick(jax.tree.map(lambda x, shape: _weightless(shape) if x is ocp.PLACEHOLDER else x, read, target))
 
