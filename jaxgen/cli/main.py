@@ -111,6 +111,8 @@ def run(arguments: list[str], *, started: float) -> None:
 @contextlib.contextmanager
 def _full_disks() -> Iterator[None]:
     """Says in a sentence that a file could not be written, where the command itself has not."""
+    before = sys.unraisablehook
+    sys.unraisablehook = lambda error: _is_late(error.exc_value) or before(error)
     try:
         yield
     except OSError as error:
@@ -118,6 +120,13 @@ def _full_disks() -> Iterator[None]:
             raise
         print(f"error: {error.filename or 'A file'} could not be written ({error.strerror}).", file=sys.stderr)
         sys.exit(FAILED)
+    finally:
+        sys.unraisablehook = before
+
+
+def _is_late(error: BaseException | None) -> bool:
+    """Whether this comes from a write of Orbax's that ended after another one of the same save had failed."""
+    return isinstance(error, RuntimeError) and "Event loop is closed" in str(error)
 
 
 def default_workdir(config_file: str | None) -> Path:

@@ -7,6 +7,7 @@ digests (`training/manifest.py`). A step that does not match its list was damage
 
 import math
 import shutil
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,8 @@ from jaxgen.training.retention import Retention
 DAMAGED = "damaged"
 _UNFINISHED = ".orbax-checkpoint-tmp"
 
+_ERRORS_OF_A_SAVE = 4
+
 Say: TypeAlias = Callable[[str], None]
 
 
@@ -41,10 +44,14 @@ class Checkpoints:
         self._say = say
         self._saving: int | None = None
         self._metrics: dict[str, float | None] = {}
-        self._manager = ocp.CheckpointManager(
+        self._preservation = _Preservation(keep, self._metrics_of)
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=_Preservation(keep, self._metrics_of),
+                preservation_policy=self._preservation,
                 cleanup_tmp_directories=True,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
             ),
@@ -107,8 +114,9 @@ class Checkpoints:
         problem = agreement.any_of(problem)
         if problem is None:
             return
+        _close(self._manager)
         agreement.from_first(lambda: self._discard(step))
-        self._manager.reload()
+        self._manager = self._open()
         raise WriteError(f"The checkpoint of step {step} could not be saved ({problem}).")
 
     def _discard(self, step: int | None) -> None:
@@ -181,6 +189,19 @@ class _Preservation:
         known = {step: values for step, values in metrics.items() if values is not None}
         gone = retention.to_delete(known, self._keep)
         return [checkpoint.step not in gone for checkpoint in checkpoints]
+
+
+def _close(manager: ocp.CheckpointManager) -> None:
+    """Closes a manager after a save that failed, when no thread writes any more."""
+    for _ in range(_ERRORS_OF_A_SAVE):  # each of its parts may have an error to tell, and tells it once
+        try:
+            manager.close()
+            break
+        except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
+            reason(error)
+    for thread in threading.enumerate():
+        if type(thread).__module__.startswith("orbax."):  # at the first error, Orbax does not wait for the others
+            threading.Thread.join(thread)  # their own raises
 
 
 def directory_of(workdir: Path) -> Path:

@@ -293,6 +293,9 @@ def test_the_best_is_kept_and_its_metrics_survive_a_restart(saved, run):
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["2", "8"]
 
 
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # of writes that end after the first error
 def test_a_save_that_fails_is_said_and_costs_no_earlier_checkpoint(run):
     with Checkpoints(run, keep=Retention(last=1)) as checkpoints:
         sentence = r"^The checkpoint of step 6 could not be saved \(File too large\)\.$"
