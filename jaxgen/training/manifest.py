@@ -1,7 +1,7 @@
 """What makes damage visible: the digests of a checkpoint's files beside them, and texts that carry their own.
 
 `sha256.json` in the directory of a step holds the digest of every file there, and in its last line its own. Orbax
-finishes two small files of its bookkeeping after that; nothing is ever read from them.
+finishes small files of its bookkeeping after that, from which nothing is ever read.
 """
 
 import hashlib
@@ -81,7 +81,7 @@ def _digests(directory: Path) -> dict[str, str]:
 
 def _listed(directory: Path) -> list[str]:
     files = (path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir())
-    return sorted(name for name in files if name not in _UNLISTED)
+    return sorted(name for name in files if name.rpartition("/")[2] not in _UNLISTED)
 
 
 def _digest_of_file(path: Path) -> str:
