@@ -43,6 +43,7 @@ class Checkpoints:
         self.directory = directory_of(workdir)
         self._say = say
         self._saving: int | None = None
+        self._problem: str | None = None
         self._metrics: dict[str, float | None] = {}
         self._preservation = _Preservation(keep, self._metrics_of)
         self._manager = self._open()
@@ -91,7 +92,9 @@ class Checkpoints:
         try:
             self._manager.save(step, args=items)
         except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
-            self._settle(reason(error))
+            self._problem = reason(error)
+            if jax.process_count() == 1:  # several settle it together, at the next wait
+                self.wait()
 
     def wait(self) -> None:
         """Blocks until every save is whole.
@@ -101,11 +104,11 @@ class Checkpoints:
         """
         if self._saving is None:
             return
-        problem = None
+        problem, self._problem = self._problem, None
         try:
             self._manager.wait_until_finished()
         except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
-            problem = reason(error)
+            problem = problem or reason(error)
         self._settle(problem)
 
     def _settle(self, problem: str | None) -> None:
