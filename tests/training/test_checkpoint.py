@@ -267,6 +267,10 @@ def test_only_what_the_variables_depend_on_is_read(run):
         "ema/params/conv/kernel",
         "step",
     }
+    # What is computed and thrown away needs nothing.
+    assert dependencies(lambda state: (state.params["conv"]["kernel"] * 2, state.ema)[1], target()) == {
+        "ema/params/conv/kernel"
+    }
     wrong = target()._replace(model_state={"other": jax.ShapeDtypeStruct((3,), jnp.float32)})
     with pytest.raises(ValueError, match="is of another model: model_state/half has shape"):
         load_variables(run, wrong, lambda state: state.ema)
