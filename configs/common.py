@@ -39,7 +39,12 @@ def base() -> ConfigDict:
     config.train.log_every_steps = 100
     config.train.sample_every_steps = 2_000
     config.train.checkpoint_every_steps = 2_000
-    config.train.keep_checkpoints = 2  # the newest ones
+    config.train.keep_checkpoints = 2  # the newest ones; how many are kept may be changed when a run goes on
+    config.train.keep_every_steps = config_dict.placeholder(int)  # those of these steps, for ever
+    config.train.keep_best = config_dict.placeholder(str)  # a metric of the log, such as "loss": the best ones, too
+    config.train.keep_best_count = 1
+    config.train.keep_best_mode = "lower"  # or "higher"
+    config.train.on_write_error = "stop"  # or "continue", when the disk is full
     config.train.snapshot_every_steps = config_dict.placeholder(int)  # of power averages, for launch.py ema
 
     config.sample = ConfigDict()

@@ -171,11 +171,10 @@ def _coder(config: ConfigDict, spec: ModelSpec, directory: Path, step: int | Non
             "autoencoder first, as in configs/autoencoder_kl.py."
         )
     experiment = setup.build(config, spec)
-    state, step = setup.restore(experiment, train_settings(config), directory, step)
+    variables, step = setup.load_variables(experiment, train_settings(config), directory, step)
     shape = experiment.model.spec.latent_shape
     assert shape is not None
     assert len(shape) == 3
-    variables = experiment.model.eval_variables(state)
     mesh, batch_size = experiment.runner.mesh, sampling.sample_settings(config).batch_size
     return Coder(module.make_posterior(config, spec), variables, shape, mesh, batch_size), step
 

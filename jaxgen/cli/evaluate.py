@@ -53,14 +53,13 @@ def evaluate_run(config: ConfigDict, directory: Path, *, step: int | None = None
         faults = {split: setup.make_faults(config, split, directory) for split in ("train", "test")}
         data = setup.load_pixels(config, directory, "train", faults["train"])
         experiment = setup.build(config, load_spec(directory), directory)
-        state, step = setup.restore(experiment, train_settings(config), directory, step)
+        variables, step = setup.load_variables(experiment, train_settings(config), directory, step)
         train = _arrays(data)
         held_out = _arrays(setup.load_pixels(config, directory, "test", faults["test"]))
         if network is not None:
             inception.check(held_out.images)
         labels = sampling.balanced_labels(experiment.model.spec, settings.num_samples)
     mesh = experiment.runner.mesh
-    variables = experiment.model.eval_variables(state)
     samples = sampling.draw_images(
         experiment.model,
         variables,

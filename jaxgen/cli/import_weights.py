@@ -240,8 +240,8 @@ def _keep_autoencoder(flags: Any, home: Path) -> ModelSpec:
         raise ValueError(f"--autoencoder={run} is of the method {config.method}, which has no feature maps as latents.")
     shift = _per_channel(flags.latent_shift, shape[-1], "latent_shift")
     scale = _per_channel(flags.latent_scale, shape[-1], "latent_scale")
-    state, _ = setup.restore(experiment, train_settings(config), run, None)
-    frozen.save(home, config, spec, experiment.model.eval_variables(state), shift=shift, scale=scale)
+    variables, _ = setup.load_variables(experiment, train_settings(config), run, None)
+    frozen.save(home, config, spec, variables, shift=shift, scale=scale)
     return experiment.model.spec
 
 

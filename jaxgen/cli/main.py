@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import errno
 import importlib
 import importlib.util
 import logging
@@ -14,9 +15,10 @@ from ml_collections import ConfigDict
 
 from jaxgen.core import config as configs
 
-COMMANDS = ("train", "sample", "evaluate", "encode", "import", "ema")
+COMMANDS = ("train", "sample", "evaluate", "encode", "import", "ema", "checkpoints")
 DEFAULT_CONFIG = "configs/ddpm.py"
 REFUSED = 2
+FAILED = 1
 
 _MODULES = {"import": "import_weights"}  # of commands whose names no module can have
 
@@ -37,9 +39,16 @@ flags.DEFINE_integer("num_classes", None, "import: by default that of the config
 flags.DEFINE_string("autoencoder", None, "import, of a model of latents: the run whose latents they are.")
 flags.DEFINE_list("latent_shift", ["0"], "import: what is subtracted from latents; one number, or one a channel.")
 flags.DEFINE_list("latent_scale", ["1"], "import: what they are then divided by, such as 5.489981 (1 / 0.18215).")
+flags.DEFINE_boolean("verify", False, "checkpoints: read every byte, and fail if one has changed.")
+flags.DEFINE_boolean("prune", False, "checkpoints: delete those that the run's settings would not keep.")
+flags.DEFINE_boolean("dry_run", False, "checkpoints --prune: only say what would be deleted.")
+flags.DEFINE_integer("keep_last", None, "checkpoints --prune: how many of the newest; by default the run's setting.")
+flags.DEFINE_integer("keep_every", None, "checkpoints --prune: keep multiples of this step; 0 for none.")
 
 FLAGS = flags.FLAGS
 _OVERRIDE = "--config."
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
 class Refusal(SystemExit):
@@ -75,7 +84,9 @@ def parse(arguments: list[str]) -> list[str]:
 def run(arguments: list[str], *, started: float) -> None:
     """Runs the command that the arguments name, after `parse`."""
     logging.getLogger().setLevel(logging.WARNING)  # absl lets everybody speak
-    logging.getLogger("absl").setLevel(logging.ERROR)  # through which Orbax and TFDS tell each of their steps
+    # Through it Orbax and TFDS tell each of their steps, and what reaches us as an exception anyway.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     words = [a for a in arguments[1:] if not a.startswith(_OVERRIDE)]
     command = words[0] if words else "train"
     with refusals():
@@ -95,10 +106,32 @@ def run(arguments: list[str], *, started: float) -> None:
     from jaxgen.data.faults import DataFaultError
 
     try:
-        code = module.main(config, FLAGS, started=started)
+        with _full_disks():
+            code = module.main(config, FLAGS, started=started)
     except DataFaultError as error:
         raise Refusal(str(error)) from error
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def _full_disks() -> Iterator[None]:
+    """Says in a sentence that a file could not be written, where the command itself has not."""
+    before = sys.unraisablehook
+    sys.unraisablehook = lambda error: _is_late(error.exc_value) or before(error)
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        print(f"error: {error.filename or 'A file'} could not be written ({error.strerror}).", file=sys.stderr)
+        sys.exit(FAILED)
+    finally:
+        sys.unraisablehook = before
+
+
+def _is_late(error: BaseException | None) -> bool:
+    """Whether this comes from a write of Orbax's that ended after another one of the same save had failed."""
+    return isinstance(error, RuntimeError) and "Event loop is closed" in str(error)
 
 
 def default_workdir(config_file: str | None) -> Path:

@@ -6,7 +6,6 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from jaxgen.cli import environment
-from jaxgen.core import config as configs
 from jaxgen.core.contract import ModelSpec, TrainState
 from jaxgen.training import workdir
 from jaxgen.training.checkpoint import Checkpoints
@@ -28,7 +27,7 @@ def free_directory(named: str | None, *, flag: str, command: str) -> Path:
 
 def write(directory: Path, config: ConfigDict, spec: ModelSpec, state: TrainState, *, step: int) -> None:
     """Makes an unfinished directory (of `workdir.whole_directory`) the work directory of a run at a step."""
-    workdir.write_whole(directory / "config.json", configs.to_json(config))
+    workdir.save_config(directory, config)
     workdir.save_spec(directory, spec)
     workdir.write_whole(directory / "environment.json", json.dumps(environment.record(), indent=2) + "\n")
     with Checkpoints(directory) as checkpoints:

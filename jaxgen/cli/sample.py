@@ -12,7 +12,7 @@ from jaxgen.cli.main import refusals
 from jaxgen.core import images
 from jaxgen.parallel import sampling
 from jaxgen.training.settings import train_settings
-from jaxgen.training.workdir import load_spec
+from jaxgen.training.workdir import load_spec, whole_file
 
 GRID_LIMIT = 400
 
@@ -28,7 +28,7 @@ def main(config: ConfigDict, flags: Any, *, started: float) -> int:
         batch_size = sampling.sample_settings(config).batch_size
         experiment = setup.build(config, load_spec(directory), directory)
         labels = sampling.balanced_labels(experiment.model.spec, flags.num_samples, chosen)
-        state, step = setup.restore(experiment, settings, directory, flags.step)
+        variables, step = setup.load_variables(experiment, settings, directory, flags.step)
         _make_directory(output.parent)
     begin, first = time.monotonic(), 0.0
 
@@ -38,7 +38,7 @@ def main(config: ConfigDict, flags: Any, *, started: float) -> int:
 
     drawn = sampling.draw_images(
         experiment.model,
-        experiment.model.eval_variables(state),
+        variables,
         labels,
         count=flags.num_samples,
         seed=flags.seed,
@@ -49,7 +49,8 @@ def main(config: ConfigDict, flags: Any, *, started: float) -> int:
     seconds = time.monotonic() - begin
     picture = output.with_suffix(".png")
     _write(output, {"images": drawn} if labels is None else {"images": drawn, "labels": labels})
-    images.save_png(str(picture), images.grid(drawn[:GRID_LIMIT]))
+    with whole_file(picture) as temporary:
+        images.save_png(str(temporary), images.grid(drawn[:GRID_LIMIT]))
     print(f"{len(drawn)} images of step {step} in {seconds:.1f} s, {first:.1f} s of it until the first batch")
     print(f"{output} holds them, {picture} shows {'them' if len(drawn) <= GRID_LIMIT else f'the first {GRID_LIMIT}'}.")
     return 0
@@ -81,6 +82,5 @@ def _labels(values: list[str] | None) -> list[int]:
 
 def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes the file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp.npz")
-    np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]  # its stub takes the arrays for options
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]  # its stub takes the arrays for options

@@ -21,6 +21,7 @@ from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel.runner import Runner
 from jaxgen.parallel.settings import ParallelSettings, axis_name, make_runner
 from jaxgen.training.checkpoint import load_state
+from jaxgen.training.checkpoint import load_variables as read_variables
 from jaxgen.training.settings import TrainSettings, train_settings
 from jaxgen.training.workdir import load_config, load_spec
 
@@ -66,10 +67,9 @@ def _trained(config: ConfigDict, setting: str) -> Trained | None:
     own = load_config(directory)
     finished = build(own, load_spec(directory), directory)
     require(finished.model, "denoise", by=f"{directory}, as a {setting},")
-    state, _ = restore(finished, train_settings(own), directory, None)
-    variables = jax.tree.map(np.asarray, finished.model.eval_variables(state))
+    variables, _ = load_variables(finished, train_settings(own), directory, None)
     assert finished.model.denoise is not None
-    return Trained(finished.model.denoise, variables, finished.model.spec.num_classes)
+    return Trained(finished.model.denoise, jax.tree.map(np.asarray, variables), finished.model.spec.num_classes)
 
 
 def of_latents(config: ConfigDict) -> bool:
@@ -136,6 +136,13 @@ def restore(
 ) -> tuple[TrainState, int]:
     """The state of a run, from the checkpoint of a step or the newest whole one, and its step."""
     return load_state(directory, target(experiment, settings), step=step)
+
+
+def load_variables(
+    experiment: Experiment, settings: TrainSettings, directory: Path, step: int | None
+) -> tuple[PyTree, int]:
+    """Like `restore`, but for what sampling and evaluation need of the state; nothing else is read."""
+    return read_variables(directory, target(experiment, settings), experiment.model.eval_variables, step=step)
 
 
 def target(experiment: Experiment, settings: TrainSettings) -> TrainState:

@@ -4,10 +4,12 @@ metrics.jsonl holds what the seed determines, so that two runs of one config wri
 determines (images/s) goes to TensorBoard and the terminal only.
 """
 
+import contextlib
 import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
@@ -15,6 +17,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jaxgen.core import images as image_tools
+from jaxgen.training.failures import WriteError, writing
+from jaxgen.training.tensorboard import Events
+from jaxgen.training.workdir import whole_file
+
+_CURVES = "TensorBoard's file"
 
 
 class LogSettings(NamedTuple):
@@ -25,49 +32,75 @@ class LogSettings(NamedTuple):
 
 
 class Log:
-    """Writers of one run's metrics and images, as a context manager that closes them."""
+    """Writers of one run's metrics and images, as a context manager that closes them.
 
-    def __init__(self, workdir: Path, settings: LogSettings, *, resume_step: int, config: dict[str, Any]) -> None:
+    What cannot be written is a `WriteError`, which `tolerate` may catch.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        settings: LogSettings,
+        *,
+        resume_step: int,
+        config: dict[str, Any],
+        tolerate: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
+        self._tolerate = tolerate
         self._wandb = _wandb(workdir, config) if settings.wandb else None  # first, since it may refuse
         path = workdir / "metrics.jsonl"
         _drop_after(path, resume_step)
-        self._file = path.open("a")
+        self._file = path.open("ab", buffering=0)
+        self._unwritten = b""
         self._samples = workdir / "samples"
-        self._tensorboard = _tensorboard(workdir, resume_step) if settings.tensorboard else None
+        self._tensorboard = Events(workdir, resume_step=resume_step) if settings.tensorboard else None
 
     def __enter__(self) -> "Log":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self._tolerate() if error is None else contextlib.suppress(WriteError):
+            self._append("")
         self._file.close()
         if self._tensorboard is not None:
-            self._tensorboard.close()
+            with self._tolerate() if error is None else contextlib.suppress(WriteError), writing(_CURVES):
+                self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Records what the seed determines. A value that is not finite is written as null."""
         line = {"step": step, **{k: v if math.isfinite(v) else None for k, v in sorted(values.items())}}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        with self._tolerate():
+            self._append(json.dumps(line) + "\n")
         self.clock(step, values)
+
+    def _append(self, text: str) -> None:
+        """Writes text, and before it what could not be written earlier."""
+        self._unwritten += text.encode()
+        with writing("metrics.jsonl"):
+            while self._unwritten:
+                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
 
     def clock(self, step: int, values: dict[str, float]) -> None:
         """Records what the clock determines."""
         if self._tensorboard is not None:
-            for name, value in values.items():
-                self._tensorboard.add_scalar(name, value, step)
+            with self._tolerate(), writing(_CURVES):
+                self._tensorboard.scalars(step, values)
         if self._wandb is not None:
             self._wandb.log(values, step=step)
 
     def images(self, name: str, step: int, images: np.ndarray, *, columns: int | None = None) -> Path:
         """Records uint8 images [n, h, w, c] as one grid, `samples/NAME_STEP.png`; returns its path."""
         picture = image_tools.grid(images, columns=columns)
-        self._samples.mkdir(exist_ok=True)
         path = self._samples / f"{name}_{step:08d}.png"
-        image_tools.save_png(str(path), picture)
+        with self._tolerate(), writing(f"{path.parent.name}/{path.name}"):
+            self._samples.mkdir(exist_ok=True)
+            with whole_file(path) as temporary:
+                image_tools.save_png(str(temporary), picture)
         if self._tensorboard is not None:
-            self._tensorboard.add_image(name, picture, step, dataformats="HWC")
+            with self._tolerate(), writing(_CURVES):
+                self._tensorboard.image(name, step, picture)
         if self._wandb is not None:
             import wandb
 
@@ -79,23 +112,23 @@ def _drop_after(path: Path, step: int) -> None:
     """Removes the lines of steps that a resumed run is about to do again, and a half-written last line."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            keep = json.loads(line)["step"] <= step
-        except json.JSONDecodeError:  # a process that was killed while writing leaves half a line
-            keep = False
-        if keep:
-            kept.append(line + "\n")
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
+    *lines, half = path.read_bytes().split(b"\n")  # what a process leaves that was killed while writing has no end
+    kept = [line + b"\n" for line in [*lines, half] if (found := _step_of(line)) is not None and found <= step]
+    garbled = sum(_step_of(line) is None for line in lines)
+    if garbled:
+        print(f"{path} was damaged: {garbled} of its {len(lines)} lines could not be read, and are gone.")
+    with whole_file(path) as temporary:
+        temporary.write_bytes(b"".join(kept))
 
 
-def _tensorboard(workdir: Path, resume_step: int) -> Any:
-    from tensorboardX import SummaryWriter
-
-    return SummaryWriter(str(workdir), purge_step=resume_step + 1 if resume_step else None)
+def _step_of(line: bytes) -> int | None:
+    """The step of a line, or None if it is none of ours."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    step = found.get("step") if isinstance(found, dict) else None
+    return step if isinstance(step, int) else None
 
 
 def _wandb(workdir: Path, config: dict[str, Any]) -> Any:

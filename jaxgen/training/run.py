@@ -14,7 +14,9 @@ from jaxgen.parallel import sampling
 from jaxgen.parallel.runner import Compiled, Runner
 from jaxgen.training import loop, snapshots
 from jaxgen.training.checkpoint import Checkpoints
+from jaxgen.training.failures import Tolerance, writing
 from jaxgen.training.logging import Log, Progress
+from jaxgen.training.means import Means
 from jaxgen.training.settings import TrainSettings
 
 GRID_IMAGES = 80  # eight rows of the ten classes that most small datasets have
@@ -56,8 +58,11 @@ def train(run: Run, saved: int | None) -> int | None:
 
     Raises:
       NonFiniteError: if a metric is not finite and the settings say `stop`; nothing after that step is saved.
+      WriteError: if the last checkpoint cannot be written, or anything and the settings say `stop`.
+      UnknownMetricError: if the metric that the settings name for the best checkpoints does not exist.
     """
     settings, start = run.settings, saved or 0
+    means = Means(settings.keep_best)
     batches = run.batches(start)
     first = next(batches)
     state = _start(run, first, saved)
@@ -67,27 +72,34 @@ def train(run: Run, saved: int | None) -> int | None:
         state,
         _chain(first, batches),
         plan,
-        on_metrics=_on_metrics(run),
+        on_metrics=_on_metrics(run, means),
         on_compiled=_on_compiled(run),
-        hooks=_hooks(run),
+        hooks=_hooks(run, means),
         interrupted=run.interrupted,
     )
     last = settings.num_steps if stopped is None else stopped
-    _save(run, last, state)
+    _save(run, last, state, means, tolerate=_tolerance(run, last=True))
     if stopped is None and last % settings.sample_every_steps:
         _sample(run, last, state)
     run.checkpoints.wait()
     return stopped
 
 
-def _hooks(run: Run) -> list[loop.Hook]:
-    settings = run.settings
+def _hooks(run: Run, means: Means) -> list[loop.Hook]:
+    settings, tolerate = run.settings, _tolerance(run)
+
+    def save(step: int, state: PyTree) -> None:
+        _save(run, step, state, means, tolerate=tolerate)
+
+    def snapshot(step: int, state: PyTree) -> None:
+        _snapshot(run, step, state, tolerate=tolerate)
+
     hooks = [
         loop.Hook(settings.sample_every_steps, lambda step, state: _sample(run, step, state)),
-        loop.Hook(settings.checkpoint_every_steps, lambda step, state: _save(run, step, state)),
+        loop.Hook(settings.checkpoint_every_steps, save),
     ]
     if settings.snapshot_every_steps is not None:
-        hooks.append(loop.Hook(settings.snapshot_every_steps, lambda step, state: _snapshot(run, step, state)))
+        hooks.append(loop.Hook(settings.snapshot_every_steps, snapshot))
     return hooks
 
 
@@ -111,18 +123,19 @@ def _size(state: TrainState) -> str:
     return f"{total} ({', '.join(f'{player} {trees.count(state.params[player]):,}' for player in state.opt_state)})"
 
 
-def _on_metrics(run: Run) -> Callable[[int, loop.HostMetrics], None]:
+def _on_metrics(run: Run, means: Means) -> Callable[[int, loop.HostMetrics], None]:
     every, num_steps = run.settings.log_every_steps, run.settings.num_steps
 
     def on_metrics(step: int, metrics: loop.HostMetrics) -> None:
         if run.settings.nonfinite == "stop":
             loop.check_finite(step, metrics)
-        means = {name: float(np.mean(values, dtype=np.float64)) for name, values in metrics.items()}
+        means.add(metrics)
+        shown = {name: float(np.mean(values, dtype=np.float64)) for name, values in metrics.items()}
         size = len(next(iter(metrics.values())))
         due = step // every != (step - size) // every or step == num_steps
-        run.progress.update(step, _losses(means), line=due)
+        run.progress.update(step, _losses(shown), line=due)
         if due:
-            run.log.metrics(step, means)
+            run.log.metrics(step, shown)
             run.log.clock(step, {"images_per_second": run.progress.images_per_second})
 
     return on_metrics
@@ -164,13 +177,23 @@ def _sample(run: Run, step: int, state: PyTree) -> None:
     run.progress.restart_clock(step)
 
 
-def _save(run: Run, step: int, state: PyTree) -> None:
-    run.checkpoints.save(step, run.runner.to_contract(state), run.config)
+def _tolerance(run: Run, *, last: bool = False) -> Tolerance:
+    """What becomes of a write that fails; without the last checkpoint, a run has not come to its end."""
+    return Tolerance("stop" if last else run.settings.on_write_error, run.progress.say)
 
 
-def _snapshot(run: Run, step: int, state: PyTree) -> None:
+def _save(run: Run, step: int, state: PyTree, means: Means, *, tolerate: Tolerance) -> None:
+    """Saves in the background; that the save before has failed is known here, and does not hinder this one."""
+    with _tolerance(run)():
+        run.checkpoints.wait()
+    with tolerate():
+        run.checkpoints.save(step, run.runner.to_contract(state), run.config, metrics=means.take())
+
+
+def _snapshot(run: Run, step: int, state: PyTree, *, tolerate: Tolerance) -> None:
     averages = run.runner.to_contract(state).ema
-    snapshots.save(run.checkpoints.directory.parent, step, averages, tuple(run.config.ema.sigma_rel))
+    with tolerate(), writing(f"The snapshot of step {step}"):
+        snapshots.save(run.checkpoints.directory.parent, step, averages, tuple(run.config.ema.sigma_rel))
 
 
 def _one_step(batch: PyTree) -> PyTree:

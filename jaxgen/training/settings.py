@@ -5,6 +5,8 @@ from typing import Literal, NamedTuple
 from ml_collections import ConfigDict
 
 from jaxgen.core.config import call
+from jaxgen.training.failures import OnWriteError
+from jaxgen.training.retention import Retention
 
 
 class TrainSettings(NamedTuple):
@@ -21,6 +23,12 @@ class TrainSettings(NamedTuple):
       sample_every_steps: distance between grids of samples.
       checkpoint_every_steps: distance between checkpoints.
       keep_checkpoints: how many of the newest are kept.
+      keep_every_steps: checkpoints whose step is a multiple of it are kept for ever; None for none.
+      keep_best: a metric of the log, of which the best checkpoints are kept, too; None for none.
+      keep_best_count: how many.
+      keep_best_mode: whether a `lower` or a `higher` value is better.
+      on_write_error: `stop` where a checkpoint, a metric or a picture cannot be written, as on a full disk; or say so,
+        and `continue`. That the last checkpoint cannot be written is an error in any case.
       snapshot_every_steps: distance between snapshots of power averages, from which `launch.py ema` makes others; None
         for no snapshots.
     """
@@ -34,6 +42,11 @@ class TrainSettings(NamedTuple):
     sample_every_steps: int = 1_000
     checkpoint_every_steps: int = 1_000
     keep_checkpoints: int = 2
+    keep_every_steps: int | None = None
+    keep_best: str | None = None
+    keep_best_count: int = 1
+    keep_best_mode: Literal["lower", "higher"] = "lower"
+    on_write_error: OnWriteError = "stop"
     snapshot_every_steps: int | None = None
 
 
@@ -53,3 +66,14 @@ def train_settings(config: ConfigDict) -> TrainSettings:
     if size < 1 or size % slices:
         raise ValueError(f"data.batch_size is {size}, but must be a positive multiple of train.microbatches, {slices}.")
     return settings
+
+
+def retention(settings: TrainSettings) -> Retention:
+    """Which checkpoints are kept."""
+    return Retention(
+        last=settings.keep_checkpoints,
+        every_steps=settings.keep_every_steps,
+        best=settings.keep_best,
+        best_count=settings.keep_best_count,
+        best_mode=settings.keep_best_mode,
+    )

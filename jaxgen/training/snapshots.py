@@ -14,6 +14,7 @@ from jaxtyping import Array, PyTree
 
 from jaxgen.core import ema, trees
 from jaxgen.core.ema import Snapshot
+from jaxgen.training.workdir import whole_file
 
 
 def save(workdir: Path, step: int, averages: PyTree, sigma_rel: tuple[float, ...]) -> None:
@@ -22,10 +23,9 @@ def save(workdir: Path, step: int, averages: PyTree, sigma_rel: tuple[float, ...
         return
     path = _path(workdir, step)
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp.npz")
     arrays = {name: np.asarray(leaf) for name, leaf in trees.named_leaves(averages).items()}
-    np.savez(temporary, sigma_rel=np.asarray(sigma_rel), **arrays)  # type: ignore[arg-type]  # see cli.sample
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        np.savez(temporary, sigma_rel=np.asarray(sigma_rel), **arrays)  # type: ignore[arg-type]  # see cli.sample
 
 
 def steps(workdir: Path) -> list[int]:

@@ -13,9 +13,17 @@ from ml_collections import ConfigDict
 from jaxgen.core import config as configs
 from jaxgen.core.contract import ModelSpec
 from jaxgen.data import Dataset
+from jaxgen.training import lock, manifest
 
-UNCOMPARED = ("parallel", "log", "sample", "evaluate", "data.on_fault", "data.max_faults")
-"""What may differ between a run and its continuation: none of it moves the trajectory."""
+_KEEPING = ("checkpoints", "every_steps", "best", "best_count", "best_mode")
+UNCOMPARED = (
+    *("parallel", "log", "sample", "evaluate", "data.on_fault", "data.max_faults"),
+    *(f"train.keep_{name}" for name in _KEEPING),
+    "train.on_write_error",
+)
+"""What may differ between a run and its continuation, sections and settings: nothing that moves the trajectory."""
+
+_BEGUN = (lock.NAME, ".config.json.tmp.json")  # what a process leaves that dies before the config is written
 
 
 def prepare(workdir: Path, config: ConfigDict) -> bool:
@@ -27,8 +35,28 @@ def prepare(workdir: Path, config: ConfigDict) -> bool:
     Raises:
       ValueError: if it cannot be written, belongs to another config, or to something that is no run of ours.
     """
-    path = workdir / "config.json"
-    if path.exists():
+    existed = check(workdir, config)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not os.access(workdir, os.W_OK | os.X_OK):
+            raise PermissionError(f"no permission to write in {workdir}")
+        if not existed:
+            save_config(workdir, config)
+    except OSError as error:
+        raise ValueError(
+            f"{workdir} cannot be written ({error.strerror or error}): choose another --workdir."
+        ) from error
+    return existed
+
+
+def check(workdir: Path, config: ConfigDict) -> bool:
+    """Whether a run of this config is in the work directory already. Writes nothing.
+
+    Raises:
+      ValueError: if the directory belongs to another config, or to something that is no run of ours.
+    """
+    existed = (workdir / "config.json").exists()
+    if existed:
         different = configs.differences(config, load_config(workdir), ignore=UNCOMPARED)
         if different:
             raise ValueError(
@@ -37,20 +65,14 @@ def prepare(workdir: Path, config: ConfigDict) -> bool:
             )
     elif workdir.exists() and not workdir.is_dir():
         raise ValueError(f"{workdir} is a file: choose another --workdir.")
-    elif workdir.exists() and any(workdir.iterdir()):
+    elif workdir.exists() and any(path.name not in _BEGUN for path in workdir.iterdir()):
         raise ValueError(f"{workdir} is not empty and holds no run (no config.json): choose another --workdir.")
-    existed = path.exists()
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if not os.access(workdir, os.W_OK | os.X_OK):
-            raise PermissionError(f"no permission to write in {workdir}")
-        if not existed:
-            write_whole(path, configs.to_json(config))
-    except OSError as error:
-        raise ValueError(
-            f"{workdir} cannot be written ({error.strerror or error}): choose another --workdir."
-        ) from error
     return existed
+
+
+def save_config(workdir: Path, config: ConfigDict) -> None:
+    """Writes the config of a run."""
+    write_whole(workdir / "config.json", manifest.sealed(config.to_dict()))
 
 
 def load_config(workdir: Path) -> ConfigDict:
@@ -65,8 +87,8 @@ def load_config(workdir: Path) -> ConfigDict:
             f"{workdir} holds no run (no config.json): train one with launch.py train --workdir={workdir}."
         )
     try:
-        return configs.from_json(path.read_text())
-    except (OSError, ValueError, AttributeError) as error:  # the last: JSON that is no object
+        return configs.from_json(json.dumps(manifest.unsealed(path.read_text())))
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}): restore it, or start in another --workdir.") from error
 
 
@@ -75,7 +97,7 @@ def save_spec(workdir: Path, spec: ModelSpec, data: Dataset | None = None) -> No
     facts: dict[str, Any] = {"image_shape": spec.image_shape, "num_classes": spec.num_classes}
     if data is not None and data.fingerprint is not None:
         facts |= {"num_examples": len(data.examples), "fingerprint": data.fingerprint}
-    write_whole(_data_file(workdir), json.dumps(facts) + "\n")
+    write_whole(_data_file(workdir), manifest.sealed(facts))
 
 
 def check_data(workdir: Path, data: Dataset) -> None:
@@ -85,7 +107,7 @@ def check_data(workdir: Path, data: Dataset) -> None:
       ValueError: if they are known to differ.
     """
     try:
-        facts = json.loads(_data_file(workdir).read_text())
+        facts = manifest.unsealed(_data_file(workdir).read_text())
         then, count = facts["fingerprint"], facts["num_examples"]
     except (OSError, ValueError, KeyError, TypeError):  # of a run without one; `save_spec` mends the file
         return
@@ -95,7 +117,7 @@ def check_data(workdir: Path, data: Dataset) -> None:
     change = f"{count:,} examples then, {now:,} now" if count != now else f"{now:,} examples, but not the same ones"
     raise ValueError(
         f"The data of the run in {workdir} was changed since it began ({change}), so that it cannot go on as it would "
-        "have: restore the data, or start in another --workdir. If the change is meant, remove the fingerprint from "
+        "have: restore the data, or start in another --workdir. If the change is meant, remove "
         f"{_data_file(workdir)}."
     )
 
@@ -108,7 +130,7 @@ def load_spec(workdir: Path) -> ModelSpec:
     """
     path = _data_file(workdir)
     try:
-        facts = json.loads(path.read_text())
+        facts = manifest.unsealed(path.read_text())
         return ModelSpec(tuple(facts["image_shape"]), facts["num_classes"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
@@ -122,9 +144,19 @@ def _data_file(workdir: Path) -> Path:
 
 def write_whole(path: Path, text: str) -> None:
     """Writes a file so that a reader, or a crash, finds the old text or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        temporary.write_text(text)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A name to write under, which takes the place of `path` at the end if all went well, and is gone if not."""
+    temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Checkpoints: what goes in comes out, and what was damaged since is named, set aside and never used."""
 
+import errno
 import json
 import shutil
 
@@ -12,7 +13,10 @@ from ml_collections import ConfigDict
 
 from jaxgen.core.contract import TrainState
 from jaxgen.parallel import mesh as meshes
-from jaxgen.training.checkpoint import Checkpoints, find_damage, load_state, remove_unfinished
+from jaxgen.training.checkpoint import Checkpoints, find_damage, load_state, load_variables, remove_unfinished
+from jaxgen.training.failures import WriteError
+from jaxgen.training.restoring import dependencies
+from jaxgen.training.retention import Retention
 
 CONFIG = ConfigDict({"method": "toy", "model": {"widths": (1, 2)}})
 STEPS = (2, 4)
@@ -28,6 +32,11 @@ def make_state(step):
         {"half": jnp.full(3, step, jnp.bfloat16), "none": ()},
         {"params/conv/kernel": jnp.full((4, 6), 1 / 3)},
     )
+
+
+def save_whole(checkpoints, step):
+    checkpoints.save(step, make_state(step), CONFIG)
+    checkpoints.wait()
 
 
 def target(mesh=None):
@@ -47,7 +56,7 @@ def saved(tmp_path_factory):
     directory = tmp_path_factory.mktemp("saved")
     with Checkpoints(directory) as checkpoints:
         for step in STEPS:
-            checkpoints.save(step, make_state(step), CONFIG)
+            checkpoints.save(step, make_state(step), CONFIG, metrics={"loss": 1 / step})
     return directory
 
 
@@ -75,7 +84,7 @@ def test_the_config_is_saved_with_the_state(saved):
 
 
 def test_a_run_goes_on_where_it_was(run):
-    with Checkpoints(run, keep=2) as checkpoints:
+    with Checkpoints(run, keep=Retention(last=2)) as checkpoints:
         assert checkpoints.newest_whole_step() == checkpoints.latest_step() == 4
         assert_same_bits(checkpoints.restore(4, target()), make_state(4))
         checkpoints.save(4, make_state(9), CONFIG)  # saved already: left as it is
@@ -179,6 +188,26 @@ def test_damage_to_the_bookkeeping_is_noticed_or_does_no_harm(run, damage):
     assert step in STEPS
 
 
+def test_a_flipped_bit_of_any_file_is_noticed_or_does_no_harm(saved, tmp_path):
+    """That it is noticed needs no restore; only what is not noticed must come back bit for bit."""
+    files = sorted(p.relative_to(saved) for p in (saved / "checkpoints" / "4").rglob("*") if p.is_file())
+    for i, file in enumerate(files):
+        run = shutil.copytree(saved, tmp_path / str(i))
+        flip_a_bit(run / file)
+        problem = find_damage(run / "checkpoints", 4)
+        if problem is None:
+            assert file.name in ("_CHECKPOINT_METADATA", "commit_success.txt")
+            assert_same_bits(load_state(run, target(), step=4)[0], make_state(4))
+        else:
+            assert file.name in problem or "manifest" in problem
+
+
+def test_a_checkpoint_under_the_name_of_another_step_is_noticed(run):
+    (run / "checkpoints" / "4").rename(run / "checkpoints" / "5")
+    assert find_damage(run / "checkpoints", 5) == "it is that of step 4"
+    assert load_state(run, target())[1] == 2
+
+
 def test_damaged_checkpoints_of_one_step_do_not_replace_each_other(run):
     for _ in range(2):
         flip_a_bit(largest(run / "checkpoints" / "4"))
@@ -222,3 +251,95 @@ def test_what_a_killed_process_left_is_named_and_removed(run):
     assert said == ["Removed 6.orbax-checkpoint-tmp-123: the process that was saving it has died."]
     assert not left.exists()
     assert find_damage(run / "checkpoints", 4) is None
+
+
+def test_only_what_the_variables_depend_on_is_read(run):
+    def pick(state):
+        unused = state.opt_state[0].mu["conv"]["kernel"] * 2
+        return {"params": state.params["conv"]["bias"], "ema": state.ema, "none": 0 * unused[:0]}
+
+    whole, step = load_variables(run, target(), lambda state: {"ema": state.ema, "half": state.model_state["half"]})
+    assert step == 4
+    assert_same_bits(whole, {"ema": make_state(4).ema, "half": make_state(4).model_state["half"]})
+    needed = dependencies(pick, target())
+    assert needed == {"params/conv/bias", "ema/params/conv/kernel", "opt_state/0/mu/conv/kernel"}
+    assert dependencies(lambda state: (state.ema, jnp.ones(3), state.step), target()) == {
+        "ema/params/conv/kernel",
+        "step",
+    }
+    # What is computed and thrown away needs nothing.
+    assert dependencies(lambda state: (state.params["conv"]["kernel"] * 2, state.ema)[1], target()) == {
+        "ema/params/conv/kernel"
+    }
+    wrong = target()._replace(model_state={"other": jax.ShapeDtypeStruct((3,), jnp.float32)})
+    with pytest.raises(ValueError, match="is of another model: model_state/half has shape"):
+        load_variables(run, wrong, lambda state: state.ema)
+
+
+def test_variables_of_a_damaged_checkpoint_are_not_used(run):
+    flip_a_bit(largest(run / "checkpoints" / "4"))
+    variables, step = load_variables(run, target(), lambda state: state.ema)
+    assert step == 2
+    assert_same_bits(variables, make_state(2).ema)
+
+
+def test_the_best_is_kept_and_its_metrics_survive_a_restart(saved, run):
+    keep = Retention(last=1, best="loss", best_mode="higher")
+    with Checkpoints(run, keep=keep) as checkpoints:
+        checkpoints.save(6, make_state(6), CONFIG, metrics={"loss": 0.3, "grad_norm": float("nan")})
+        checkpoints.wait()
+        assert json.loads((run / "checkpoints" / "6" / "metrics.json").read_text()) == {
+            "step": 6,
+            "grad_norm": None,
+            "loss": 0.3,
+        }
+        checkpoints.save(8, make_state(8), CONFIG, metrics={"loss": 0.4})
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["2", "8"]
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """There is room for everything but the very last file of a save; `full_disk.undo()` makes some."""
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("jaxgen.training.manifest.seal", full)
+    return monkeypatch
+
+
+def test_a_save_that_fails_is_said_and_costs_no_earlier_checkpoint(run, full_disk):
+    with Checkpoints(run, keep=Retention(last=1)) as checkpoints:
+        sentence = r"^The checkpoint of step 6 could not be saved \(No space left on device\)\.$"
+        with pytest.raises(WriteError, match=sentence):
+            save_whole(checkpoints, 6)
+        full_disk.undo()
+        checkpoints.wait()  # nothing is left to say
+        assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["2", "4"]
+        assert checkpoints.latest_step() == checkpoints.newest_whole_step() == 4
+        checkpoints.save(6, make_state(6), CONFIG)
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["6"]
+    assert_same_bits(load_state(run, target())[0], make_state(6))
+
+
+def test_leaving_does_not_hide_that_the_last_save_failed(run, full_disk):
+    with (
+        pytest.raises(WriteError, match=r"step 6 could not be saved \(No space left on device\)"),
+        Checkpoints(run) as c,
+    ):
+        c.save(6, make_state(6), CONFIG)
+    said = []
+    checkpoints = Checkpoints(run, say=said.append)
+    checkpoints.save(6, make_state(6), CONFIG)
+    checkpoints.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)  # which is not to be hidden in turn
+    assert said == ["The checkpoint of step 6 could not be saved (No space left on device)."]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["2", "4"]
+
+
+def test_an_error_of_the_program_is_not_taken_for_a_full_disk(run, monkeypatch):
+    def wrong(*args):
+        raise ValueError("a mistake")
+
+    monkeypatch.setattr("jaxgen.training.manifest.seal", wrong)
+    with pytest.raises(ValueError, match="a mistake"), Checkpoints(run) as checkpoints:
+        checkpoints.save(6, make_state(6), CONFIG)

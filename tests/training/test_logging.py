@@ -3,8 +3,10 @@ import sys
 
 import numpy as np
 import pytest
+from disks import file_size_limit
 from PIL import Image
 
+from jaxgen.training.failures import Tolerance, WriteError
 from jaxgen.training.logging import Log, LogSettings, Progress
 
 PLAIN = LogSettings(tensorboard=False)
@@ -51,6 +53,56 @@ def test_the_last_line_of_a_killed_process_is_whole_or_gone(tmp_path, half):
     with open_log(tmp_path, resume_step=4) as log:
         log.metrics(6, {"loss": 3.0})
     assert [line["step"] for line in lines(tmp_path)] == ([2, 4, 6] if half.endswith("}") else [2, 6])
+
+
+def test_damaged_lines_are_said_and_dropped(tmp_path, capsys):
+    lines_of = [
+        b'{"step": 2, "loss": 1.0}',
+        b'{"step": 4, "l\xefss": 1.0}',
+        b'{"stgp": 6}',
+        b"7",
+        b'{"step": 8}',
+        b'{"st',
+    ]
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines_of))
+    with open_log(tmp_path, resume_step=8):
+        pass
+    assert [line["step"] for line in lines(tmp_path)] == [2, 8]
+    assert "was damaged: 3 of its 5 lines could not be read" in capsys.readouterr().out
+
+
+def test_what_cannot_be_written_now_is_written_later_and_nothing_is_lost(tmp_path):
+    said = []
+    tolerate = Tolerance("continue", said.append)
+    grid = np.zeros((1, 8, 8, 1), np.uint8)
+    with Log(tmp_path, LogSettings(), resume_step=0, config={}, tolerate=tolerate) as log:
+        log.metrics(2, {"a": 1.0})
+        size = (tmp_path / "metrics.jsonl").stat().st_size
+        with file_size_limit(size + 5):
+            for step in (4, 6):
+                log.metrics(step, {"a": 1.0})
+                log.images("samples", step, grid)
+        log.metrics(8, {"a": 1.0})
+    assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6, 8]
+    assert list((tmp_path / "samples").iterdir()) == []
+    assert [sentence.split(" could")[0] for sentence in said] == [
+        "metrics.jsonl",
+        "TensorBoard's file",
+        "samples/samples_00000004.png",
+        "samples/samples_00000006.png",
+    ]
+
+
+@pytest.mark.parametrize("settings", [PLAIN, LogSettings()])
+def test_by_default_a_write_that_fails_is_an_error_in_one_sentence(tmp_path, settings):
+    with (
+        pytest.raises(
+            WriteError, match=r"^(metrics.jsonl|TensorBoard's file) could not be written \(File too large\)\.$"
+        ),
+        open_log(tmp_path, settings=settings) as log,
+        file_size_limit(3),
+    ):
+        log.metrics(2, {"a": 1.0})
 
 
 def test_a_grid_is_one_picture_named_by_its_step(tmp_path):

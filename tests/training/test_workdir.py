@@ -1,3 +1,4 @@
+import json
 import os
 
 import pytest
@@ -5,7 +6,7 @@ import pytest
 from configs import common
 from jaxgen.core.contract import ModelSpec
 from jaxgen.data import Dataset
-from jaxgen.training import workdir
+from jaxgen.training import lock, workdir
 
 SPEC = ModelSpec((8, 8, 3), 2)
 
@@ -85,13 +86,51 @@ def test_where_no_run_is_the_way_to_one_is_said(tmp_path):
         workdir.load_config(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["config.json", "data.json"])
+def test_a_flipped_bit_is_noticed_wherever_it_changes_a_setting(tmp_path, name):
+    spec = ModelSpec((8, 8, 1), 10)
+    workdir.prepare(tmp_path, config())
+    workdir.save_spec(tmp_path, spec)
+    whole, flipped = (tmp_path / name).read_bytes(), 0
+    for i in range(0, len(whole), 5):
+        damaged = bytearray(whole)
+        damaged[i] ^= 1 << i % 8
+        (tmp_path / name).write_bytes(damaged)
+        try:
+            read = workdir.load_config(tmp_path).to_dict(), workdir.load_spec(tmp_path)
+        except ValueError:
+            flipped += 1
+        else:
+            found = {key: value for key, value in read[0].items() if key in config()}
+            assert (found, read[1]) == (config().to_dict(), spec)
+    assert flipped > 0.5 * len(whole) / 5
+
+
+def test_a_config_of_a_version_that_kept_no_checksum_is_read(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config().to_dict()))
+    assert workdir.load_config(tmp_path).to_dict() == config().to_dict()
+
+
+def test_what_is_kept_may_change_when_a_run_goes_on(tmp_path):
+    workdir.prepare(tmp_path, config())
+    other = config(train_keep_checkpoints=7, train_keep_every_steps=10, train_keep_best="loss")
+    other.train.on_write_error = "continue"
+    assert workdir.prepare(tmp_path, other)
+
+
+def test_what_a_process_leaves_that_dies_before_the_config_is_written_is_no_obstacle(tmp_path):
+    with lock.held(tmp_path, print):
+        (tmp_path / ".config.json.tmp.json").write_text("{")
+    assert not workdir.prepare(tmp_path, config())
+
+
 def test_a_crash_while_writing_leaves_the_old_text(tmp_path, monkeypatch):
     path = tmp_path / "file.json"
     workdir.write_whole(path, "old")
     monkeypatch.setattr(type(path), "replace", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         workdir.write_whole(path, "new")
-    assert path.read_text() == "old"
+    assert contents(tmp_path) == {"file.json": "old"}
 
 
 def data(length, fingerprint):
@@ -103,7 +142,7 @@ def test_a_run_knows_its_data_again(tmp_path):
     assert workdir.load_spec(tmp_path) == SPEC
     workdir.check_data(tmp_path, data(10, "a"))
     workdir.check_data(tmp_path, data(11, None))
-    after = rf"restore the data, or start in another --workdir.*remove the fingerprint from {tmp_path}/data\.json"
+    after = rf"restore the data, or start in another --workdir.*remove {tmp_path}/data\.json"
     with pytest.raises(ValueError, match=rf"changed since it began \(10 examples then, 1,234 now\).*{after}"):
         workdir.check_data(tmp_path, data(1_234, "b"))
     with pytest.raises(ValueError, match=rf"changed since it began \(10 examples, but not the same ones\).*{after}"):
@@ -119,4 +158,5 @@ def test_a_run_that_does_not_know_its_data_takes_any(tmp_path, text):
 
 def test_data_without_a_fingerprint_leaves_none(tmp_path):
     workdir.save_spec(tmp_path, SPEC, data(10, None))
-    assert contents(tmp_path) == {"data.json": '{"image_shape": [8, 8, 3], "num_classes": 2}\n'}
+    workdir.check_data(tmp_path, data(11, "a"))
+    assert "fingerprint" not in contents(tmp_path)["data.json"]

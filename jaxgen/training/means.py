@@ -1,0 +1,42 @@
+"""Means of metrics over the steps since the last checkpoint, which the checkpoint is judged by."""
+
+import numpy as np
+
+from jaxgen.training.loop import HostMetrics
+
+
+class UnknownMetricError(ValueError):
+    """A setting names a metric that the model does not have."""
+
+
+class Means:
+    """Sums of metrics over steps.
+
+    Args:
+      required: a metric that must be there, the setting `train.keep_best`; None for none.
+    """
+
+    def __init__(self, required: str | None = None) -> None:
+        self._required = required
+        self._sums: dict[str, float] = {}
+        self._steps = 0
+
+    def add(self, metrics: HostMetrics) -> None:
+        """Counts the metrics [S] of the steps of a dispatch.
+
+        Raises:
+          UnknownMetricError: if the required one is not among them.
+        """
+        if self._required is not None and self._required not in metrics:
+            raise UnknownMetricError(
+                f"train.keep_best is {self._required!r}, but must be one of the metrics, {', '.join(sorted(metrics))}."
+            )
+        for name, values in metrics.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(np.sum(values, dtype=np.float64))
+        self._steps += len(next(iter(metrics.values())))
+
+    def take(self) -> dict[str, float]:
+        """The means of what was counted since the last call; empty if nothing was."""
+        means = {name: total / self._steps for name, total in self._sums.items()}
+        self._sums, self._steps = {}, 0
+        return means
