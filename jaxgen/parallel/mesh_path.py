@@ -1,17 +1,14 @@
 """The main path: one program over a device mesh, partitioned by the compiler (GSPMD) from its inputs' shardings."""
 
-import functools
-from collections.abc import Callable, Hashable
-from typing import Any
+from collections.abc import Hashable
 
 import jax
-from flax import linen as nn
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Key, PyTree
 
+from jaxgen.core import trees
 from jaxgen.core.contract import GenerativeModel, TrainState
 from jaxgen.parallel import mesh as meshes
+from jaxgen.parallel.activations import split_activations
 from jaxgen.parallel.runner import Compiled, Runner, make_init, updates
 from jaxgen.parallel.sharding import Sharding, state_shardings
 
@@ -33,8 +30,10 @@ def make_runner(model: GenerativeModel, sharding: Sharding, key: Key[Array, ""])
 
     def compile(state: TrainState, batches: PyTree, phase: Hashable) -> Compiled:
         placed = state_shardings(sharding, state)
+        specs = {name: at.spec for name, at in trees.named_leaves(placed.params).items()}
+        params = {name: (leaf.shape, specs[name]) for name, leaf in trees.named_leaves(state.params).items()}
         jitted = jax.jit(
-            split_activations(mesh, updates(model, phase)),
+            split_activations(mesh, params, updates(model, phase)),
             in_shardings=(whole, placed, split),
             out_shardings=(placed, whole),
             donate_argnums=1,
@@ -59,34 +58,6 @@ def make_runner(model: GenerativeModel, sharding: Sharding, key: Key[Array, ""])
         from_contract=lambda state: meshes.place(state, state_shardings(sharding, state)),
         target=target,
     )
-
-
-def split_activations(mesh: Mesh, fn: Callable[..., Any]) -> Callable[..., Any]:
-    """States, at the end of every Flax module within `fn`, that activations are split by examples.
-
-    Left to itself, the partitioner spreads the way that a parameter is split over `fsdp` to the activations that it
-    meets, and then has to bring these from one layout to the other, in the place of gathering the parameter.
-    """
-    if mesh.devices.size == mesh.shape[meshes.DATA]:
-        return fn
-    shards = meshes.batch_shards(mesh)
-
-    def state_split(x: Any) -> Any:
-        if not isinstance(x, jax.Array) or x.ndim < 2 or x.shape[0] % shards:
-            return x  # not by examples
-        spec = P(meshes.BATCH, *(P.UNCONSTRAINED,) * (x.ndim - 1))
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
-
-    def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        outputs = call(*args, **kwargs)
-        return jax.tree.map(state_split, outputs) if context.method_name == "__call__" else outputs
-
-    @functools.wraps(fn)
-    def split(*args: Any) -> Any:
-        with nn.intercept_methods(intercept):
-            return fn(*args)
-
-    return split
 
 
 def cost(compiled: jax.stages.Compiled) -> tuple[float | None, int | None]:
