@@ -9,14 +9,14 @@ from ml_collections import ConfigDict
 
 from jaxgen.cli import environment, evaluate, frozen, setup
 from jaxgen.cli.main import default_workdir, refusals
-from jaxgen.core.config import call
 from jaxgen.evaluation.report import evaluation_settings
 from jaxgen.parallel.sampling import sample_settings
-from jaxgen.training import workdir
+from jaxgen.training import loop, rollback, spikes, workdir
 from jaxgen.training.checkpoint import Checkpoints, remove_unfinished
+from jaxgen.training.health import health_settings
 from jaxgen.training.interruption import Interruption
-from jaxgen.training.logging import Log, LogSettings, Progress, progress_mode
-from jaxgen.training.loop import NonFiniteError
+from jaxgen.training.logging import Log, Progress, log_settings, progress_mode
+from jaxgen.training.memory import OutOfMemoryError
 from jaxgen.training.run import Run
 from jaxgen.training.run import train as train_run
 from jaxgen.training.settings import train_settings
@@ -38,11 +38,12 @@ def train(config: ConfigDict, directory: Path, *, started: float) -> int:
     """Trains to the config's last step.
 
     Returns:
-      0 at the end of the run, 1 where a metric was not finite, the code of the signal where it was interrupted.
+      0 at the end of the run, 1 where a metric or the device's memory ended it, the code of the signal where it was
+      interrupted.
     """
     with refusals():
         settings = train_settings(config)
-        log_settings = call(LogSettings, config.log, where="log")
+        health = health_settings(config)
         sample_settings(config)
         if config.evaluate.num_samples:
             evaluation_settings(config)
@@ -57,21 +58,26 @@ def train(config: ConfigDict, directory: Path, *, started: float) -> int:
     with Checkpoints(directory, keep=settings.keep_checkpoints) as checkpoints:
         with refusals():
             saved = checkpoints.newest_whole_step()
-        start = saved or 0
+            start = saved or 0
+            rollbacks, usual = rollback.load(directory), spikes.load(directory, start)
         if start >= settings.num_steps:
             print(f"{directory} is finished: all {settings.num_steps:,} steps are done.")
             return 0
         workdir.write_whole(directory / "environment.json", json.dumps(environment.record(), indent=2) + "\n")
         progress = Progress(settings.num_steps, start, config.data.batch_size, mode=progress_mode())
         with refusals():
-            log = Log(directory, log_settings, resume_step=start, config=config.to_dict())
+            log = Log(directory, log_settings(config), resume_step=start, config=config.to_dict())
         with Interruption() as interruption, log, progress:
             run = Run(
+                directory=directory,
                 config=config,
                 settings=settings,
+                health=health,
                 model=experiment.model,
                 runner=experiment.runner,
                 batches=setup.batches(experiment, data, settings),
+                rollbacks=rollbacks,
+                usual=usual,
                 checkpoints=checkpoints,
                 log=log,
                 progress=progress,
@@ -80,8 +86,11 @@ def train(config: ConfigDict, directory: Path, *, started: float) -> int:
             )
             try:
                 stopped = train_run(run, saved)
-            except NonFiniteError as error:
-                _say_nonfinite(error, checkpoints)
+            except loop.UnhealthyError as error:
+                _say_unhealthy(error, checkpoints)
+                return FAILED
+            except OutOfMemoryError as error:
+                print(f"error: {error}", file=sys.stderr)
                 return FAILED
     if stopped is None:
         return 0
@@ -89,13 +98,17 @@ def train(config: ConfigDict, directory: Path, *, started: float) -> int:
     return interruption.exit_code
 
 
-def _say_nonfinite(error: NonFiniteError, checkpoints: Checkpoints) -> None:
+def _say_unhealthy(error: loop.UnhealthyError, checkpoints: Checkpoints) -> None:
     checkpoints.wait()
     last = checkpoints.latest_step()
     where = "there is no checkpoint before it" if last is None else f"the last whole checkpoint is that of step {last}"
+    before = f" after {error.rollbacks} rollbacks (health.max_rollbacks)" if error.rollbacks else ""
+    other = "train.nonfinite=skip or rollback"
+    if isinstance(error, loop.SpikeError):
+        other = "health.spike_policy=rollback, or go on over it by the same command with health.spike_policy=warn"
     print(
-        f"error: {error} Stopped; {where}. Try a lower optimizer.learning_rate, optimizer.clip_norm, or "
-        "train.nonfinite=skip in another --workdir.",
+        f"error: {error} Stopped{before}; {where}. Try a lower optimizer.learning_rate, optimizer.clip_norm, or "
+        f"{other} in another --workdir.",
         file=sys.stderr,
     )
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from jaxgen.core import config as configs
 from jaxgen.core.contract import ModelSpec
 
-UNCOMPARED = ("parallel", "log", "sample", "evaluate")
+UNCOMPARED = ("parallel", "log", "sample", "evaluate", "health")
 """Sections that may differ between a run and its continuation: none of them moves the trajectory."""
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from jaxgen.core import keys
 from jaxgen.core.builders import Player, one_player, two_player
-from jaxgen.core.contract import TrainState
+from jaxgen.core.contract import Env, TrainState
 
 RATE = 0.25
 KEY = keys.root_key(0)
@@ -68,7 +68,7 @@ def test_a_mapped_axis_is_averaged_over():
     init, update = build_quadratic()
     state = init(KEY, batch)
     whole, whole_metrics = update(KEY, state, batch)
-    _, mapped_update = build_quadratic(axis_name="shards")
+    _, mapped_update = build_quadratic(env=Env(axis_name="shards"))
     shards = {"x": batch["x"].reshape(1, 4, 2, 3)}
     mapped = jax.vmap(mapped_update, in_axes=(None, None, 1), axis_name="shards")
     after, metrics = mapped(KEY, state, shards)
@@ -156,7 +156,7 @@ def test_each_player_has_its_own_optimizer_state_and_its_own_noise():
 
 
 def test_a_game_averages_over_a_mapped_axis():
-    init, update = build_game(axis_name="shards")
+    init, update = build_game(env=Env(axis_name="shards"))
     batch = {"x": jnp.array([[2.0], [4.0]])}  # two shards of one microbatch of one example
     state = init(KEY, batch)
     mapped = jax.vmap(update, in_axes=(None, None, 0), axis_name="shards")

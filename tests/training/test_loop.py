@@ -1,12 +1,15 @@
 """The loop over a runner that writes down what it is asked to do."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaxgen.parallel.runner import Compiled, Runner
 from jaxgen.training import loop
+from jaxgen.training.profiling import Profiler
+from jaxgen.training.watchdog import Watchdog
 
 
 def cuts(start, num_steps, size, phase=lambda step: None):
@@ -35,7 +38,17 @@ def test_the_cuts_do_not_depend_on_the_start(start):
     assert [d for d in resumed if d[0] != start] == [d for d in undisturbed if d[0] > start]
 
 
-def fit(num_steps, size, *, hooks=(), interrupted=lambda: False, losses=None, start=0, phase=lambda step: None):
+def fit(
+    num_steps,
+    size,
+    *,
+    hooks=(),
+    interrupted=lambda: False,
+    losses=None,
+    start=0,
+    phase=lambda step: None,
+    programs=None,
+):
     """Runs the loop on a state that counts steps; returns its result and the events in their order."""
     events = []
     losses = np.arange(1.0, num_steps + 1) if losses is None else losses
@@ -65,6 +78,9 @@ def fit(num_steps, size, *, hooks=(), interrupted=lambda: False, losses=None, st
             loop.Hook(every, lambda step, state, name=name: events.append((name, step, state))) for name, every in hooks
         ],
         interrupted=interrupted,
+        watchdog=Watchdog(None, on_hang=print),
+        profiler=Profiler(Path("nowhere"), num_steps=1, at_step=None, say=print),
+        programs={} if programs is None else programs,
     )
     return result, events
 
