@@ -7,7 +7,8 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-_STATUS = "RESOURCE_EXHAUSTED"  # the only mark by which XLA's errors can be told apart
+# XLA's errors can be told apart by their words only. What a CPU runs in the background has another status.
+_MARKS = ("RESOURCE_EXHAUSTED:", "INTERNAL: Error dispatching computation: Out of memory")
 _FILE = "memory.prof"
 
 
@@ -25,9 +26,9 @@ def explained(workdir: Path, config: ConfigDict) -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if _STATUS not in str(error):
+        if not any(mark in str(error) for mark in _MARKS):
             raise
-        words = str(error).split(f"{_STATUS}:")[-1].strip().splitlines()[0].rstrip(".")
+        words = str(error).splitlines()[0].strip().rstrip(".")
         raise OutOfMemoryError(
             f"The device has too little memory ({words}). Try, in another --workdir: {'; '.join(advice(config))}. "
             f"{_keep_profile(workdir)}"
