@@ -78,8 +78,8 @@ def load(workdir: Path) -> tuple[Rollback, ...]:
     if not path.exists():
         return ()
     try:
-        return tuple(call(Rollback, record, where=_FILE) for record in json.loads(path.read_text()))
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+        return tuple(call(Rollback, dict(record), where=_FILE) for record in json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{path} cannot be read ({error}): restore it, or start in another --workdir.") from error
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxgen.training.workdir import write_whole
 
-MEMORY_STEPS = 200
+MEMORY_STEPS = 100
 """Over how many steps the running means reach."""
 
 WARMUP_STEPS = 100

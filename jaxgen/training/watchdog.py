@@ -79,7 +79,7 @@ def report_hang(seconds: float, what: str, *, leave: bool) -> None:
     """Prints the stacks of all threads to standard error, and ends the process if it is to `leave`."""
     output = sys.__stderr__ or sys.stderr
     end = "The process ends." if leave else "It may still go on; health.hang_exit=True would end it."
-    print(f"error: No progress for {seconds:,.0f} s in {what}. {end} All threads:", file=output, flush=True)
+    print(f"error: No progress for {seconds:g} s in {what}. {end} All threads:", file=output, flush=True)
     faulthandler.dump_traceback(output)
     if leave:
         os._exit(EXIT_CODE)  # the main thread, which could leave in an orderly manner, is the one that hangs
