@@ -102,7 +102,7 @@ def _say_unhealthy(error: loop.UnhealthyError, checkpoints: Checkpoints) -> None
     checkpoints.wait()
     last = checkpoints.latest_step()
     where = "there is no checkpoint before it" if last is None else f"the last whole checkpoint is that of step {last}"
-    before = f" after {error.rollbacks} rollbacks (health.max_rollbacks)" if error.rollbacks else ""
+    before = f" after as many rollbacks as health.max_rollbacks allows, {error.rollbacks}" if error.rollbacks else ""
     other = "train.nonfinite=skip" if error.rollbacks else "train.nonfinite=skip or rollback"
     if isinstance(error, loop.SpikeError):
         other = "health.spike_policy=rollback, or go on over it by the same command with health.spike_policy=warn"

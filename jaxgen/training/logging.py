@@ -73,8 +73,7 @@ class Log:
         _drop_after(self._path, step)
         self._file = self._path.open("a")
         if self._tensorboard is not None:
-            self._tensorboard.close()
-            self._tensorboard = _tensorboard(self._path.parent, step)
+            _forget(self._tensorboard, step)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Records what the seed determines. A value that is not finite is written as null."""
@@ -126,7 +125,14 @@ def _drop_after(path: Path, step: int) -> None:
 def _tensorboard(workdir: Path, resume_step: int) -> Any:
     from tensorboardX import SummaryWriter
 
-    return SummaryWriter(str(workdir), purge_step=resume_step + 1)
+    return SummaryWriter(str(workdir), purge_step=resume_step + 1 if resume_step else None)
+
+
+def _forget(writer: Any, step: int) -> None:
+    """Tells TensorBoard in the present file what `purge_step` tells it in a new one, which might take its name."""
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    writer.file_writer.add_event(Event(session_log=SessionLog(status=SessionLog.START)), step + 1)
 
 
 def _wandb(workdir: Path, config: dict[str, Any]) -> Any:

@@ -132,8 +132,8 @@ def fit(
         stop = interrupted()  # looked at once: a signal that comes later is seen after the next dispatch
         if due or stop:
             settle()  # nothing is saved or drawn from a state whose loss is not known to be finite
-        with watchdog.paused():
-            for hook in due:
+        for hook in due:
+            with watchdog.paused():
                 hook.run(dispatch.last, state)
         if stop:
             return state, dispatch.last
