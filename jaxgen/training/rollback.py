@@ -54,8 +54,8 @@ def offset_at(rollbacks: Sequence[Rollback], step: int) -> int:
 
 
 def add(rollbacks: Sequence[Rollback], *, at_step: int, to_step: int, reason: str) -> tuple[Rollback, ...]:
-    """The list with one more return, after which the first batch is the one behind that of the step that went wrong."""
-    position = at_step + offset_at(rollbacks, at_step - 1)
+    """The list with one more return, after which the first batch is the one behind those of all steps gone wrong."""
+    position = max([at_step + offset_at(rollbacks, at_step - 1), *(r.to_step + r.offset for r in rollbacks)])
     return (*rollbacks, Rollback(at_step, to_step, position - to_step, reason))
 
 

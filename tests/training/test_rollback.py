@@ -12,7 +12,7 @@ class Positions:
     """Data whose batches are their positions; remembers what was opened and closed."""
 
     def __init__(self):
-        self.opened, self.closed = [], []
+        self.opened, self.closed, self.streams = [], [], []
 
     def __call__(self, start):
         self.opened.append(start)
@@ -23,7 +23,8 @@ class Positions:
             finally:
                 self.closed.append(start)
 
-        return batches()
+        self.streams.append(batches())  # kept, since what nobody holds is closed in any case
+        return self.streams[-1]
 
 
 def steps(rollbacks, start, count):
@@ -75,6 +76,11 @@ def test_a_run_that_resumes_before_the_last_return_reads_what_it_read_there():
 
 def test_a_later_return_to_an_earlier_step_counts_from_there_on():
     assert steps(returned((12, 8), (10, 4)), 0, 8) == [0, 1, 2, 3, 14, 15, 16, 17]
+
+
+def test_no_step_gone_wrong_is_met_again_where_a_run_resumed_before_its_last_return():
+    """Back at 8, the run was killed, found that checkpoint damaged, resumed at 4, and returned there again."""
+    assert steps(returned((12, 8), (7, 4)), 0, 10) == [0, 1, 2, 3, *range(12, 18)]
 
 
 def test_the_records_are_read_as_they_were_written(tmp_path):

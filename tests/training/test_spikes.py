@@ -85,6 +85,11 @@ def test_a_level_that_lasts_is_one_spike_and_becomes_usual():
     assert 5.0 < usual["loss"].mean < 5.3
 
 
+def test_a_loss_that_hardly_ever_changes_may_change_a_little():
+    assert found(loss=[0.25] * 500 + [0.27])[1] == []
+    assert len(found(loss=[0.25] * 500 + [0.28])[1]) == 1
+
+
 def test_there_are_no_spikes_in_the_warm_up():
     series = np.ones(spikes.WARMUP_STEPS + 2)
     series[-2] = 2.0
