@@ -242,7 +242,7 @@ def _sample(run: Run, step: int, state: PyTree) -> None:
         count=GRID_IMAGES,
         seed=run.config.seed,
         mesh=meshes.make_mesh(run.config.parallel.num_devices),
-        batch_size=GRID_IMAGES,
+        batch_size=min(GRID_IMAGES, run.config.sample.batch_size),
     )
     run.log.images("samples", step, images, columns=10)
     run.progress.restart_clock(step)

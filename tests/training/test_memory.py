@@ -33,6 +33,7 @@ def test_the_error_names_the_settings_and_the_profile(tmp_path, words):
         "model.remat=True (now False)",
         "train.compute_dtype=bfloat16 (now float32)",
         "data.batch_size (now 128)",
+        "sample.batch_size (now 250)",
         "parallel: now mode=mesh",
         f"pprof -top {tmp_path / 'memory.prof'}",
     ):
