@@ -16,12 +16,12 @@ from jaxgen.training.workdir import load_config, load_spec
 
 pytestmark = pytest.mark.xdist_group("cli")
 
-BAD = 4  # the position in the data; of step 5, in the second half of a dispatch when the loop starts at step 4
+BAD = 6  # the position in the data; that of step 7, when a checkpoint of step 4 and a line of step 6 are written
 ARGUMENTS = [
     TINY,
     "--config.parallel.num_devices=1",
     "--config.train.num_steps=8",
-    "--config.train.keep_checkpoints=4",
+    "--config.train.checkpoint_every_steps=4",
     "--config.train.sample_every_steps=8",
     "--config.evaluate.num_samples=0",
     "--config.log.tensorboard=False",
@@ -81,13 +81,13 @@ def assert_same_run(ours, theirs):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """A run whose data have not got the bad batch at all; profiled, since that changes nothing."""
+    """A run whose data lack all batches from step 4 to the bad one; profiled, since that changes nothing."""
     workdir = tmp_path_factory.mktemp("undisturbed")
     read = setup.batches
 
     def without(*args):
         batches = read(*args)
-        return lambda start: (batch for position, batch in enumerate(batches(start), start) if position != BAD)
+        return lambda start: (batch for i, batch in enumerate(batches(start), start) if not 4 <= i <= BAD)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(setup, "batches", without)
@@ -116,16 +116,16 @@ def test_a_run_goes_on_from_its_last_checkpoint_without_the_bad_data(tmp_path, u
     arguments = [*ARGUMENTS, "--config.train.nonfinite=rollback", f"--workdir={tmp_path}"]
     outcome = launch(*arguments)
     assert outcome.code == 0, outcome.err
-    assert "loss is not finite at step 5. Rolled back to step 4, to go on with the data behind those of" in outcome.out
+    assert "loss is not finite at step 7. Rolled back to step 4, to go on with the data behind those of" in outcome.out
     assert "(rollback 1 of 3 at most)" in outcome.out
     assert outcome.out.count("Compiled in") == 1
     ((at_step, to_step, offset, _),) = rollback.load(tmp_path)
-    assert (at_step, to_step, offset) == (5, 4, 1)
+    assert (at_step, to_step, offset) == (7, 4, 3)
     assert_same_run(tmp_path, undisturbed[0])
 
     shutil.rmtree(tmp_path / "checkpoints" / "8")  # resumed behind the return, the run reads what it read there
     outcome = launch(*arguments)
-    assert "Resumed at step 6." in outcome.out
+    assert "Resumed at step 4." in outcome.out
     assert_same_run(tmp_path, undisturbed[0])
 
 
@@ -134,7 +134,7 @@ def test_a_run_stops_when_its_rollbacks_from_a_spike_are_in_vain(tmp_path, bad_d
     policy = ["--config.health.spike_policy=rollback", "--config.health.max_rollbacks=2"]
     outcome = launch(*ARGUMENTS, *policy, f"--workdir={tmp_path}")
     assert outcome.code == 1
-    assert [r.offset for r in rollback.load(tmp_path)] == [1, 2]
+    assert [r.offset for r in rollback.load(tmp_path)] == [3, 4]
     assert "Stopped after as many rollbacks as health.max_rollbacks allows, 2; the last whole" in outcome.err
     assert "checkpoint is that of step 4" in outcome.err
 
@@ -143,11 +143,11 @@ def test_a_spike_is_told_or_stops_the_run_which_can_go_on_over_it(tmp_path, bad_
     bad_data({BAD}, 1e6)
     stopped = launch(*ARGUMENTS, "--config.health.spike_policy=stop", f"--workdir={tmp_path}")
     assert stopped.code == 1
-    assert stopped.err.startswith("error: loss is 1e+06 at step 5, where ")
+    assert stopped.err.startswith("error: loss is 1e+06 at step 7, where ")
     assert "by the same command with health.spike_policy=warn" in stopped.err
     warned = launch(*ARGUMENTS, f"--workdir={tmp_path}")
     assert warned.code == 0, warned.err
-    assert "warning: loss is 1e+06 at step 5, where " in warned.out
+    assert "warning: loss is 1e+06 at step 7, where " in warned.out
     assert rollback.load(tmp_path) == ()
 
 
