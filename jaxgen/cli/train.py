@@ -103,14 +103,15 @@ def _say_unhealthy(error: loop.UnhealthyError, checkpoints: Checkpoints) -> None
     last = checkpoints.latest_step()
     where = "there is no checkpoint before it" if last is None else f"the last whole checkpoint is that of step {last}"
     before = f" after as many rollbacks as health.max_rollbacks allows, {error.rollbacks}" if error.rollbacks else ""
-    other = "train.nonfinite=skip" if error.rollbacks else "train.nonfinite=skip or rollback"
+    advice = "Try a lower optimizer.learning_rate, optimizer.clip_norm, or train.nonfinite=skip in another --workdir."
     if isinstance(error, loop.SpikeError):
-        other = "health.spike_policy=rollback, or go on over it by the same command with health.spike_policy=warn"
-    print(
-        f"error: {error} Stopped{before}; {where}. Try a lower optimizer.learning_rate, optimizer.clip_norm, or "
-        f"{other} in another --workdir.",
-        file=sys.stderr,
-    )
+        advice = (
+            "Try a lower optimizer.learning_rate or optimizer.clip_norm in another --workdir, or go on from there by "
+            "the same command with health.spike_policy=warn or rollback."
+        )
+    elif not error.rollbacks:
+        advice = advice.replace("skip", "skip or rollback")
+    print(f"error: {error} Stopped{before}; {where}. {advice}", file=sys.stderr)
 
 
 def _closing_words(directory: Path) -> str:
