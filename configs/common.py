@@ -35,7 +35,7 @@ def base() -> ConfigDict:
     config.train.steps_per_dispatch = 1  # updates in one call of the device; more for small models, see TrainSettings
     config.train.microbatches = 1  # slices of a batch whose gradients are accumulated
     config.train.compute_dtype = "float32"  # or "bfloat16"; parameters are float32 either way
-    config.train.nonfinite = "stop"  # or "skip" the update and count it
+    config.train.nonfinite = "stop"  # or "skip" the update and count it, or "rollback" to go on with other data
     config.train.log_every_steps = 100
     config.train.sample_every_steps = 2_000
     config.train.checkpoint_every_steps = 2_000
@@ -56,6 +56,15 @@ def base() -> ConfigDict:
     config.evaluate.num_likelihood = 10_000  # held-out images whose likelihood is taken, at most
     config.evaluate.inception = config_dict.placeholder(str)  # for FID; a directory of import --format=inception
 
+    config.health = ConfigDict()  # may differ between a run and its continuation
+    config.health.max_rollbacks = 3  # in all, before the run stops after all
+    config.health.spike_sigmas = 10.0  # how far above its usual value a loss is a spike; None: not looked for
+    config.health.spike_policy = "warn"  # or "stop", or "rollback"
+    config.health.hang_seconds = 1_800.0  # without progress, until all stacks are printed; None: no watchdog
+    config.health.hang_exit = False  # end the process then
+    config.health.profile_steps = 10  # in a profile; ask for one by: touch WORKDIR/profile_now
+    config.health.profile_at_step = config_dict.placeholder(int)  # take one there in any case
+
     config.parallel = ConfigDict()  # may differ between a run and its continuation, like log
     config.parallel.mode = "mesh"  # or "pmap"
     config.parallel.num_devices = config_dict.placeholder(int)  # all of them
@@ -69,6 +78,7 @@ def base() -> ConfigDict:
     config.log = ConfigDict()
     config.log.tensorboard = True
     config.log.wandb = False  # needs the extra: pip install "jaxgen[wandb]"
+    config.log.norms_depth = 0  # levels of parameter names told apart in norms of gradients, updates, parameters
     return config
 
 

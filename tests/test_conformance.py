@@ -20,7 +20,8 @@ from jaxgen.core.config import call
 from jaxgen.evaluation.report import EvaluationSettings
 from jaxgen.parallel.sampling import SampleSettings
 from jaxgen.training.checkpoint import Checkpoints
-from jaxgen.training.logging import LogSettings
+from jaxgen.training.health import health_settings
+from jaxgen.training.logging import log_settings
 from jaxgen.training.settings import train_settings
 
 
@@ -158,7 +159,8 @@ def test_samples_depend_on_their_own_keys_and_labels_alone(one):
 def check_sections(config: ConfigDict) -> None:
     """What the train command checks before it computes anything."""
     train_settings(config)
-    call(LogSettings, config.log, where="log")
+    health_settings(config)
+    log_settings(config)
     call(EvaluationSettings, config.evaluate, where="evaluate")
     call(SampleSettings, config.sample, where="sample")
     setup.build(config, setup.spec_of(setup.load_data(config, "train")))

@@ -1,6 +1,6 @@
 """What all commands build first: the data, the model, and how it runs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,8 @@ from jaxgen.parallel.runner import Runner
 from jaxgen.parallel.settings import ParallelSettings, axis_name, make_runner
 from jaxgen.training.checkpoint import load_state
 from jaxgen.training.checkpoint import load_variables as read_variables
+from jaxgen.training.logging import log_settings
+from jaxgen.training.rollback import Batches
 from jaxgen.training.settings import TrainSettings, train_settings
 from jaxgen.training.workdir import load_config, load_spec
 
@@ -52,7 +54,8 @@ def build(config: ConfigDict, spec: ModelSpec, directory: Path | None = None) ->
     """
     parallel = call(ParallelSettings, config.parallel, where="parallel")
     teacher = _trained(config, "teacher") if directory is None else None
-    env = Env(axis_name(parallel), _frozen(config, directory), teacher, _trained(config, "guide"))
+    norms_depth = log_settings(config).norms_depth
+    env = Env(axis_name(parallel), _frozen(config, directory), teacher, _trained(config, "guide"), norms_depth)
     model = build_model(config, spec, env)
     return Experiment(config, spec, model, make_runner(model, parallel, keys.root_key(config.seed)))
 
@@ -113,12 +116,12 @@ def spec_of(data: Dataset) -> ModelSpec:
     return ModelSpec(data.image_shape, data.num_classes)
 
 
-def batches(experiment: Experiment, data: Dataset, settings: TrainSettings) -> Callable[[int], Iterator[PyTree]]:
+def batches(experiment: Experiment, data: Dataset, settings: TrainSettings) -> Callable[[int], Batches]:
     """`start -> host batches [K, B_local, ...]`, the rows that this process's devices hold, from a step on."""
     microbatch_size = experiment.config.data.batch_size // settings.microbatches
     rows = meshes.local_rows(experiment.runner.mesh, microbatch_size)
 
-    def from_step(start: int) -> Iterator[PyTree]:
+    def from_step(start: int) -> Batches:
         return train_batches(
             data,
             seed=experiment.config.seed,

@@ -5,27 +5,35 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from jaxgen.cli import environment, evaluate, frozen, setup
 from jaxgen.cli.main import FAILED, Refusal, default_workdir, refusals
-from jaxgen.core.config import call
 from jaxgen.data import Dataset
 from jaxgen.data.faults import DataFaultError, Faults
 from jaxgen.parallel import agreement
 from jaxgen.parallel.sampling import sample_settings
-from jaxgen.training import lock, workdir
+from jaxgen.training import lock, loop, rollback, spikes, workdir
 from jaxgen.training.checkpoint import Checkpoints, directory_of, remove_unfinished, saved_steps
 from jaxgen.training.failures import Tolerance, WriteError, writing
+from jaxgen.training.health import HealthSettings, health_settings
 from jaxgen.training.interruption import Interruption
-from jaxgen.training.logging import Log, LogSettings, Progress, progress_mode
-from jaxgen.training.loop import NonFiniteError
+from jaxgen.training.logging import Log, LogSettings, Progress, log_settings, progress_mode
 from jaxgen.training.means import UnknownMetricError
+from jaxgen.training.memory import OutOfMemoryError
 from jaxgen.training.run import Run
 from jaxgen.training.run import train as train_run
 from jaxgen.training.settings import TrainSettings, retention, train_settings
+
+
+class Sections(NamedTuple):
+    """The sections of a config that concern the run and not the model."""
+
+    train: TrainSettings
+    health: HealthSettings
+    log: LogSettings
 
 
 def main(config: ConfigDict, flags: Any, *, started: float) -> int:
@@ -42,25 +50,24 @@ def train(config: ConfigDict, directory: Path, *, started: float) -> int:
     """Trains to the config's last step.
 
     Returns:
-      0 at the end of the run, 1 where a metric was not finite, the data faulty or a disk full, the code of the signal
-      where it was interrupted.
+      0 at the end of the run; 1 where a metric, the device's memory, faulty data or a full disk ended it; the code of
+      the signal where it was interrupted.
     """
     with contextlib.ExitStack() as stack:
         with refusals():
-            settings = train_settings(config)
-            log_settings = call(LogSettings, config.log, where="log")
+            settings = Sections(train_settings(config), health_settings(config), log_settings(config))
             sample_settings(config)
             if config.evaluate.num_samples:
                 evaluate.asked_for(config)
             faults = setup.make_faults(config, "train", directory)
             data = setup.load_data(config, "train", faults)
             experiment = setup.build(config, setup.spec_of(data))
-            setup.target(experiment, settings)  # what the model's initialization refuses is refused here, too
+            setup.target(experiment, settings.train)  # what the model's initialization refuses is refused here, too
             agreement.from_first(lambda: workdir.check(directory, config))
             stack.enter_context(lock.held(directory, print))
             agreement.from_first(lambda: _prepare(experiment, directory))
         try:
-            return _train(experiment, data, faults, settings, log_settings, directory, started=started)
+            return _train(experiment, data, faults, settings, directory, started=started)
         except WriteError as error:
             _say_unwritten(error, directory)
             return FAILED
@@ -95,36 +102,40 @@ def _train(
     experiment: setup.Experiment,
     data: Dataset,
     faults: Faults,
-    settings: TrainSettings,
-    log_settings: LogSettings,
+    settings: Sections,
     directory: Path,
     *,
     started: float,
 ) -> int:
     config = experiment.config
     remove_unfinished(directory, print)
-    with Checkpoints(directory, keep=retention(settings)) as checkpoints:
+    with Checkpoints(directory, keep=retention(settings.train)) as checkpoints:
         with refusals():
             saved = checkpoints.newest_whole_step()
             agreement.from_first(lambda: _know_data(experiment, data, directory, saved))
-        start = saved or 0
-        if start >= settings.num_steps:
-            print(f"{directory} is finished: all {settings.num_steps:,} steps are done.")
+            start = saved or 0
+            rollbacks, usual = rollback.load(directory), spikes.load(directory, start)
+        if start >= settings.train.num_steps:
+            print(f"{directory} is finished: all {settings.train.num_steps:,} steps are done.")
             return 0
-        progress = Progress(settings.num_steps, start, config.data.batch_size, mode=progress_mode())
-        tolerance = Tolerance(settings.on_write_error, progress.say)
+        progress = Progress(settings.train.num_steps, start, config.data.batch_size, mode=progress_mode())
+        tolerance = Tolerance(settings.train.on_write_error, progress.say)
         with tolerance(), writing("environment.json"):
             workdir.write_whole(directory / "environment.json", json.dumps(environment.record(), indent=2) + "\n")
         with refusals(), writing("The log"):
-            log = Log(directory, log_settings, resume_step=start, config=config.to_dict(), tolerate=tolerance)
+            log = Log(directory, settings.log, resume_step=start, config=config.to_dict(), tolerate=tolerance)
         with Interruption() as interruption, log, progress:
             faults.say = progress.say
             run = Run(
+                directory=directory,
                 config=config,
-                settings=settings,
+                settings=settings.train,
+                health=settings.health,
                 model=experiment.model,
                 runner=experiment.runner,
-                batches=setup.batches(experiment, data, settings),
+                batches=setup.batches(experiment, data, settings.train),
+                rollbacks=rollbacks,
+                usual=usual,
                 checkpoints=checkpoints,
                 log=log,
                 progress=progress,
@@ -133,15 +144,18 @@ def _train(
             )
             try:
                 stopped = train_run(run, saved)
-            except NonFiniteError as error:
-                _say_nonfinite(error, checkpoints)
+            except loop.UnhealthyError as error:
+                _say_unhealthy(error, checkpoints)
+                return FAILED
+            except OutOfMemoryError as error:
+                print(f"error: {error}", file=sys.stderr)
                 return FAILED
             except DataFaultError as error:
                 print(f"error: {error} Stopped; {_last_checkpoint(checkpoints)}.", file=sys.stderr)
                 return FAILED
             except UnknownMetricError as error:
                 raise Refusal(str(error)) from error
-            log.clock(settings.num_steps if stopped is None else stopped, {"data/faults": float(faults.count)})
+            log.clock(settings.train.num_steps if stopped is None else stopped, {"data/faults": float(faults.count)})
             faults.say_count()
     if stopped is None:
         return 0
@@ -158,12 +172,17 @@ def _say_unwritten(error: WriteError, directory: Path) -> None:
     )
 
 
-def _say_nonfinite(error: NonFiniteError, checkpoints: Checkpoints) -> None:
-    print(
-        f"error: {error} Stopped; {_last_checkpoint(checkpoints)}. Try a lower optimizer.learning_rate, "
-        "optimizer.clip_norm, or train.nonfinite=skip in another --workdir.",
-        file=sys.stderr,
-    )
+def _say_unhealthy(error: loop.UnhealthyError, checkpoints: Checkpoints) -> None:
+    before = f" after as many rollbacks as health.max_rollbacks allows, {error.rollbacks}" if error.rollbacks else ""
+    advice = "Try a lower optimizer.learning_rate, optimizer.clip_norm, or train.nonfinite=skip in another --workdir."
+    if isinstance(error, loop.SpikeError):
+        advice = (
+            "Try a lower optimizer.learning_rate or optimizer.clip_norm in another --workdir, or go on from there by "
+            "the same command with health.spike_policy=warn or rollback."
+        )
+    elif not error.rollbacks:
+        advice = advice.replace("skip", "skip or rollback")
+    print(f"error: {error} Stopped{before}; {_last_checkpoint(checkpoints)}. {advice}", file=sys.stderr)
 
 
 def _last_checkpoint(checkpoints: Checkpoints) -> str:

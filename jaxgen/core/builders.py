@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key, PyTree
 
-from jaxgen.core import keys
-from jaxgen.core.contract import Batch, Init, Metrics, Microbatch, TrainState, Update
+from jaxgen.core import keys, trees
+from jaxgen.core.contract import Batch, Env, Init, Metrics, Microbatch, TrainState, Update
 from jaxgen.core.scan import loops_are_slow, scan
 
 Objective = Callable[[Key[Array, ""], PyTree, PyTree, Microbatch], tuple[Array, tuple[PyTree, Metrics]]]
@@ -30,9 +30,13 @@ class Player(NamedTuple):
 
 
 def one_player(
-    init_variables: InitVariables, player: Player, *, microbatches: int = 1, axis_name: str | None = None
+    init_variables: InitVariables, player: Player, *, microbatches: int = 1, env: Env = Env()
 ) -> tuple[Init, Update]:
-    """Training of one set of parameters on one objective, the gradient accumulated over `microbatches`."""
+    """Training of one set of parameters on one objective, the gradient accumulated over `microbatches`.
+
+    The metrics are those of the objective, `loss`, `grad_norm`, and the norms by module that `env` asks for:
+    `grad_norm/MODULE`, `update_norm/MODULE` and, after the update, `param_norm/MODULE`.
+    """
 
     def init(key: Key[Array, ""], batch: Batch) -> TrainState:
         params, model_state = init_variables(key, _microbatch(batch, 0))
@@ -44,11 +48,12 @@ def one_player(
         del phase
         _expect_microbatches(batch, microbatches)
         grads, model_state, metrics = _gradient(
-            player.objective, key, state.params, state.model_state, batch, axis_name=axis_name
+            player.objective, key, state.params, state.model_state, batch, axis_name=env.axis_name
         )
         updates, opt_state = player.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics["grad_norm"] = optax.tree.norm(grads)
+        metrics |= _norms("", env.norms_depth, grad=grads, update=updates, param=params)
         return state._replace(step=state.step + 1, params=params, opt_state=opt_state, model_state=model_state), metrics
 
     return init, update
@@ -61,12 +66,13 @@ def two_player(
     discriminator: Player,
     n_critic: int = 1,
     microbatches: int = 1,
-    axis_name: str | None = None,
+    env: Env = Env(),
 ) -> tuple[Init, Update]:
     """A game: `n_critic` updates of the discriminator, each on data of its own, then one of the generator.
 
     Parameters and optimizer states are dicts with the keys `generator` and `discriminator`. The batch has
     n_critic * microbatches slices; the generator's update sees the indices and labels of the last critic's data.
+    Losses and norms have the name of the player in theirs: `loss/generator`, `grad_norm/generator/MODULE`.
     """
     players = {"discriminator": discriminator, "generator": generator}
 
@@ -82,13 +88,15 @@ def two_player(
             return player.objective(key, {**state.params, name: own_params}, model_state, microbatch)
 
         grads, model_state, metrics = _gradient(
-            objective, keys.stream(key, name), state.params[name], state.model_state, batch, axis_name=axis_name
+            objective, keys.stream(key, name), state.params[name], state.model_state, batch, axis_name=env.axis_name
         )
         updates, opt_state = player.optimizer.update(grads, state.opt_state[name], state.params[name])
+        params = optax.apply_updates(state.params[name], updates)
         metrics = {(f"loss/{name}" if k == "loss" else k): v for k, v in metrics.items()}
         metrics[f"grad_norm/{name}"] = optax.tree.norm(grads)
+        metrics |= _norms(f"{name}/", env.norms_depth, grad=grads, update=updates, param=params)
         state = state._replace(
-            params={**state.params, name: optax.apply_updates(state.params[name], updates)},
+            params={**state.params, name: params},
             opt_state={**state.opt_state, name: opt_state},
             model_state=model_state,
         )
@@ -135,6 +143,15 @@ def _gradient(
     if axis_name is not None:
         grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
     return grads, model_state, metrics
+
+
+def _norms(prefix: str, depth: int, **kinds: PyTree) -> Metrics:
+    """`KIND_norm/PREFIX.../MODULE` of each tree; a module is what the first `depth` levels of names have in common."""
+    return {
+        f"{kind}_norm/{prefix}{module}": optax.tree.norm(leaves)
+        for kind, tree in kinds.items()
+        for module, leaves in trees.modules(tree, depth).items()
+    }
 
 
 def _mean(metrics: PyTree) -> Metrics:

@@ -83,12 +83,14 @@ class Env(NamedTuple):
       frozen: what was trained before and stays as it is: the `core.latents.Autoencoder` that a model of latents needs.
       teacher: the finished run that a few-step model is distilled from.
       guide: the finished run that samples are guided away from.
+      norms_depth: how many levels of the parameters' names are told apart in the norms among the metrics; 0 for none.
     """
 
     axis_name: str | None = None
     frozen: Any = None
     teacher: "Trained | None" = None
     guide: "Trained | None" = None
+    norms_depth: int = 0
 
 
 @runtime_checkable

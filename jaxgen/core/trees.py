@@ -37,6 +37,14 @@ def matches(pattern: str, tree: PyTree) -> PyTree:
     return mask
 
 
+def modules(tree: PyTree, depth: int) -> dict[str, list[Any]]:
+    """The leaves of a tree by the first `depth` levels of their names; nothing for a depth of 0."""
+    found: dict[str, list[Any]] = {}
+    for name, leaf in named_leaves(tree).items() if depth else ():
+        found.setdefault("/".join(name.split("/")[:depth]), []).append(leaf)
+    return found
+
+
 def count(tree: PyTree) -> int:
     """Number of scalars in all leaves (arrays or `ShapeDtypeStruct`s)."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))

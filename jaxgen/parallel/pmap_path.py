@@ -18,6 +18,7 @@ def make_runner(model: GenerativeModel, mesh: Mesh, key: Key[Array, ""]) -> Runn
     by_device, whole = meshes.batch_sharding(mesh, axis=0), meshes.replicated(mesh)
     local = len(mesh.local_devices)
     init_one = make_init(model)
+    key_everywhere = meshes.place(key, whole)  # where the loop's transfer guard lets it be
 
     def put(batches: PyTree) -> PyTree:
         return jax.tree.map(
@@ -37,7 +38,7 @@ def make_runner(model: GenerativeModel, mesh: Mesh, key: Key[Array, ""]) -> Runn
             devices=devices,
             donate_argnums=1,
         )
-        return Compiled(lambda state, batches: mapped(key, state, batches), None, None)
+        return Compiled(lambda state, batches: mapped(key_everywhere, state, batches), None, None)
 
     def to_contract(state: PyTree) -> TrainState:
         def first_row(x: Array) -> Array:

@@ -15,8 +15,10 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from jaxgen.core import images as image_tools
+from jaxgen.core.config import call
 from jaxgen.training.failures import WriteError, writing
 from jaxgen.training.tensorboard import Events
 from jaxgen.training.workdir import whole_file
@@ -25,10 +27,30 @@ _CURVES = "TensorBoard's file"
 
 
 class LogSettings(NamedTuple):
-    """The config's section `log`."""
+    """The config's section `log`.
+
+    Attributes:
+      tensorboard: whether to write TensorBoard's files.
+      wandb: whether to send everything to Weights & Biases.
+      norms_depth: how many levels of the parameters' names to tell apart in norms of gradients, updates and parameters
+        among the metrics; 0 for no such norms, which then cost nothing.
+    """
 
     tensorboard: bool = True
     wandb: bool = False
+    norms_depth: int = 0
+
+
+def log_settings(config: ConfigDict) -> LogSettings:
+    """Reads the section.
+
+    Raises:
+      ValueError: names the first setting that is wrong.
+    """
+    settings = call(LogSettings, config.log, where="log")
+    if settings.norms_depth < 0:
+        raise ValueError(f"log.norms_depth is {settings.norms_depth}, but must be 0, for no norms, or more.")
+    return settings
 
 
 class Log:
@@ -48,9 +70,9 @@ class Log:
     ) -> None:
         self._tolerate = tolerate
         self._wandb = _wandb(workdir, config) if settings.wandb else None  # first, since it may refuse
-        path = workdir / "metrics.jsonl"
-        _drop_after(path, resume_step)
-        self._file = path.open("ab", buffering=0)
+        self._path = workdir / "metrics.jsonl"
+        _drop_after(self._path, resume_step)
+        self._file = self._path.open("ab", buffering=0)
         self._unwritten = b""
         self._samples = workdir / "samples"
         self._tensorboard = Events(workdir, resume_step=resume_step) if settings.tensorboard else None
@@ -67,6 +89,15 @@ class Log:
                 self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+    def rewind(self, step: int) -> None:
+        """Forgets what came after a step, to which the run returns."""
+        self._file.close()
+        _drop_after(self._path, step)
+        self._file, self._unwritten = self._path.open("ab", buffering=0), b""
+        if self._tensorboard is not None:
+            with self._tolerate(), writing(_CURVES):
+                self._tensorboard.rewind(step)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Records what the seed determines. A value that is not finite is written as null."""

@@ -1,5 +1,6 @@
 """The training loop: one dispatch after the other, metrics read one dispatch late, hooks at fixed steps."""
 
+import contextlib
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import NamedTuple
@@ -9,16 +10,29 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxgen.parallel.runner import Compiled, Runner
+from jaxgen.training.profiling import Profiler
+from jaxgen.training.watchdog import Watchdog
 
 HostMetrics = dict[str, np.ndarray]
 
 
-class NonFiniteError(RuntimeError):
+class UnhealthyError(RuntimeError):
+    """The metrics of a step say that training has gone wrong; `rollbacks` is how many there were before in vain."""
+
+    def __init__(self, step: int, metric: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.step, self.metric, self.rollbacks = step, metric, 0
+
+
+class NonFiniteError(UnhealthyError):
     """A metric of a step is infinite or not a number."""
 
     def __init__(self, step: int, metric: str) -> None:
-        super().__init__(f"{metric} is not finite at step {step}.")
-        self.step, self.metric = step, metric
+        super().__init__(step, metric, f"{metric} is not finite at step {step}.")
+
+
+class SpikeError(UnhealthyError):
+    """A loss is far above its usual value."""
 
 
 class Dispatch(NamedTuple):
@@ -29,8 +43,12 @@ class Dispatch(NamedTuple):
     phase: Hashable
 
 
+Programs = dict[tuple[int, Hashable], Compiled]
+"""Compiled programs by the number of their steps and their phase."""
+
+
 class Hook(NamedTuple):
-    """Something to do with the state every so many steps."""
+    """Something to do with the state every so many steps, which may take any time."""
 
     every_steps: int
     run: Callable[[int, PyTree], None]
@@ -61,6 +79,9 @@ def fit(
     on_compiled: Callable[[Dispatch, Compiled, float], None],
     hooks: Sequence[Hook],
     interrupted: Callable[[], bool],
+    watchdog: Watchdog,
+    profiler: Profiler,
+    programs: Programs,
 ) -> tuple[PyTree, int | None]:
     """Runs the dispatches of a plan.
 
@@ -69,15 +90,17 @@ def fit(
       state: in the runner's layout; donated.
       batches: host batches [K, B_local, ...], one a step.
       plan: what to dispatch.
-      on_metrics: called with the last step of a dispatch and the metrics [S] of its steps; may raise `NonFiniteError`.
+      on_metrics: called with the last step of a dispatch and the metrics [S] of its steps; may raise `UnhealthyError`.
       on_compiled: called for each new program, with the seconds that it took.
       hooks: called after each dispatch that reaches or passes a multiple of their steps, the metrics up to there known.
       interrupted: whether to stop after the present dispatch.
+      watchdog: told what is waited for.
+      profiler: told of each dispatch.
+      programs: those that were compiled before; the new ones are added.
 
     Returns:
       The state, and the step at which the run was interrupted, or None if it came to the end of the plan.
     """
-    programs: dict[tuple[int, Hashable], Compiled] = {}
     pending: tuple[int, PyTree] | None = None
 
     def settle() -> None:
@@ -85,17 +108,24 @@ def fit(
         if pending is not None:
             step, metrics = pending
             pending = None
+            watchdog.watch(f"the device's work up to step {step}")
             on_metrics(step, jax.device_get(metrics))
 
     for dispatch in plan:
+        watchdog.watch(f"reading the batches of steps {dispatch.first + 1} to {dispatch.last}")
         batch = runner.put(_stack([next(batches) for _ in range(dispatch.last - dispatch.first)]))
         program = (dispatch.last - dispatch.first, dispatch.phase)
-        if program not in programs:
-            begin = time.monotonic()
-            programs[program] = runner.compile(state, batch, dispatch.phase)
-            on_compiled(dispatch, programs[program], time.monotonic() - begin)
-        with jax.transfer_guard("disallow"):
-            state, metrics = programs[program].run(state, batch)
+        new = program not in programs
+        # Under pmap, it is the first call that compiles.
+        with watchdog.paused() if new else contextlib.nullcontext():
+            if new:
+                begin = time.monotonic()
+                programs[program] = runner.compile(state, batch, dispatch.phase)
+                on_compiled(dispatch, programs[program], time.monotonic() - begin)
+            profiler.before(dispatch.first, dispatch.last)
+            with jax.transfer_guard("disallow"), jax.profiler.StepTraceAnnotation("train", step_num=dispatch.first):
+                state, metrics = programs[program].run(state, batch)
+        profiler.after(dispatch.last, state)
         settle()  # the previous dispatch's, while this one runs
         pending = (dispatch.last, metrics)
         due = [hook for hook in hooks if dispatch.first // hook.every_steps != dispatch.last // hook.every_steps]
@@ -103,7 +133,8 @@ def fit(
         if due or stop:
             settle()  # nothing is saved or drawn from a state whose loss is not known to be finite
         for hook in due:
-            hook.run(dispatch.last, state)
+            with watchdog.paused():
+                hook.run(dispatch.last, state)
         if stop:
             return state, dispatch.last
     settle()

@@ -18,7 +18,8 @@ class TrainSettings(NamedTuple):
         leave it at 1 for networks with `nn.Conv` (the U-Net): XLA's gradients of convolutions are slow in a loop there.
       microbatches: slices of a batch whose gradients are accumulated.
       compute_dtype: type of the networks' computation; parameters are float32 always.
-      nonfinite: `stop` at a metric that is not finite, or `skip` the update and count it.
+      nonfinite: `stop` at a metric that is not finite, `skip` the update and count it, or `rollback` to the last
+        checkpoint and go on with other data, `health.max_rollbacks` times at most.
       log_every_steps: distance between lines in metrics.jsonl. These durations are rounded up to whole dispatches.
       sample_every_steps: distance between grids of samples.
       checkpoint_every_steps: distance between checkpoints.
@@ -37,7 +38,7 @@ class TrainSettings(NamedTuple):
     steps_per_dispatch: int = 1
     microbatches: int = 1
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    nonfinite: Literal["stop", "skip"] = "stop"
+    nonfinite: Literal["stop", "skip", "rollback"] = "stop"
     log_every_steps: int = 100
     sample_every_steps: int = 1_000
     checkpoint_every_steps: int = 1_000

@@ -19,10 +19,18 @@ class Events:
 
         self._make, self._session = event_pb2.Event, event_pb2.SessionLog
         self._writer = EventsWriter(str(directory / "events"))
-        if resume_step:  # curves of an earlier process end here
-            started = self._session(status=self._session.START)
-            self._writer.write_event(self._make(step=resume_step + 1, session_log=started, wall_time=time.time()))
+        if resume_step:
+            self.rewind(resume_step)
         self._writer.flush()
+
+    def rewind(self, step: int) -> None:
+        """Ends the curves of an earlier process, or of this one, behind a step.
+
+        Raises:
+          OSError: if that cannot be written.
+        """
+        started = self._session(status=self._session.START)
+        self._writer.write_event(self._make(step=step + 1, session_log=started, wall_time=time.time()))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Records numbers.

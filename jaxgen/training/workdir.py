@@ -17,7 +17,7 @@ from jaxgen.training import lock, manifest
 
 _KEEPING = ("checkpoints", "every_steps", "best", "best_count", "best_mode")
 UNCOMPARED = (
-    *("parallel", "log", "sample", "evaluate", "data.on_fault", "data.max_faults"),
+    *("parallel", "log", "sample", "evaluate", "health", "data.on_fault", "data.max_faults"),
     *(f"train.keep_{name}" for name in _KEEPING),
     "train.on_write_error",
 )

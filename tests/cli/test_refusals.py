@@ -32,6 +32,11 @@ TRAIN = {
     "nothing for int": ([TINY, "--config.train.num_steps=None"], r"train\.num_steps is '?None'?, but must be"),
     "value for section": ([TINY, "--config.train=3"], r"train is '3', but must be"),
     "choice": ([TINY, "--config.train.nonfinite=explode"], r"train\.nonfinite is 'explode', but must be .*'skip'"),
+    "health": (
+        [TINY, "--config.health.hang_seconds=0"],
+        r"health\.hang_seconds is 0\.0, but must be positive, or None",
+    ),
+    "norms": ([TINY, "--config.log.norms_depth=-1"], r"log\.norms_depth is -1, but must be 0, for no norms, or more"),
     "range": ([TINY, "--config.data.batch_size=0"], r"data\.batch_size is 0"),
     "method": ([TINY, "--config.method=vae.vea"], r"method is 'vae\.vea', .* Did you mean vae\.vae"),
     "dataset": ([TINY, "--config.data.name=digit"], "digit.* Did you mean digits"),

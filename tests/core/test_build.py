@@ -19,7 +19,7 @@ def test_an_unknown_method_is_refused_with_those_there_are():
         build_model(config, SPEC)
 
 
-@pytest.mark.parametrize(("nonfinite", "skips"), [("stop", False), ("skip", True)])
+@pytest.mark.parametrize(("nonfinite", "skips"), [("stop", False), ("skip", True), ("rollback", False)])
 def test_the_settings_choose_the_wrappers(nonfinite, skips):
     config = vae.get_config("tiny")
     config.train.nonfinite, config.ema.include = nonfinite, "params/.*bias"

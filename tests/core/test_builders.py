@@ -8,7 +8,7 @@ import pytest
 
 from jaxgen.core import keys
 from jaxgen.core.builders import Player, one_player, two_player
-from jaxgen.core.contract import TrainState
+from jaxgen.core.contract import Env, TrainState
 
 RATE = 0.25
 KEY = keys.root_key(0)
@@ -48,6 +48,16 @@ def test_one_player_takes_the_step_of_sgd():
     assert set(metrics) == {"loss", "grad_norm", "largest"}
 
 
+def test_norms_by_module_are_those_of_gradient_update_and_new_parameters():
+    init, update = build_quadratic(env=Env(norms_depth=1))
+    batch = {"x": data(1, 8)}
+    after, metrics = update(KEY, init(KEY, batch), batch)
+    gradient = 2.0 - batch["x"][0].mean(0)
+    np.testing.assert_allclose(metrics["grad_norm/w"], jnp.linalg.norm(gradient), rtol=1e-6)
+    np.testing.assert_allclose(metrics["update_norm/w"], RATE * jnp.linalg.norm(gradient), rtol=1e-6)
+    np.testing.assert_allclose(metrics["param_norm/w"], jnp.linalg.norm(after.params["w"]), rtol=1e-6)
+
+
 def test_four_microbatches_take_the_step_of_one():
     batch = {"x": data(4, 2)}
     whole = {"x": batch["x"].reshape(1, 8, 3)}
@@ -68,7 +78,7 @@ def test_a_mapped_axis_is_averaged_over():
     init, update = build_quadratic()
     state = init(KEY, batch)
     whole, whole_metrics = update(KEY, state, batch)
-    _, mapped_update = build_quadratic(axis_name="shards")
+    _, mapped_update = build_quadratic(env=Env(axis_name="shards"))
     shards = {"x": batch["x"].reshape(1, 4, 2, 3)}
     mapped = jax.vmap(mapped_update, in_axes=(None, None, 1), axis_name="shards")
     after, metrics = mapped(KEY, state, shards)
@@ -113,6 +123,26 @@ def build_game(**options):
     )
 
 
+def build_modular_game(**options):
+    """The same game, with parameters that have names."""
+
+    def flat(objective):
+        def call(key, params, *rest):
+            return objective(
+                key, {"discriminator": params["discriminator"]["d"], "generator": params["generator"]["g"]}, *rest
+            )
+
+        return call
+
+    def init_variables(key, microbatch):
+        del key, microbatch
+        return {"generator": {"g": jnp.array(G0)}, "discriminator": {"d": jnp.array(D0)}}, jnp.zeros((), jnp.int32)
+
+    players = {"generator": Player(flat(generator), optax.sgd(G_RATE))}
+    players["discriminator"] = Player(flat(discriminator), optax.sgd(D_RATE))
+    return two_player(init_variables, **players, **options)
+
+
 def play(means, **options):
     """One update on microbatches of the given means, from (D0, G0)."""
     init, update = build_game(**options)
@@ -132,6 +162,20 @@ def test_two_players_take_their_turns():
     np.testing.assert_allclose(metrics["grad_norm/generator"], abs(d1), rtol=1e-6)
     assert set(metrics) >= {"loss/real", "seen"}
     assert "loss" not in metrics
+
+
+def test_norms_of_a_game_have_the_name_of_the_player_first():
+    init, update = build_modular_game(env=Env(norms_depth=1))
+    batch = {"x": jnp.full((1, 2), 3.0)}
+    state, metrics = update(KEY, init(KEY, batch), batch)
+    np.testing.assert_allclose(metrics["grad_norm/discriminator/d"], 3.0 + G0, rtol=1e-6)
+    np.testing.assert_allclose(metrics["update_norm/discriminator/d"], D_RATE * (3.0 + G0), rtol=1e-6)
+    np.testing.assert_allclose(metrics["param_norm/generator/g"], abs(state.params["generator"]["g"]), rtol=1e-6)
+    assert {name for name in metrics if "_norm/" in name} == {
+        *(f"{kind}_norm/discriminator/d" for kind in ("grad", "update", "param")),
+        *(f"{kind}_norm/generator/g" for kind in ("grad", "update", "param")),
+        *("grad_norm/discriminator", "grad_norm/generator"),
+    }
 
 
 def test_n_critic_updates_on_data_of_their_own_come_before_one_of_the_generator():
@@ -156,7 +200,7 @@ def test_each_player_has_its_own_optimizer_state_and_its_own_noise():
 
 
 def test_a_game_averages_over_a_mapped_axis():
-    init, update = build_game(axis_name="shards")
+    init, update = build_game(env=Env(axis_name="shards"))
     batch = {"x": jnp.array([[2.0], [4.0]])}  # two shards of one microbatch of one example
     state = init(KEY, batch)
     mapped = jax.vmap(update, in_axes=(None, None, 0), axis_name="shards")

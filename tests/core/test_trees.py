@@ -23,6 +23,19 @@ def test_leaves_are_named_by_their_paths():
     assert named["stats/0/scale"] == 2.0
 
 
+@pytest.mark.parametrize(
+    ("depth", "sizes"),
+    [
+        (0, {}),
+        (1, {"generator": [3, 6], "stats": [1, 1]}),
+        (2, {"generator/conv_0": [3, 6], "stats/0": [1, 1]}),
+        (9, {name: [size] for name, size in zip(NAMES, [3, 6, 1, 1], strict=True)}),
+    ],
+)
+def test_modules_are_leaves_that_begin_with_the_same_names(depth, sizes):
+    assert {name: [jnp.size(x) for x in leaves] for name, leaves in trees.modules(TREE, depth).items()} == sizes
+
+
 def test_map_named_gives_the_name_before_the_leaves():
     seen = trees.map_named(lambda name, a, b: (name, a is b), TREE, TREE)
     assert seen["stats"] == [Pair(("stats/0/mean", True), ("stats/0/scale", True))]

@@ -47,12 +47,16 @@ def run(runner, dispatches):
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_path_walks_the_trajectory_of_the_whole_batch_with_a_key_a_step(name):
     batches = toy.host_batches(steps=2, size=8, microbatches=2)
-    start, end, metrics = run(make(SETTINGS[name], microbatches=2), slices(batches, 2))
+    start, end, metrics = run(make(SETTINGS[name], microbatches=2, norms_depth=1), slices(batches, 2))
     w1, w2 = toy.trajectory(start.params["w"], keys.stream(ROOT, "train"), batches)
     np.testing.assert_allclose(end.params["w"], w2, atol=1e-5)
     assert (start.step, end.step) == (0, 2)
     gradients = [(start.params["w"] - w1) / toy.RATE, (w1 - w2) / toy.RATE]
-    np.testing.assert_allclose(metrics["grad_norm"], [np.linalg.norm(g) for g in gradients], atol=1e-5)
+    norms = np.array([np.linalg.norm(g) for g in gradients])
+    np.testing.assert_allclose(metrics["grad_norm"], norms, atol=1e-5)
+    np.testing.assert_allclose(metrics["grad_norm/w"], norms, atol=1e-5)
+    np.testing.assert_allclose(metrics["update_norm/w"], toy.RATE * norms, atol=1e-5)
+    np.testing.assert_allclose(metrics["param_norm/w"], [np.linalg.norm(w) for w in (w1, w2)], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["one", "mesh", "pmap"])

@@ -7,7 +7,7 @@ import optax
 
 from jaxgen.core import keys
 from jaxgen.core.builders import Player, one_player
-from jaxgen.core.contract import GenerativeModel, ModelSpec
+from jaxgen.core.contract import Env, GenerativeModel, ModelSpec
 
 RATE = 0.25
 SHAPE = (2, 3, 1)
@@ -17,7 +17,7 @@ def noise(example_keys):
     return jax.vmap(lambda key: jax.random.normal(key, SHAPE))(example_keys)
 
 
-def make_model(*, microbatches=1, axis_name=None):
+def make_model(*, microbatches=1, axis_name=None, norms_depth=0):
     def objective(key, params, model_state, microbatch):
         noisy = microbatch["image"] + noise(keys.per_example(key, microbatch["index"]))
         distance = jnp.sum((params["w"][None] - noisy) ** 2, axis=(1, 2, 3))
@@ -26,9 +26,8 @@ def make_model(*, microbatches=1, axis_name=None):
     def init_variables(key, microbatch):
         return {"w": jax.random.normal(key, SHAPE)}, ()
 
-    init, update = one_player(
-        init_variables, Player(objective, optax.sgd(RATE)), microbatches=microbatches, axis_name=axis_name
-    )
+    env = Env(axis_name=axis_name, norms_depth=norms_depth)
+    init, update = one_player(init_variables, Player(objective, optax.sgd(RATE)), microbatches=microbatches, env=env)
 
     def sample(image_keys, variables, cond=None):
         label = 0.0 if cond is None else cond["label"].astype(jnp.float32)[:, None, None, None] / 10

@@ -5,15 +5,27 @@ import numpy as np
 import pytest
 from disks import file_size_limit
 from PIL import Image
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from configs import common
 from jaxgen.training.failures import Tolerance, WriteError
-from jaxgen.training.logging import Log, LogSettings, Progress
+from jaxgen.training.logging import Log, LogSettings, Progress, log_settings
 
 PLAIN = LogSettings(tensorboard=False)
 
 
 def lines(directory):
     return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def events(directory):
+    """TensorBoard's: a file has their lengths and checksums around them."""
+    for path in sorted(directory.glob("events.out.*")):
+        data = path.read_bytes()
+        while data:
+            length = int.from_bytes(data[:8], "little")
+            yield Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
 
 
 def open_log(directory, *, settings=PLAIN, resume_step=0):
@@ -45,6 +57,33 @@ def test_a_resumed_run_drops_the_lines_that_it_will_write_again(tmp_path, resume
         for step in (2, 4, 6)[len(kept) :]:
             log.metrics(step, {"loss": float(step)})
     assert (tmp_path / "metrics.jsonl").read_bytes() == whole
+
+
+def test_a_run_that_returns_to_a_step_forgets_the_lines_behind_it(tmp_path):
+    with open_log(tmp_path) as log:
+        for step in (2, 4, 6):
+            log.metrics(step, {"loss": float(step)})
+        log.rewind(4)
+        assert [line["step"] for line in lines(tmp_path)] == [2, 4]
+        log.metrics(6, {"loss": 7.0})
+    assert lines(tmp_path)[-1] == {"step": 6, "loss": 7.0}
+    assert len(lines(tmp_path)) == 3
+
+
+def test_tensorboard_is_told_what_to_forget(tmp_path):
+    with open_log(tmp_path, settings=LogSettings()) as log:
+        log.metrics(2, {"loss": 1.0})
+        log.rewind(0)
+        log.metrics(2, {"loss": 2.0})
+    written = [(event.step, event.session_log.status == SessionLog.START) for event in events(tmp_path)]
+    assert written[-3:] == [(2, False), (1, True), (2, False)]  # what came before a start, from its step on, is void
+
+
+def test_a_negative_depth_of_norms_is_refused():
+    config = common.base()
+    config.log.norms_depth = -1
+    with pytest.raises(ValueError, match=r"log\.norms_depth is -1, but must be 0, for no norms, or more"):
+        log_settings(config)
 
 
 @pytest.mark.parametrize("half", ['{"step": 4, "lo', '{"step"', "{", '{"step": 4, "loss": 1.0}'])

@@ -1,12 +1,16 @@
 """The loop over a runner that writes down what it is asked to do."""
 
+import contextlib
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaxgen.parallel.runner import Compiled, Runner
 from jaxgen.training import loop
+from jaxgen.training.profiling import Profiler
+from jaxgen.training.watchdog import Watchdog
 
 
 def cuts(start, num_steps, size, phase=lambda step: None):
@@ -35,10 +39,24 @@ def test_the_cuts_do_not_depend_on_the_start(start):
     assert [d for d in resumed if d[0] != start] == [d for d in undisturbed if d[0] > start]
 
 
-def fit(num_steps, size, *, hooks=(), interrupted=lambda: False, losses=None, start=0, phase=lambda step: None):
+def fit(
+    num_steps,
+    size,
+    *,
+    hooks=(),
+    interrupted=lambda: False,
+    losses=None,
+    start=0,
+    phase=lambda step: None,
+    programs=None,
+    watched=False,
+):
     """Runs the loop on a state that counts steps; returns its result and the events in their order."""
     events = []
     losses = np.arange(1.0, num_steps + 1) if losses is None else losses
+    watchdog, profiler = Watchdog(None, on_hang=print), Profiler(Path("none"), num_steps=1, at_step=None, say=print)
+    if watched:
+        watchdog, profiler = ToldWatchdog(events), ToldProfiler(events)
 
     def compile(state, batch, phase):
         events.append(("compile", len(batch["n"]), phase))
@@ -65,6 +83,9 @@ def fit(num_steps, size, *, hooks=(), interrupted=lambda: False, losses=None, st
             loop.Hook(every, lambda step, state, name=name: events.append((name, step, state))) for name, every in hooks
         ],
         interrupted=interrupted,
+        watchdog=watchdog,
+        profiler=profiler,
+        programs={} if programs is None else programs,
     )
     return result, events
 
@@ -90,6 +111,68 @@ def test_a_program_is_compiled_once_for_each_length_and_phase():
         ("compile", 1, "large"),
     ]
     assert len(of(events, "compiled")) == 5
+
+
+def test_programs_that_were_compiled_before_are_taken():
+    programs = {}
+    fit(8, 4, programs=programs)
+    _, events = fit(8, 4, programs=programs)
+    assert of(events, "compile", "compiled") == []
+    assert list(programs) == [(4, None)]
+
+
+class ToldWatchdog(Watchdog):
+    """Writes down what it is told."""
+
+    def __init__(self, events):
+        self.events = events
+
+    def watch(self, what):
+        self.events.append(("watch", what))
+
+    @contextlib.contextmanager
+    def paused(self):
+        self.events.append(("pause",))
+        yield
+        self.events.append(("go on",))
+
+
+class ToldProfiler(Profiler):
+    """Writes down what it is told."""
+
+    def __init__(self, events):
+        self.events = events
+
+    def before(self, first, last):
+        self.events.append(("before", first, last))
+
+    def after(self, last, state):
+        self.events.append(("after", last, state))
+
+
+def test_the_watchdog_is_told_what_may_hang_and_pauses_while_anything_may_take_long():
+    _, events = fit(4, 2, hooks=[("save", 4)], watched=True)
+    assert [event for event in events if event[0] not in ("metrics", "before", "after", "compiled")] == [
+        ("watch", "reading the batches of steps 1 to 2"),
+        ("pause",),
+        ("compile", 2, None),
+        ("run", 0),
+        ("go on",),
+        ("watch", "reading the batches of steps 3 to 4"),
+        ("run", 2),
+        ("watch", "the device's work up to step 2"),
+        ("watch", "the device's work up to step 4"),
+        ("pause",),
+        ("save", 4, 4),
+        ("go on",),
+    ]
+
+
+def test_the_profiler_sees_each_dispatch_but_not_its_compilation():
+    _, events = fit(4, 2, watched=True)
+    around = [event for event in events if event[0] in ("compile", "before", "run", "after")]
+    dispatches = [("before", 0, 2), ("run", 0), ("after", 2, 2), ("before", 2, 4), ("run", 2), ("after", 4, 4)]
+    assert around == [("compile", 2, None), *dispatches]
 
 
 def test_hooks_fire_when_a_multiple_is_reached_or_passed_with_the_metrics_up_to_there():

@@ -167,7 +167,7 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
         _init_variables(diffusion),
         Player(_objective(diffusion, config.data.batch_size, env.axis_name), optimizer),
         microbatches=config.train.microbatches,
-        axis_name=env.axis_name,
+        env=env,
     )
     sampler = call(Sampler, config.sampler, where="sampler")
     if sampler.name == LEARNED_VARIANCE and not diffusion.settings.learned_variance:

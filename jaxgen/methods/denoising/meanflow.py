@@ -121,7 +121,7 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
         init_variables,
         Player(make_objective(process), optimizer),
         microbatches=config.train.microbatches,
-        axis_name=env.axis_name,
+        env=env,
     )
 
     def sample(sample_keys: Key[Array, " n"], variables: PyTree, cond: Conditioning = None) -> Float[Array, "n h w c"]:

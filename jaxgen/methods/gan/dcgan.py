@@ -67,7 +67,7 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
         discriminator=Player(_discriminator_objective(game), optimizers["discriminator"]),
         n_critic=settings.n_critic,
         microbatches=microbatches,
-        axis_name=env.axis_name,
+        env=env,
     )
 
     def eval_variables(state: TrainState) -> PyTree:

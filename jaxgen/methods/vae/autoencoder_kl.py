@@ -185,7 +185,7 @@ def _without_discriminator(autoencoder: Autoencoder, config: ConfigDict, env: En
         _init_variables(autoencoder),
         Player(_objective(autoencoder), optimizer),
         microbatches=config.train.microbatches,
-        axis_name=env.axis_name,
+        env=env,
     )
 
 
@@ -199,7 +199,7 @@ def _with_discriminator(autoencoder: Autoencoder, config: ConfigDict, env: Env) 
         generator=Player(_generator_objective(autoencoder), optimizers["generator"]),
         discriminator=Player(_discriminator_objective(autoencoder), optimizers["discriminator"]),
         microbatches=config.train.microbatches,
-        axis_name=env.axis_name,
+        env=env,
     )
 
     def update_at_step(

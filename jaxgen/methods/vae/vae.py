@@ -85,7 +85,7 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
         _init_variables(coder),
         Player(_objective(coder), optimizer),
         microbatches=config.train.microbatches,
-        axis_name=env.axis_name,
+        env=env,
     )
 
     def eval_variables(state: TrainState) -> PyTree:

@@ -1,0 +1,53 @@
+"""The config's section `health`: what watches over a run.
+
+Nothing of it moves the trajectory but a rollback, which is recorded (`training.rollback`), so it may differ between a
+run and its continuation.
+"""
+
+from typing import Literal, NamedTuple
+
+from ml_collections import ConfigDict
+
+from jaxgen.core.config import call
+
+
+class HealthSettings(NamedTuple):
+    """What to look out for, and what to do then. `train.nonfinite` says what to do at a metric that is not finite.
+
+    Attributes:
+      max_rollbacks: how often a run may go back to a checkpoint, in all; it stops at the next reason to.
+      spike_sigmas: how many of its usual deviations a loss must lie above its usual value to be a spike; None for no
+        such look at the losses.
+      spike_policy: `warn` of a spike, `stop`, or `rollback` to the last checkpoint and go on with other data.
+      hang_seconds: time without any progress after which the stacks of all threads are printed; must be longer than a
+        dispatch takes. None for no watchdog.
+      hang_exit: whether the process then ends, so that whatever started it can start it again.
+      profile_steps: how many steps a profile covers.
+      profile_at_step: the step at which to take one; None for none but those that are asked for while the run goes on.
+    """
+
+    max_rollbacks: int = 3
+    spike_sigmas: float | None = 10.0
+    spike_policy: Literal["warn", "stop", "rollback"] = "warn"
+    hang_seconds: float | None = 1800.0
+    hang_exit: bool = False
+    profile_steps: int = 10
+    profile_at_step: int | None = None
+
+
+def health_settings(config: ConfigDict) -> HealthSettings:
+    """Reads the section, refusing numbers that make no sense.
+
+    Raises:
+      ValueError: names the first setting that is wrong.
+    """
+    settings = call(HealthSettings, config.health, where="health")
+    for name in ("spike_sigmas", "hang_seconds"):
+        value = getattr(settings, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"health.{name} is {value}, but must be positive, or None.")
+    for name, least in (("max_rollbacks", 0), ("profile_steps", 1), ("profile_at_step", 0)):
+        value = getattr(settings, name)
+        if value is not None and value < least:
+            raise ValueError(f"health.{name} is {value}, but must be at least {least}.")
+    return settings

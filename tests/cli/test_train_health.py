@@ -1,0 +1,163 @@
+"""A run whose data go bad, as its user sees it: rolled back, stopped, profiled, out of memory."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from launching import TINY, launch
+
+from jaxgen.cli import setup
+from jaxgen.training import loop, rollback, spikes
+from jaxgen.training.settings import train_settings
+from jaxgen.training.workdir import load_config, load_spec
+
+pytestmark = pytest.mark.xdist_group("cli")
+
+BAD = 6  # the position in the data; that of step 7, when a checkpoint of step 4 and a line of step 6 are written
+ARGUMENTS = [
+    TINY,
+    "--config.parallel.num_devices=1",
+    "--config.train.num_steps=8",
+    "--config.train.checkpoint_every_steps=4",
+    "--config.train.sample_every_steps=8",
+    "--config.evaluate.num_samples=0",
+    "--config.log.tensorboard=False",
+    "--config.log.norms_depth=1",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def early_spikes():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spikes, "WARMUP_STEPS", 3)
+        yield
+
+
+@pytest.fixture
+def bad_data(monkeypatch):
+    """Lets some positions in the data be white pictures, of which the model has a loss that the test chooses."""
+
+    def install(positions, loss):
+        build_model, batches = setup.build_model, setup.batches
+
+        def build(*args):
+            model = build_model(*args)
+
+            def update(key, state, batch, *, phase=None):
+                state, metrics = model.update(key, state, batch, phase=phase)
+                return state, metrics | {"loss": jnp.where(jnp.all(batch["image"] == 255), loss, metrics["loss"])}
+
+            return model._replace(update=update)
+
+        def from_position(*args):
+            read = batches(*args)
+
+            def stream(start):
+                for position, batch in enumerate(read(start), start):
+                    white = np.full_like(batch["image"], 255)
+                    yield {**batch, "image": white} if position in positions else batch
+
+            return stream
+
+        monkeypatch.setattr(setup, "build_model", build)
+        monkeypatch.setattr(setup, "batches", from_position)
+
+    return install
+
+
+def final_state(workdir):
+    config = load_config(workdir)
+    state, step = setup.restore(setup.build(config, load_spec(workdir)), train_settings(config), workdir, None)
+    return step, jax.tree.map(np.asarray, state)
+
+
+def assert_same_run(ours, theirs):
+    assert (ours / "metrics.jsonl").read_bytes() == (theirs / "metrics.jsonl").read_bytes()
+    jax.tree.map(np.testing.assert_array_equal, final_state(ours), final_state(theirs))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A run whose data lack all batches from step 4 to the bad one; profiled, since that changes nothing."""
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    read = setup.batches
+
+    def without(*args):
+        batches = read(*args)
+        return lambda start: (batch for i, batch in enumerate(batches(start), start) if not 4 <= i <= BAD)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setup, "batches", without)
+        profiled = ["--config.health.profile_at_step=2", "--config.health.profile_steps=1"]
+        outcome = launch(*ARGUMENTS, *profiled, f"--workdir={workdir}")
+    assert outcome.code == 0, outcome.err
+    return workdir, outcome
+
+
+def test_a_profile_of_a_step_is_in_the_work_directory(undisturbed):
+    workdir, outcome = undisturbed
+    assert f"Profiled steps 3 to 4 into {workdir / 'profile'}: open its newest" in outcome.out
+    assert list((workdir / "profile").rglob("*.trace.json.gz"))
+
+
+def test_norms_by_module_are_among_the_metrics_and_make_up_the_whole(undisturbed):
+    workdir, _ = undisturbed
+    line = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+    kinds = {name.partition("/")[0] for name in line if "_norm/" in name}
+    assert kinds == {"grad_norm", "update_norm", "param_norm"}
+    assert {name for name in line if name.startswith("param_norm/")} == {"param_norm/encoder", "param_norm/decoder"}
+
+
+def test_a_run_goes_on_from_its_last_checkpoint_without_the_bad_data(tmp_path, undisturbed, bad_data):
+    bad_data({BAD}, np.nan)
+    arguments = [*ARGUMENTS, "--config.train.nonfinite=rollback", f"--workdir={tmp_path}"]
+    outcome = launch(*arguments)
+    assert outcome.code == 0, outcome.err
+    assert "loss is not finite at step 7. Rolled back to step 4, to go on with the data behind those of" in outcome.out
+    assert "(rollback 1 of 3 at most)" in outcome.out
+    assert outcome.out.count("Compiled in") == 1
+    ((at_step, to_step, offset, _),) = rollback.load(tmp_path)
+    assert (at_step, to_step, offset) == (7, 4, 3)
+    assert_same_run(tmp_path, undisturbed[0])
+
+    shutil.rmtree(tmp_path / "checkpoints" / "8")  # resumed behind the return, the run reads what it read there
+    outcome = launch(*arguments)
+    assert "Resumed at step 4." in outcome.out
+    assert_same_run(tmp_path, undisturbed[0])
+
+
+def test_a_run_stops_when_its_rollbacks_from_a_spike_are_in_vain(tmp_path, bad_data):
+    bad_data(range(BAD, 100), 1e6)
+    policy = ["--config.health.spike_policy=rollback", "--config.health.max_rollbacks=2"]
+    outcome = launch(*ARGUMENTS, *policy, f"--workdir={tmp_path}")
+    assert outcome.code == 1
+    assert [r.offset for r in rollback.load(tmp_path)] == [3, 4]
+    assert "Stopped after as many rollbacks as health.max_rollbacks allows, 2; the last whole" in outcome.err
+    assert "checkpoint is that of step 4" in outcome.err
+
+
+def test_a_spike_is_told_or_stops_the_run_which_can_go_on_over_it(tmp_path, bad_data):
+    bad_data({BAD}, 1e6)
+    stopped = launch(*ARGUMENTS, "--config.health.spike_policy=stop", f"--workdir={tmp_path}")
+    assert stopped.code == 1
+    assert stopped.err.startswith("error: loss is 1e+06 at step 7, where ")
+    assert "by the same command with health.spike_policy=warn" in stopped.err
+    warned = launch(*ARGUMENTS, f"--workdir={tmp_path}")
+    assert warned.code == 0, warned.err
+    assert "warning: loss is 1e+06 at step 7, where " in warned.out
+    assert rollback.load(tmp_path) == ()
+
+
+def test_out_of_memory_is_an_error_that_names_settings(tmp_path, monkeypatch):
+    def fit(*args, **kwargs):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
+
+    monkeypatch.setattr(loop, "fit", fit)
+    outcome = launch(*ARGUMENTS, f"--workdir={tmp_path}")
+    assert outcome.code == 1
+    assert outcome.err.startswith("error: The device has too little memory (RESOURCE_EXHAUSTED: Out of memory while")
+    assert "data.batch_size (now 16)" in outcome.err
+    assert (tmp_path / "memory.prof").exists()

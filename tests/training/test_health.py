@@ -1,0 +1,38 @@
+import pytest
+
+from configs import common
+from jaxgen.training.health import HealthSettings, health_settings
+
+
+def settings(**changes):
+    config = common.base()
+    with config.ignore_type():
+        config.health.update(changes)
+    return health_settings(config)
+
+
+def test_the_config_has_the_defaults_of_the_section():
+    assert settings() == HealthSettings()
+
+
+@pytest.mark.parametrize("name", ["spike_sigmas", "hang_seconds", "profile_at_step"])
+def test_what_can_be_left_out_is_none(name):
+    assert getattr(settings(**{name: None}), name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("spike_sigmas", 0.0, "positive, or None"),
+        ("hang_seconds", -1.0, "positive, or None"),
+        ("hang_seconds", float("nan"), "positive, or None"),
+        ("max_rollbacks", -1, "at least 0"),
+        ("profile_steps", 0, "at least 1"),
+        ("profile_at_step", -1, "at least 0"),
+        ("spike_policy", "panic", "of type .*'rollback'"),
+        ("hang_exit", 1, "of type bool"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(name, value, allowed):
+    with pytest.raises(ValueError, match=rf"health\.{name} is .*, but must be {allowed}"):
+        settings(**{name: value})

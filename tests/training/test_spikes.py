@@ -1,0 +1,151 @@
+"""The detector on series whose spikes are known."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxgen.training import spikes
+from jaxgen.training.health import HealthSettings
+
+SIGMAS = HealthSettings().spike_sigmas
+STEPS = 3_000
+
+
+def found(*, start=0, usual=None, sigmas=SIGMAS, dispatch=1, **series):
+    """What is usual in the end, and the steps and names of all spikes, with metrics that come in dispatches."""
+    usual, all_spikes = usual or {}, []
+    series = {name.replace("_", "/"): np.asarray(values, np.float32) for name, values in series.items()}
+    for first in range(0, len(next(iter(series.values()))), dispatch):
+        metrics = {name: values[first : first + dispatch] for name, values in series.items()}
+        last = start + first + len(next(iter(metrics.values())))
+        usual, new = spikes.find(usual, last, metrics, sigmas=sigmas)
+        all_spikes += new
+    return usual, all_spikes
+
+
+def noisy(kind, seed):
+    """Losses as they come: falling steeply, then slowly, with noise of several kinds."""
+    rng, t = np.random.default_rng(seed), np.arange(STEPS)
+    level = 0.1 + 2.0 * np.exp(-t / 50) + 0.5 * np.exp(-t / 800)
+    return {
+        "normal": level * (1 + 0.1 * rng.normal(size=STEPS)),
+        "skewed": level * rng.gamma(4.0, 1 / 4, size=STEPS),  # as of a small batch of squared errors
+        "negative": -1 / level + 0.3 * rng.normal(size=STEPS),
+        "wave": level[-1] * (2 + np.sin(t / 100)) * (1 + 0.1 * rng.normal(size=STEPS)),
+        "constant": np.full(STEPS, 0.25) * (1 + 1e-6 * rng.normal(size=STEPS)),
+    }[kind]
+
+
+KINDS = ["normal", "skewed", "negative", "wave", "constant"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_noise_is_no_spike(kind):
+    for seed in range(5):
+        assert found(loss=noisy(kind, seed), dispatch=10)[1] == []
+
+
+@pytest.mark.parametrize("kind", ["normal", "skewed", "wave", "constant"])
+@pytest.mark.parametrize("at", [500, 2_900])
+def test_a_jump_to_ten_times_the_loss_is_a_spike(kind, at):
+    for seed in range(5):
+        series = noisy(kind, seed)
+        series[at - 1] = 10 * series[max(at - 50, 0) : at].max()
+        _, (spike,) = found(loss=series, dispatch=7)
+        assert (spike.step, spike.name) == (at, "loss")
+        assert spike.value == np.float32(series[at - 1])
+
+
+def test_the_limit_is_so_many_standard_deviations():
+    rng = np.random.default_rng(0)
+    series = 5 + rng.normal(size=20_000)
+    usual, spikes_found = found(loss=series, dispatch=100, sigmas=10.0)
+    assert not spikes_found
+    assert abs(usual["loss"].mean - 5) < 0.3
+    assert abs(usual["loss"].sigma - 1) < 0.2
+    for sigmas, above in ((9.0, False), (11.0, True)):
+        value = usual["loss"].mean + sigmas * usual["loss"].sigma
+        assert spikes.observe(usual["loss"], value, sigmas=10.0)[1] == above
+
+
+def test_a_spike_hardly_moves_what_is_usual():
+    usual, _ = found(loss=noisy("normal", 0))
+    after, is_spike = spikes.observe(usual["loss"], 1e30, sigmas=SIGMAS)
+    assert is_spike
+    assert after.mean < usual["loss"].mean + 1.01 * SIGMAS * usual["loss"].sigma / spikes.MEMORY_STEPS
+    assert spikes.observe(after, 1e30, sigmas=SIGMAS)[1]
+
+
+def test_a_level_that_lasts_is_one_spike_and_becomes_usual():
+    series = noisy("normal", 0)
+    series[1_000:] += 5.0
+    usual, (spike,) = found(loss=series)
+    assert spike.step == 1_001
+    assert 5.0 < usual["loss"].mean < 5.3
+
+
+def test_a_loss_that_hardly_ever_changes_may_change_a_little():
+    assert found(loss=[0.25] * 500 + [0.27])[1] == []
+    assert len(found(loss=[0.25] * 500 + [0.28])[1]) == 1
+
+
+def test_there_are_no_spikes_in_the_warm_up():
+    series = np.ones(spikes.WARMUP_STEPS + 2)
+    series[-2] = 2.0
+    assert found(loss=series[1:])[1] == []
+    assert [spike.step for spike in found(loss=series)[1]] == [spikes.WARMUP_STEPS + 1]
+
+
+def test_what_is_not_finite_and_what_is_no_loss_is_left_out():
+    series = noisy("normal", 0)
+    gaps = series.copy()
+    gaps[[300, 700]] = np.nan, np.inf
+    usual, none = found(loss=gaps, grad_norm=np.geomspace(1, 1e9, STEPS))
+    assert not none
+    assert set(usual) == {"loss"}
+    assert usual["loss"].seen == STEPS - 2
+
+
+def test_every_player_of_a_game_has_its_own_usual_value():
+    generator, discriminator = noisy("normal", 0), 100 + noisy("normal", 1)
+    generator[899] = 50.0
+    discriminator[1_199] = 500.0
+    _, spikes_found = found(loss_generator=generator, loss_discriminator=discriminator, dispatch=1_000)
+    assert [(s.step, s.name) for s in spikes_found] == [(900, "loss/generator"), (1_200, "loss/discriminator")]
+    assert str(spikes_found[0]).startswith("loss/generator is 50 at step 900, where 0.")
+
+
+def test_the_terms_of_a_loss_are_no_losses():
+    assert spikes.losses(["loss/kl", "loss", "grad_norm"]) == ["loss"]
+    assert spikes.losses(["loss/generator", "loss/discriminator", "skipped"]) == [
+        "loss/generator",
+        "loss/discriminator",
+    ]
+
+
+def test_a_resumed_run_finds_the_spikes_of_an_undisturbed_one(tmp_path):
+    series = noisy("skewed", 3)
+    series[2_000] *= 30
+    whole, spikes_found = found(loss=series)
+    usual, _ = found(loss=series[:1_950])
+    spikes.save(tmp_path, 1_950, usual)
+    resumed, again = found(loss=series[1_950:], start=1_950, usual=spikes.load(tmp_path, 1_950))
+    assert (resumed, again) == (whole, spikes_found)
+    assert len(again) == 1
+    assert found(loss=series[1_950:], start=1_950)[1] == []  # what a fresh detector cannot know
+
+
+def test_records_of_steps_that_are_done_again_are_replaced(tmp_path):
+    for step, mean in [(10, 1.0), (20, 2.0), (30, 3.0), (20, 4.0)]:
+        spikes.save(tmp_path, step, {"loss": spikes.Usual(step, mean)})
+    assert {int(step) for step in json.loads((tmp_path / "spikes.json").read_text())} == {10, 20}
+    assert spikes.load(tmp_path, 20) == {"loss": spikes.Usual(20, 4.0)}
+    assert spikes.load(tmp_path, 30) == {}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"x": {}}'])
+def test_damaged_records_are_refused(tmp_path, text):
+    (tmp_path / "spikes.json").write_text(text)
+    with pytest.raises(ValueError, match=r"spikes\.json cannot be read .*: remove it"):
+        spikes.load(tmp_path, 10)
