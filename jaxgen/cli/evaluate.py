@@ -15,8 +15,8 @@ from jaxgen.core.contract import GenerativeModel
 from jaxgen.data import Dataset, read_arrays
 from jaxgen.evaluation import report
 from jaxgen.evaluation.report import LabeledImages, Likelihood, evaluation_settings
+from jaxgen.parallel import hosts, sampling
 from jaxgen.parallel import mesh as meshes
-from jaxgen.parallel import sampling
 from jaxgen.training.settings import train_settings
 from jaxgen.training.workdir import load_spec, write_whole
 
@@ -57,16 +57,19 @@ def evaluate_run(config: ConfigDict, directory: Path, *, step: int | None = None
         mesh=mesh,
         batch_size=batch_size,
     )
+    reconstructions = _reconstructions(experiment.model, variables, held_out, mesh=mesh, batch_size=batch_size)
+    scored = _first(held_out, settings.num_likelihood)
+    likelihood = _likelihood(experiment.model, variables, scored, mesh=mesh, batch_size=batch_size)
+    if not hosts.is_first():
+        return
     figures = report.evaluate(
         LabeledImages(samples, labels),
         train,
         held_out,
         num_classes=data.num_classes,
         settings=settings,
-        reconstructions=_reconstructions(experiment.model, variables, held_out, mesh=mesh, batch_size=batch_size),
-        likelihood=_likelihood(
-            experiment.model, variables, _first(held_out, settings.num_likelihood), mesh=mesh, batch_size=batch_size
-        ),
+        reconstructions=reconstructions,
+        likelihood=likelihood,
         cache_dir=directory / "evaluation",
     )
     write_whole(report_file(directory), json.dumps({"step": step, "figures": figures}, indent=2) + "\n")

@@ -13,8 +13,12 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from jaxgen.core import config as configs
+from jaxgen.parallel import hosts, launchers
 
 COMMANDS = ("train", "sample", "evaluate", "encode", "import", "ema")
+TOGETHER = ("train", "sample", "evaluate")
+"""Commands that several processes can do as one."""
+
 DEFAULT_CONFIG = "configs/ddpm.py"
 REFUSED = 2
 
@@ -37,27 +41,42 @@ flags.DEFINE_integer("num_classes", None, "import: by default that of the config
 flags.DEFINE_string("autoencoder", None, "import, of a model of latents: the run whose latents they are.")
 flags.DEFINE_list("latent_shift", ["0"], "import: what is subtracted from latents; one number, or one a channel.")
 flags.DEFINE_list("latent_scale", ["1"], "import: what they are then divided by, such as 5.489981 (1 / 0.18215).")
+flags.DEFINE_string("coordinator", None, "Of several processes, HOST:PORT of process 0; by default as launched.")
+flags.DEFINE_integer("num_processes", None, "How many processes there are; by default as launched (docs/multihost).")
+flags.DEFINE_integer("process_id", None, "Which of them this is, from 0; by default as launched.")
+_TIMEOUTS = hosts.Timeouts()
+flags.DEFINE_integer("initialization_timeout_seconds", _TIMEOUTS.initialization, "For all processes to come together.")
+flags.DEFINE_integer("heartbeat_timeout_seconds", _TIMEOUTS.heartbeat, "After which a silent process counts as dead.")
 
 FLAGS = flags.FLAGS
 _OVERRIDE = "--config."
 
 
 class Refusal(SystemExit):
-    """The end of a process that was asked for what cannot be had."""
+    """The end of a process that was asked for what cannot be had; without a sentence, process 0 has said it."""
 
-    def __init__(self, sentence: str) -> None:
-        sentence = " ".join(sentence.split())
-        print(f"error: {sentence}" + "." * (not sentence.endswith((".", "?"))), file=sys.stderr)
+    def __init__(self, sentence: str | None) -> None:
+        if sentence is not None:
+            sentence = " ".join(sentence.split())
+            print(f"error: {sentence}" + "." * (not sentence.endswith((".", "?"))), file=sys.stderr)
         super().__init__(REFUSED)
 
 
 @contextlib.contextmanager
 def refusals() -> Iterator[None]:
-    """Turns a `ValueError` of the code that checks what the user gave into a refusal, without a traceback."""
+    """Turns a `ValueError` of the code that checks what the user gave into a refusal, without a traceback.
+
+    What one of several processes refuses, all refuse: they meet here.
+    """
     try:
-        yield
-    except ValueError as error:
-        raise Refusal(str(error)) from error
+        try:
+            yield
+        except ValueError as error:
+            hosts.refuse(str(error))
+        else:
+            hosts.gather("")
+    except hosts.Refused as refused:
+        raise Refusal(_to_say(refused.sentences)) from refused
 
 
 def parse(arguments: list[str]) -> list[str]:
@@ -79,12 +98,21 @@ def run(arguments: list[str], *, started: float) -> None:
     words = [a for a in arguments[1:] if not a.startswith(_OVERRIDE)]
     command = words[0] if words else "train"
     with refusals():
+        _join(command, arguments)
+    with hosts.ending_at_once():
+        code = _run(command, words[1:], arguments, started=started)
+        hosts.gather("")  # nobody leaves before process 0 has written everything
+    sys.exit(code)
+
+
+def _run(command: str, more: list[str], arguments: list[str], *, started: float) -> int:
+    with refusals():
         if command not in COMMANDS:
             close = difflib.get_close_matches(command, COMMANDS, n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
             raise ValueError(f"There is no command {command!r}; there are {', '.join(COMMANDS)}.{hint}")
-        if len(words) > 1:
-            raise ValueError(f"{words[1]!r} is one word too many: settings are given as --name=value.")
+        if more:
+            raise ValueError(f"{more[0]!r} is one word too many: settings are given as --name=value.")
         config = _config(command)
         for override in [a for a in arguments if a.startswith(_OVERRIDE)]:
             if config is None:
@@ -92,7 +120,34 @@ def run(arguments: list[str], *, started: float) -> None:
             name, _, value = override.removeprefix(_OVERRIDE).partition("=")
             configs.override(config, name, value)
     module = importlib.import_module(f"jaxgen.cli.{_MODULES.get(command, command)}")
-    sys.exit(module.main(config, FLAGS, started=started))
+    return module.main(config, FLAGS, started=started)
+
+
+def _join(command: str, arguments: list[str]) -> None:
+    """Joins the other processes of this run, where there are any."""
+    timeouts = hosts.Timeouts(FLAGS.initialization_timeout_seconds, FLAGS.heartbeat_timeout_seconds)
+    for name, seconds in timeouts._asdict().items():
+        if seconds < 1:
+            raise ValueError(f"--{name}_timeout_seconds is {seconds}, but must be at least 1.")
+    place = launchers.find(
+        FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id, timeout_seconds=timeouts.initialization
+    )
+    if place is None:
+        return
+    if command in COMMANDS and command not in TOGETHER:
+        raise ValueError(f"{command} is done by one process, but {place.num_processes} were started: start one.")
+    hosts.start(place, timeouts, stoppable=command == "train")
+    mine = " ".join(a for a in arguments[1:] if a.startswith(_OVERRIDE) or not a.startswith("-"))
+    flags_here = {name: FLAGS[name].value for name in ("config", "workdir", "num_samples", "seed", "output", "step")}
+    hosts.check_same(f"{mine} {flags_here}", "This process was started with other arguments than process 0.")
+
+
+def _to_say(sentences: dict[int, str]) -> str | None:
+    """Process 0 says what was refused, its own reason first; the others say theirs where it is another."""
+    me, first = hosts.process_id(), min(sentences)
+    if me == 0:
+        return sentences[first] if first == 0 else f"process {first}: {sentences[first]}"
+    return f"process {me}: {sentences[me]}" if sentences.get(me) not in (None, sentences.get(0)) else None
 
 
 def default_workdir(config_file: str | None) -> Path:

@@ -16,6 +16,7 @@ from jaxgen.core.config import call
 from jaxgen.core.contract import Env, GenerativeModel, ModelSpec, Trained, TrainState, require
 from jaxgen.core.latents import Autoencoder
 from jaxgen.data import Dataset, load, train_batches
+from jaxgen.parallel import hosts
 from jaxgen.parallel.runner import Runner
 from jaxgen.parallel.settings import ParallelSettings, axis_name, make_runner
 from jaxgen.training.checkpoint import load_state
@@ -88,7 +89,7 @@ def load_pixels(config: ConfigDict, directory: Path, split: str) -> Dataset:
 def load_data(config: ConfigDict, split: str) -> Dataset:
     """Loads a split of the config's data; settings that are None are left to the source."""
     settings = {k: v for k, v in config.data.items() if k not in ("name", "batch_size", "flip") and v is not None}
-    return load(config.data.name, split, **settings)
+    return hosts.in_turn(lambda: load(config.data.name, split, **settings))  # which may prepare it
 
 
 def spec_of(data: Dataset) -> ModelSpec:

@@ -11,6 +11,7 @@ from jaxgen.cli import environment, evaluate, frozen, setup
 from jaxgen.cli.main import default_workdir, refusals
 from jaxgen.core.config import call
 from jaxgen.evaluation.report import evaluation_settings
+from jaxgen.parallel import hosts
 from jaxgen.parallel.sampling import sample_settings
 from jaxgen.training import workdir
 from jaxgen.training.checkpoint import Checkpoints, remove_unfinished
@@ -49,11 +50,14 @@ def train(config: ConfigDict, directory: Path, *, started: float) -> int:
         data = setup.load_data(config, "train")
         experiment = setup.build(config, setup.spec_of(data))
         setup.target(experiment, settings)  # what the model's initialization refuses is refused here, too
-        workdir.prepare(directory, config)
-        if setup.of_latents(config):
-            frozen.keep(Path(config.data.path), directory)
-    workdir.save_spec(directory, experiment.spec)
-    remove_unfinished(directory, print)
+        if hosts.is_first():
+            workdir.prepare(directory, config)
+            if setup.of_latents(config):
+                frozen.keep(Path(config.data.path), directory)
+            workdir.save_spec(directory, experiment.spec)
+            remove_unfinished(directory, print)
+    with refusals():
+        hosts.check_shared(directory)
     with Checkpoints(directory, keep=settings.keep_checkpoints) as checkpoints:
         with refusals():
             saved = checkpoints.newest_whole_step()
@@ -61,7 +65,8 @@ def train(config: ConfigDict, directory: Path, *, started: float) -> int:
         if start >= settings.num_steps:
             print(f"{directory} is finished: all {settings.num_steps:,} steps are done.")
             return 0
-        workdir.write_whole(directory / "environment.json", json.dumps(environment.record(), indent=2) + "\n")
+        if hosts.is_first():
+            workdir.write_whole(directory / "environment.json", json.dumps(environment.record(), indent=2) + "\n")
         progress = Progress(settings.num_steps, start, config.data.batch_size, mode=progress_mode())
         with refusals():
             log = Log(directory, log_settings, resume_step=start, config=config.to_dict())
@@ -79,14 +84,20 @@ def train(config: ConfigDict, directory: Path, *, started: float) -> int:
                 started=started,
             )
             try:
-                stopped = train_run(run, saved)
+                with hosts.ending_at_once(but=NonFiniteError):
+                    stopped = train_run(run, saved)
             except NonFiniteError as error:
-                _say_nonfinite(error, checkpoints)
+                if hosts.is_first():
+                    _say_nonfinite(error, checkpoints)
                 return FAILED
     if stopped is None:
         return 0
-    print(f"Stopped and saved at step {stopped:,}. To resume, run the same command again: {' '.join(sys.argv)}")
+    print(f"Stopped and saved at step {stopped:,}. To resume, run the same command again{_where()}: {' '.join(sys.argv)}")
     return interruption.exit_code
+
+
+def _where() -> str:
+    return f" in all {hosts.num_processes()} processes" if hosts.num_processes() > 1 else ""
 
 
 def _say_nonfinite(error: NonFiniteError, checkpoints: Checkpoints) -> None:

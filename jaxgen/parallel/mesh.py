@@ -35,6 +35,20 @@ def batch_sharding(mesh: Mesh, *, axis: int) -> NamedSharding:
     return NamedSharding(mesh, P(*(None,) * axis, DATA))
 
 
+def put_same(sharding: NamedSharding, tree: PyTree) -> PyTree:
+    """Moves arrays that every process has whole, and the same, to a sharding over the devices of all."""
+
+    def put(x: jax.Array | np.ndarray) -> jax.Array:
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            return jax.device_put(x, sharding)
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(x)), impl=jax.random.key_impl(x))
+        host = np.asarray(x)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(put, tree)
+
+
 def put_batch(mesh: Mesh, batch: PyTree, *, axis: int) -> PyTree:
     """Moves a host batch onto the mesh, each process giving its own rows of the given axis.
 

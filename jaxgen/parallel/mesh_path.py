@@ -17,7 +17,7 @@ def make_runner(model: GenerativeModel, mesh: Mesh, key: Key[Array, ""]) -> Runn
     """A runner whose state is replicated and whose batches are split over the mesh."""
     whole = meshes.replicated(mesh)
     split = meshes.batch_sharding(mesh, axis=_BATCH_AXIS)
-    key = jax.device_put(key, whole)
+    key = meshes.put_same(whole, key)
     init = make_init(model, out_shardings=whole)
 
     def compile(state: TrainState, batches: PyTree, phase: Hashable) -> Compiled:

@@ -56,14 +56,14 @@ def map_batches(
     devices = mesh.devices.size
     size = -(-min(batch_size, n) // devices) * devices
     split, whole = meshes.batch_sharding(mesh, axis=0), meshes.replicated(mesh)
-    compiled = jax.jit(fn, in_shardings=(split, whole, split), out_shardings=split)
-    variables = jax.device_put(variables, whole)
+    compiled = jax.jit(fn, in_shardings=(split, whole, split), out_shardings=whole)
+    variables = meshes.put_same(whole, variables)
     for start in range(0, n, size):
         chosen = np.minimum(np.arange(start, start + size), n - 1)
         out = compiled(
-            jax.device_put(keys[chosen], split),
+            meshes.put_same(split, keys[chosen]),
             variables,
-            jax.tree.map(lambda x, chosen=chosen: jax.device_put(x[chosen], split), rows),
+            meshes.put_same(split, jax.tree.map(lambda x, chosen=chosen: x[chosen], rows)),
         )
         yield np.asarray(out)[: n - start]
 

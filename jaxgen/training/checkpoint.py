@@ -26,13 +26,21 @@ _MANIFEST = "sha256.json"
 _UNLISTED = {_MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt"}  # the last two Orbax writes after the list
 
 
+class _Manager(ocp.CheckpointManager):
+    """Does not look at preemption notices: the loop does, and JAX's protocol takes one count of looks only."""
+
+    def reached_preemption(self, step: int) -> bool:
+        del step
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one run, as a context manager: leaving it waits until the last save is whole."""
 
     def __init__(self, workdir: Path, *, keep: int = 2, say: Callable[[str], None] = print) -> None:
         self.directory = (workdir / "checkpoints").resolve()
         self._say = say
-        self._manager = ocp.CheckpointManager(
+        self._manager = _Manager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep,

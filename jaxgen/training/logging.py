@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jaxgen.core import images as image_tools
+from jaxgen.parallel import hosts
 
 
 class LogSettings(NamedTuple):
@@ -25,21 +26,27 @@ class LogSettings(NamedTuple):
 
 
 class Log:
-    """Writers of one run's metrics and images, as a context manager that closes them."""
+    """Writers of one run's metrics and images, as a context manager that closes them; of several processes, in one."""
 
     def __init__(self, workdir: Path, settings: LogSettings, *, resume_step: int, config: dict[str, Any]) -> None:
-        self._wandb = _wandb(workdir, config) if settings.wandb else None  # first, since it may refuse
+        self._writes = hosts.is_first()
+        self._wandb = _wandb(workdir, config) if settings.wandb and self._writes else None  # first, since it may refuse
+        self._tensorboard = None
+        if not self._writes:
+            return
         path = workdir / "metrics.jsonl"
         _drop_after(path, resume_step)
         self._file = path.open("a")
         self._samples = workdir / "samples"
-        self._tensorboard = _tensorboard(workdir, resume_step) if settings.tensorboard else None
+        if settings.tensorboard:
+            self._tensorboard = _tensorboard(workdir, resume_step)
 
     def __enter__(self) -> "Log":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
+        if self._writes:
+            self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
         if self._wandb is not None:
@@ -47,6 +54,8 @@ class Log:
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Records what the seed determines. A value that is not finite is written as null."""
+        if not self._writes:
+            return
         line = {"step": step, **{k: v if math.isfinite(v) else None for k, v in sorted(values.items())}}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
@@ -60,8 +69,10 @@ class Log:
         if self._wandb is not None:
             self._wandb.log(values, step=step)
 
-    def images(self, name: str, step: int, images: np.ndarray, *, columns: int | None = None) -> Path:
-        """Records uint8 images [n, h, w, c] as one grid, `samples/NAME_STEP.png`; returns its path."""
+    def images(self, name: str, step: int, images: np.ndarray, *, columns: int | None = None) -> Path | None:
+        """Records uint8 images [n, h, w, c] as one grid, `samples/NAME_STEP.png`; returns its path where it writes."""
+        if not self._writes:
+            return None
         picture = image_tools.grid(images, columns=columns)
         self._samples.mkdir(exist_ok=True)
         path = self._samples / f"{name}_{step:08d}.png"
