@@ -97,7 +97,7 @@ def train(config: ConfigDict, directory: Path, *, started: float) -> int:
 
 
 def _where() -> str:
-    return f" in all {hosts.num_processes()} processes" if hosts.num_processes() > 1 else ""
+    return f" in each of the {hosts.num_processes()} processes" if hosts.num_processes() > 1 else ""
 
 
 def _say_nonfinite(error: NonFiniteError, checkpoints: Checkpoints) -> None:

@@ -28,6 +28,7 @@ FAILED = 1
 _SHUTDOWN_SECONDS = 60
 _PATIENCE_MS = 7 * 24 * 3600 * 1000  # for others that are at work; one that is dead is noticed by its heartbeat
 _RETRY_SECONDS = 0.2
+_AGAIN = "Run the same command again on every host: training goes on from the newest checkpoint"
 
 _meetings = itertools.count()
 _last_words = ""
@@ -105,8 +106,7 @@ def start(place: Place, timeouts: Timeouts, *, stoppable: bool) -> None:
     )
     _on_abort(
         f"process {place.process_id}: JAX has ended this process (its report is above), as it does when another process "
-        "of the run has died or cannot be reached. Run the same command again on every host: training goes on from the "
-        "newest checkpoint"
+        f"of the run has died or cannot be reached. {_AGAIN}"
     )
     if place.process_id != 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what libraries in C++ print, too
@@ -183,12 +183,12 @@ def ending_at_once(*, but: type[Exception] | tuple[type[Exception], ...] = ()) -
     except BaseException as error:
         if num_processes() == 1:
             raise
-        traceback.print_exc()
-        print(
-            f"error: process {process_id()}: ended by the {type(error).__name__} above, and the others with it. Run the "
-            "same command again on every host: training goes on from the newest checkpoint.",
-            file=sys.stderr,
-        )
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            cause = f"{str(error).splitlines()[0]}. If this is a lost connection, another process of the run has died"
+        else:
+            traceback.print_exc()
+            cause = f"ended by the {type(error).__name__} above, and the others with it"
+        print(f"error: process {process_id()}: {cause}. {_AGAIN}.", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else FAILED)
