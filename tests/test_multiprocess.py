@@ -1,0 +1,101 @@
+"""Two processes as one run: the trajectory of one, one writer, one end, whatever happens to either of them."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import jax
+import multiprocess
+import numpy as np
+import pytest
+from multiprocess import ROOT
+
+from jaxgen.cli import setup
+from jaxgen.parallel.launchers import find
+from jaxgen.training.settings import train_settings
+from jaxgen.training.workdir import load_config, load_spec
+
+sys.path.append(str(Path(__file__).parent / "cli"))
+from launching import TINY, launch  # noqa: E402
+
+pytestmark = pytest.mark.xdist_group("multiprocess")
+QUIET = [TINY, "--config.evaluate.num_samples=0", "--config.log.tensorboard=False"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prepared(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXGEN_DATA_DIR", str(tmp_path_factory.mktemp("prepared")))
+        yield
+
+
+def metrics(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_run(ours, theirs):
+    for ours_line, theirs_line in zip(metrics(ours), metrics(theirs), strict=True):
+        assert ours_line.keys() == theirs_line.keys()
+        np.testing.assert_allclose(list(ours_line.values()), list(theirs_line.values()), rtol=1e-4, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), state(ours), state(theirs))
+
+
+def state(workdir):
+    config = load_config(workdir)
+    restored, _ = setup.restore(setup.build(config, load_spec(workdir)), train_settings(config), workdir, None)
+    return jax.tree.map(np.asarray, restored)
+
+
+def test_two_processes_are_one_run(tmp_path):
+    """Process 1 prepares nothing, writes nothing and says nothing."""
+    two, one = tmp_path / "two", tmp_path / "one"
+    started = multiprocess.start(tmp_path / "printed", "train", *QUIET, f"--workdir={two}")
+    assert started.await_all() == [0, 0], started.err(0) + started.err(1)
+    assert "step 4/4" in started.out(0)
+    assert (started.out(1), started.err(1)) == ("", "")
+    assert launch("train", *QUIET, f"--workdir={one}").code == 0
+    assert_same_run(two, one)
+    assert {path.name for path in two.iterdir()} == {path.name for path in one.iterdir()}
+    record = json.loads((two / "environment.json").read_text())
+    assert (record["processes"], len(record["devices"])) == (2, 8)
+    grid = "samples/samples_00000004.png"
+    assert (two / grid).stat().st_size == (one / grid).stat().st_size
+
+
+LONG = [*QUIET, "--config.train.num_steps=60", "--config.train.sample_every_steps=60"]
+
+
+
+
+def test_a_run_of_two_survives_every_loss(tmp_path):
+    """Stopped, its worker killed, its coordinator killed, finished by one process: still the undisturbed run."""
+    disturbed, undisturbed = tmp_path / "disturbed", tmp_path / "undisturbed"
+    arguments = ["train", *LONG, f"--workdir={disturbed}"]
+
+    started = multiprocess.start(tmp_path / "stopped", *arguments)
+    started.await_line("step ")
+    started.processes[1].send_signal(signal.SIGTERM)
+    assert started.await_all() == [143, 143], started.err(0) + started.err(1)
+    stopped = metrics(disturbed)[-1]["step"]
+    assert 0 < stopped < 60
+    assert f"Stopped and saved at step {stopped}. To resume, run the same command again in each of the 2 " in started.out(0)
+
+    for victim, survivor in [(1, 0), (0, 1)]:
+        started = multiprocess.start(tmp_path / f"killed{victim}", *arguments)
+        started.await_line("step ")
+        started.kill(victim)
+        codes = started.await_all()
+        assert codes[victim] == -signal.SIGKILL
+        assert codes[survivor] == 1
+        assert f"Resumed at step {stopped}." in started.out(0)
+        last = started.err(survivor).splitlines()[-1]
+        assert last.startswith(f"error: process {survivor}: ")
+        assert last.endswith("Run the same command again on every host: training goes on from the newest checkpoint.")
+        stopped = max(int(path.name) for path in (disturbed / "checkpoints").iterdir() if path.name.isdigit())
+
+    for workdir in (disturbed, undisturbed):
+        outcome = launch("train", *LONG, f"--workdir={workdir}")
+        assert outcome.code == 0, outcome.err
+    assert_same_run(disturbed, undisturbed)
