@@ -84,7 +84,7 @@ def train(config: ConfigDict, directory: Path, *, started: float) -> int:
                 started=started,
             )
             try:
-                with hosts.ending_at_once(but=NonFiniteError):
+                with hosts.ending_at_once(but=(NonFiniteError,)):
                     stopped = train_run(run, saved)
             except NonFiniteError as error:
                 if hosts.is_first():
@@ -92,7 +92,9 @@ def train(config: ConfigDict, directory: Path, *, started: float) -> int:
                 return FAILED
     if stopped is None:
         return 0
-    print(f"Stopped and saved at step {stopped:,}. To resume, run the same command again{_where()}: {' '.join(sys.argv)}")
+    print(
+        f"Stopped and saved at step {stopped:,}. To resume, run the same command again{_where()}: {' '.join(sys.argv)}"
+    )
     return interruption.exit_code
 
 

@@ -90,8 +90,8 @@ def start(place: Place, timeouts: Timeouts, *, stoppable: bool) -> None:
         _await_coordinator(place, timeouts.initialization)
     _on_abort(
         f"process {place.process_id}: the {place.num_processes} processes of this run did not come together within "
-        f"{timeouts.initialization} seconds; JAX says why above. Check that all were started, each with another process "
-        f"id, and that {host}:{port} is free for process 0 and can be reached by the others"
+        f"{timeouts.initialization} seconds; JAX says why above. Check that all were started, each as its own number, "
+        f"and that {host}:{port} is free for process 0 and can be reached by the others"
     )
     jax.config.update("jax_enable_preemption_service", stoppable)
     jax.distributed.initialize(
@@ -105,8 +105,8 @@ def start(place: Place, timeouts: Timeouts, *, stoppable: bool) -> None:
         shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
     )
     _on_abort(
-        f"process {place.process_id}: JAX has ended this process (its report is above), as it does when another process "
-        f"of the run has died or cannot be reached. {_AGAIN}"
+        f"process {place.process_id}: JAX has ended this process (its report is above), as it does when another one of "
+        f"the run has died or cannot be reached. {_AGAIN}"
     )
     if place.process_id != 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what libraries in C++ print, too
@@ -137,7 +137,7 @@ def check_same(text: str, message: str) -> None:
 
 
 def in_turn(act: Callable[[], T]) -> T:
-    """Acts in process 0 first and in the others afterwards: what process 0 prepares on a shared disk, they then find."""
+    """Acts in process 0 first and in the others afterwards: what it prepares on a shared disk, they then find."""
     if not is_first():
         gather("")
     try:
@@ -171,17 +171,15 @@ def check_shared(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def ending_at_once(*, but: type[Exception] | tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def ending_at_once(*, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """An error that only this process has must end it at once, since to close anything in order needs the others.
 
     They then miss its heartbeat, and end. `but` are errors that all processes have at the same time.
     """
     try:
         yield
-    except (SystemExit, Refused, *((but,) if isinstance(but, type) else but)):
-        raise
     except BaseException as error:
-        if num_processes() == 1:
+        if num_processes() == 1 or isinstance(error, (SystemExit, Refused, *but)):
             raise
         if isinstance(error, jax.errors.JaxRuntimeError):
             cause = f"{str(error).splitlines()[0]}. If this is a lost connection, another process of the run has died"

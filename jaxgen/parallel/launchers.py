@@ -77,8 +77,8 @@ def _checked(
     if missing:
         there = ", ".join(f"{name} {value}" for name, value in given.items() if value is not None)
         raise ValueError(
-            f"Several processes need --coordinator=HOST:PORT, --num_processes and --process_id, but {there} came without "
-            f"{' and '.join(missing)}."
+            f"Several processes need --coordinator=HOST:PORT, --num_processes and --process_id, but {there} came "
+            f"without {' and '.join(missing)}."
         )
     assert coordinator is not None
     assert num_processes is not None
@@ -100,6 +100,8 @@ def _launcher() -> type[clusters.ClusterEnv] | None:
     known = [cluster for cluster in clusters.ClusterEnv._cluster_types if not cluster.opt_in_only_method]
     if _KUBERNETES_INDEX not in os.environ or importlib.util.find_spec("kubernetes") is None:
         known.remove(clusters.K8sCluster)  # it warns in every container, and knows jobs only
+    if "tpu" not in (os.environ.get("JAX_PLATFORMS") or "tpu"):
+        known = [cluster for cluster in known if cluster not in (clusters.GceTpuCluster, clusters.GkeTpuCluster)]
     return next((cluster for cluster in known if cluster.is_env_present()), None)
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a flag that the loop looks at between dispatches; of several processes, all stop at one step."""
+"""Ctrl-C and SIGTERM as a flag that the loop looks at between dispatches; several processes stop at one step."""
 
 import signal
 from types import FrameType, TracebackType
