@@ -4,6 +4,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
 DATA = "data"
@@ -38,10 +39,10 @@ def batch_sharding(mesh: Mesh, *, axis: int) -> NamedSharding:
 def put_same(sharding: NamedSharding, tree: PyTree) -> PyTree:
     """Moves arrays that every process has whole, and the same, to a sharding over the devices of all."""
 
-    def put(x: jax.Array | np.ndarray) -> jax.Array:
+    def put(x: ArrayLike) -> jax.Array:
         if isinstance(x, jax.Array) and not x.is_fully_addressable:
             return jax.device_put(x, sharding)
-        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(put(jax.random.key_data(x)), impl=jax.random.key_impl(x))
         host = np.asarray(x)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
