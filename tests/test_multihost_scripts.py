@@ -85,7 +85,7 @@ def gcloud(tmp_path):
     def run(*words, **variables):
         variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PROJECT": "mine", "POLL_SECONDS": "0", **variables}
         code = subprocess.run(
-            [SCRIPTS / "tpu_pod.sh", *words], env=variables, cwd=tmp_path, check=False, capture_output=True
+            [SCRIPTS / "tpu_pod.sh", *words], env=variables, cwd=tmp_path, check=False, capture_output=True, timeout=60
         ).returncode
         calls = tmp_path / "calls"
         return code, [shlex.split(line) for line in calls.read_text().splitlines()] if calls.exists() else []

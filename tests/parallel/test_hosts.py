@@ -101,6 +101,10 @@ def test_a_directory_is_shared_if_all_see_what_process_0_writes(played, tmp_path
         ValueError, match="is not the directory that process 0 writes: give all processes one --workdir"
     ):
         hosts.check_shared(tmp_path)
+    (tmp_path / ".shared").write_text("token of another run")
+    played(1, ("=token", "="), ("=", "="))
+    with pytest.raises(ValueError, match="is not the directory"):
+        hosts.check_shared(tmp_path)
     (tmp_path / ".shared").write_text("token")
     played(1, ("=token", "="), ("=", "="))
     hosts.check_shared(tmp_path)
