@@ -6,8 +6,8 @@ from jaxtyping import Array, Key
 
 from jaxgen.core import keys
 from jaxgen.core.contract import GenerativeModel
+from jaxgen.parallel import hosts, mesh_path, pmap_path
 from jaxgen.parallel import mesh as meshes
-from jaxgen.parallel import mesh_path, pmap_path
 from jaxgen.parallel.runner import Runner
 
 
@@ -32,7 +32,9 @@ def make_runner(model: GenerativeModel, settings: ParallelSettings, root_key: Ke
     """Builds the runner that the settings ask for.
 
     Raises:
-      ValueError: if there are fewer devices than asked for.
+      ValueError: if there are fewer devices than asked for, or several processes for `pmap`.
     """
+    if settings.mode == "pmap" and hosts.num_processes() > 1:
+        raise ValueError("parallel.mode is 'pmap', which is for one process: several need 'mesh'.")
     path = {"mesh": mesh_path, "pmap": pmap_path}[settings.mode]
     return path.make_runner(model, meshes.make_mesh(settings.num_devices), keys.stream(root_key, "train"))

@@ -10,6 +10,7 @@ import pytest
 from jaxgen.cli.main import refusals
 from jaxgen.parallel import hosts
 from jaxgen.parallel.launchers import Place
+from jaxgen.parallel.settings import ParallelSettings, make_runner
 from jaxgen.training.interruption import Interruption
 
 
@@ -174,3 +175,9 @@ def test_processes_stop_where_jax_has_them_agree_with_one_code(others, code, pla
     with Interruption() as interruption:
         assert [interruption(), interruption(), interruption()] == [False, False, True]
     assert interruption.exit_code == code
+
+
+def test_pmap_is_for_one_process(played):
+    played(0)
+    with pytest.raises(ValueError, match=r"parallel\.mode is 'pmap', which is for one process: several need 'mesh'"):
+        make_runner(None, ParallelSettings(mode="pmap"), jax.random.key(0))
