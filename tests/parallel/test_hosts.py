@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from jaxgen.cli.main import refusals
+from jaxgen.core.contract import GenerativeModel, ModelSpec
 from jaxgen.parallel import hosts
 from jaxgen.parallel.launchers import Place
 from jaxgen.parallel.settings import ParallelSettings, make_runner
@@ -180,4 +181,8 @@ def test_processes_stop_where_jax_has_them_agree_with_one_code(others, code, pla
 def test_pmap_is_for_one_process(played):
     played(0)
     with pytest.raises(ValueError, match=r"parallel\.mode is 'pmap', which is for one process: several need 'mesh'"):
-        make_runner(None, ParallelSettings(mode="pmap"), jax.random.key(0))
+        make_runner(
+            GenerativeModel(ModelSpec((8, 8, 1)), None, None, None, None),
+            ParallelSettings(mode="pmap"),
+            jax.random.key(0),
+        )
