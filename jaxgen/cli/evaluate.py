@@ -16,7 +16,7 @@ from jaxgen.data import Dataset, read_arrays
 from jaxgen.evaluation import inception, report
 from jaxgen.evaluation.inception import Inception, SplitFeatures
 from jaxgen.evaluation.report import EvaluationSettings, LabeledImages, Likelihood, evaluation_settings
-from jaxgen.parallel import sampling
+from jaxgen.parallel import hosts, sampling
 from jaxgen.training.settings import train_settings
 from jaxgen.training.workdir import load_spec, write_whole
 
@@ -70,17 +70,21 @@ def evaluate_run(config: ConfigDict, directory: Path, *, step: int | None = None
         batch_size=batch_size,
     )
     cache_dir = directory / "evaluation"
+    reconstructions = _reconstructions(experiment.model, variables, held_out, mesh=mesh, batch_size=batch_size)
+    scored = _first(held_out, settings.num_likelihood)
+    likelihood = _likelihood(experiment.model, variables, scored, mesh=mesh, batch_size=batch_size)
+    extracted = _inception(network, samples, train, held_out, mesh=mesh, cache_dir=cache_dir)
+    if not hosts.is_first():
+        return
     figures = report.evaluate(
         LabeledImages(samples, labels),
         train,
         held_out,
         num_classes=data.num_classes,
         settings=settings,
-        reconstructions=_reconstructions(experiment.model, variables, held_out, mesh=mesh, batch_size=batch_size),
-        likelihood=_likelihood(
-            experiment.model, variables, _first(held_out, settings.num_likelihood), mesh=mesh, batch_size=batch_size
-        ),
-        inception=_inception(network, samples, train, held_out, mesh=mesh, cache_dir=cache_dir),
+        reconstructions=reconstructions,
+        likelihood=likelihood,
+        inception=extracted,
         cache_dir=cache_dir,
     )
     write_whole(report_file(directory), json.dumps({"step": step, "figures": figures}, indent=2) + "\n")

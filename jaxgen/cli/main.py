@@ -14,8 +14,12 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from jaxgen.core import config as configs
+from jaxgen.parallel import hosts, launchers
 
 COMMANDS = ("train", "sample", "evaluate", "encode", "import", "ema", "checkpoints")
+TOGETHER = ("train", "sample", "evaluate")
+"""Commands that several processes can do as one."""
+
 DEFAULT_CONFIG = "configs/ddpm.py"
 REFUSED = 2
 FAILED = 1
@@ -44,6 +48,12 @@ flags.DEFINE_boolean("prune", False, "checkpoints: delete those that the run's s
 flags.DEFINE_boolean("dry_run", False, "checkpoints --prune: only say what would be deleted.")
 flags.DEFINE_integer("keep_last", None, "checkpoints --prune: how many of the newest; by default the run's setting.")
 flags.DEFINE_integer("keep_every", None, "checkpoints --prune: keep multiples of this step; 0 for none.")
+flags.DEFINE_string("coordinator", None, "Of several processes, HOST:PORT of process 0; by default as launched.")
+flags.DEFINE_integer("num_processes", None, "How many processes there are; by default as launched (docs/multihost).")
+flags.DEFINE_integer("process_id", None, "Which of them this is, from 0; by default as launched.")
+_TIMEOUTS = hosts.Timeouts()
+flags.DEFINE_integer("initialization_timeout_seconds", _TIMEOUTS.initialization, "For all processes to come together.")
+flags.DEFINE_integer("heartbeat_timeout_seconds", _TIMEOUTS.heartbeat, "After which a silent process counts as dead.")
 
 FLAGS = flags.FLAGS
 _OVERRIDE = "--config."
@@ -52,21 +62,30 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
 class Refusal(SystemExit):
-    """The end of a process that was asked for what cannot be had."""
+    """The end of a process that was asked for what cannot be had; without a sentence, process 0 has said it."""
 
-    def __init__(self, sentence: str) -> None:
-        sentence = " ".join(sentence.split())
-        print(f"error: {sentence}" + "." * (not sentence.endswith((".", "?"))), file=sys.stderr)
+    def __init__(self, sentence: str | None) -> None:
+        if sentence is not None:
+            sentence = " ".join(sentence.split())
+            print(f"error: {sentence}" + "." * (not sentence.endswith((".", "?"))), file=sys.stderr)
         super().__init__(REFUSED)
 
 
 @contextlib.contextmanager
 def refusals() -> Iterator[None]:
-    """Turns a `ValueError` of the code that checks what the user gave into a refusal, without a traceback."""
+    """Turns a `ValueError` of the code that checks what the user gave into a refusal, without a traceback.
+
+    What one of several processes refuses, all refuse: they meet here.
+    """
     try:
-        yield
-    except ValueError as error:
-        raise Refusal(str(error)) from error
+        try:
+            yield
+        except ValueError as error:
+            hosts.refuse(str(error))
+        else:
+            hosts.gather("")
+    except hosts.Refused as refused:
+        raise Refusal(_to_say(refused.sentences)) from refused
 
 
 def parse(arguments: list[str]) -> list[str]:
@@ -90,12 +109,21 @@ def run(arguments: list[str], *, started: float) -> None:
     words = [a for a in arguments[1:] if not a.startswith(_OVERRIDE)]
     command = words[0] if words else "train"
     with refusals():
+        _join(command, arguments)
+    with hosts.ending_at_once():
+        code = _run(command, words[1:], arguments, started=started)
+        hosts.gather("")  # nobody leaves before process 0 has written everything
+    sys.exit(code)
+
+
+def _run(command: str, more: list[str], arguments: list[str], *, started: float) -> int:
+    with refusals():
         if command not in COMMANDS:
             close = difflib.get_close_matches(command, COMMANDS, n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
             raise ValueError(f"There is no command {command!r}; there are {', '.join(COMMANDS)}.{hint}")
-        if len(words) > 1:
-            raise ValueError(f"{words[1]!r} is one word too many: settings are given as --name=value.")
+        if more:
+            raise ValueError(f"{more[0]!r} is one word too many: settings are given as --name=value.")
         config = _config(command)
         for override in [a for a in arguments if a.startswith(_OVERRIDE)]:
             if config is None:
@@ -107,10 +135,9 @@ def run(arguments: list[str], *, started: float) -> None:
 
     try:
         with _full_disks():
-            code = module.main(config, FLAGS, started=started)
+            return module.main(config, FLAGS, started=started)
     except DataFaultError as error:
         raise Refusal(str(error)) from error
-    sys.exit(code)
 
 
 @contextlib.contextmanager
@@ -132,6 +159,33 @@ def _full_disks() -> Iterator[None]:
 def _is_late(error: BaseException | None) -> bool:
     """Whether this comes from a write of Orbax's that ended after another one of the same save had failed."""
     return isinstance(error, RuntimeError) and "Event loop is closed" in str(error)
+
+
+def _join(command: str, arguments: list[str]) -> None:
+    """Joins the other processes of this run, where there are any."""
+    timeouts = hosts.Timeouts(FLAGS.initialization_timeout_seconds, FLAGS.heartbeat_timeout_seconds)
+    for name, seconds in timeouts._asdict().items():
+        if seconds < 1:
+            raise ValueError(f"--{name}_timeout_seconds is {seconds}, but must be at least 1.")
+    place = launchers.find(
+        FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id, timeout_seconds=timeouts.initialization
+    )
+    if place is None:
+        return
+    if command in COMMANDS and command not in TOGETHER:
+        raise ValueError(f"{command} is done by one process, but {place.num_processes} were started: start one.")
+    hosts.start(place, timeouts, stoppable=command == "train")
+    mine = " ".join(a for a in arguments[1:] if a.startswith(_OVERRIDE) or not a.startswith("-"))
+    flags_here = {name: FLAGS[name].value for name in ("config", "workdir", "num_samples", "seed", "output", "step")}
+    hosts.check_same(f"{mine} {flags_here}", "This process was started with other arguments than process 0.")
+
+
+def _to_say(sentences: dict[int, str]) -> str | None:
+    """Process 0 says what was refused, its own reason first; the others say theirs where it is another."""
+    me, first = hosts.process_id(), min(sentences)
+    if me == 0:
+        return sentences[first] if first == 0 else f"process {first}: {sentences[first]}"
+    return f"process {me}: {sentences[me]}" if sentences.get(me) not in (None, sentences.get(0)) else None
 
 
 def default_workdir(config_file: str | None) -> Path:

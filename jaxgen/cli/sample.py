@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from jaxgen.cli import setup
 from jaxgen.cli.main import refusals
 from jaxgen.core import images
-from jaxgen.parallel import sampling
+from jaxgen.parallel import hosts, sampling
 from jaxgen.training.settings import train_settings
 from jaxgen.training.workdir import load_spec, whole_file
 
@@ -29,7 +29,8 @@ def main(config: ConfigDict, flags: Any, *, started: float) -> int:
         experiment = setup.build(config, load_spec(directory), directory)
         labels = sampling.balanced_labels(experiment.model.spec, flags.num_samples, chosen)
         variables, step = setup.load_variables(experiment, settings, directory, flags.step)
-        _make_directory(output.parent)
+        if hosts.is_first():
+            _make_directory(output.parent)
     begin, first = time.monotonic(), 0.0
 
     def on_batch(done: int) -> None:
@@ -47,6 +48,8 @@ def main(config: ConfigDict, flags: Any, *, started: float) -> int:
         on_batch=on_batch,
     )
     seconds = time.monotonic() - begin
+    if not hosts.is_first():
+        return 0
     picture = output.with_suffix(".png")
     _write(output, {"images": drawn} if labels is None else {"images": drawn, "labels": labels})
     with whole_file(picture) as temporary:

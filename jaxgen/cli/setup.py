@@ -17,6 +17,7 @@ from jaxgen.core.contract import Env, GenerativeModel, ModelSpec, Trained, Train
 from jaxgen.core.latents import Autoencoder
 from jaxgen.data import Dataset, load, train_batches
 from jaxgen.data.faults import Faults, FaultSettings, tolerant
+from jaxgen.parallel import hosts
 from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel.runner import Runner
 from jaxgen.parallel.settings import ParallelSettings, axis_name, make_runner
@@ -108,7 +109,8 @@ def load_data(config: ConfigDict, split: str, faults: Faults | None = None) -> D
     """
     program = ("name", "batch_size", "flip", *FaultSettings._fields)  # settings that are None are left to the source
     settings = {k: v for k, v in config.data.items() if k not in program and v is not None}
-    return tolerant(load(config.data.name, split, **settings), faults or make_faults(config, split))
+    data = hosts.in_turn(lambda: load(config.data.name, split, **settings))  # which may prepare it
+    return tolerant(data, faults or make_faults(config, split))
 
 
 def spec_of(data: Dataset) -> ModelSpec:

@@ -13,7 +13,7 @@ from jaxgen.cli import environment, evaluate, frozen, setup
 from jaxgen.cli.main import FAILED, Refusal, default_workdir, refusals
 from jaxgen.data import Dataset
 from jaxgen.data.faults import DataFaultError, Faults
-from jaxgen.parallel import agreement
+from jaxgen.parallel import agreement, hosts
 from jaxgen.parallel.sampling import sample_settings
 from jaxgen.training import lock, loop, rollback, spikes, workdir
 from jaxgen.training.checkpoint import Checkpoints, directory_of, remove_unfinished, saved_steps
@@ -26,6 +26,9 @@ from jaxgen.training.memory import OutOfMemoryError
 from jaxgen.training.run import Run
 from jaxgen.training.run import train as train_run
 from jaxgen.training.settings import TrainSettings, retention, train_settings
+
+_CLEAR = (DataFaultError, OutOfMemoryError, WriteError)
+"""Errors that a single process may have, and that need no traceback."""
 
 
 class Sections(NamedTuple):
@@ -66,6 +69,7 @@ def train(config: ConfigDict, directory: Path, *, started: float) -> int:
             agreement.from_first(lambda: workdir.check(directory, config))
             stack.enter_context(lock.held(directory, print))
             agreement.from_first(lambda: _prepare(experiment, directory))
+            hosts.check_shared(directory)
         try:
             return _train(experiment, data, faults, settings, directory, started=started)
         except WriteError as error:
@@ -120,8 +124,9 @@ def _train(
             return 0
         progress = Progress(settings.train.num_steps, start, config.data.batch_size, mode=progress_mode())
         tolerance = Tolerance(settings.train.on_write_error, progress.say)
-        with tolerance(), writing("environment.json"):
-            workdir.write_whole(directory / "environment.json", json.dumps(environment.record(), indent=2) + "\n")
+        if hosts.is_first():
+            with tolerance(), writing("environment.json"):
+                workdir.write_whole(directory / "environment.json", json.dumps(environment.record(), indent=2) + "\n")
         with refusals(), writing("The log"):
             log = Log(directory, settings.log, resume_step=start, config=config.to_dict(), tolerate=tolerance)
         with Interruption() as interruption, log, progress:
@@ -143,9 +148,11 @@ def _train(
                 started=started,
             )
             try:
-                stopped = train_run(run, saved)
+                with hosts.ending_at_once(but=(loop.UnhealthyError, UnknownMetricError), clear=_CLEAR):
+                    stopped = train_run(run, saved)
             except loop.UnhealthyError as error:
-                _say_unhealthy(error, checkpoints)
+                if hosts.is_first():
+                    _say_unhealthy(error, checkpoints)
                 return FAILED
             except OutOfMemoryError as error:
                 print(f"error: {error}", file=sys.stderr)
@@ -159,8 +166,14 @@ def _train(
             faults.say_count()
     if stopped is None:
         return 0
-    print(f"Stopped and saved at step {stopped:,}. To resume, run the same command again: {' '.join(sys.argv)}")
+    print(
+        f"Stopped and saved at step {stopped:,}. To resume, run the same command again{_where()}: {' '.join(sys.argv)}"
+    )
     return interruption.exit_code
+
+
+def _where() -> str:
+    return f" in each of the {hosts.num_processes()} processes" if hosts.num_processes() > 1 else ""
 
 
 def _say_unwritten(error: WriteError, directory: Path) -> None:

@@ -7,11 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
-
-_BYTES = 1 << 14
+from jaxgen.parallel import hosts
 
 
 def from_first(find: Callable[[], Any]) -> Any:
@@ -20,10 +16,9 @@ def from_first(find: Callable[[], Any]) -> Any:
     Raises:
       ValueError: on all of them, if `find` raised one.
     """
-    if jax.process_count() == 1:
+    if hosts.num_processes() == 1:
         return find()
-    answer = json.dumps(_answer(find)) if jax.process_index() == 0 else ""
-    found, problem = json.loads(_text(multihost_utils.broadcast_one_to_all(_padded(answer))))
+    found, problem = json.loads(hosts.gather(json.dumps(_answer(find)) if hosts.is_first() else "")[0])
     if problem is not None:
         raise ValueError(problem)
     return found
@@ -31,10 +26,9 @@ def from_first(find: Callable[[], Any]) -> Any:
 
 def any_of(text: str | None) -> str | None:
     """The texts of the processes that have one, or None if no process has."""
-    if jax.process_count() == 1:
+    if hosts.num_processes() == 1:
         return text
-    rows = multihost_utils.process_allgather(_padded(text or ""))
-    return "; ".join(dict.fromkeys(filter(None, map(_text, rows)))) or None
+    return "; ".join(dict.fromkeys(filter(None, hosts.gather(text or "")))) or None
 
 
 def _answer(find: Callable[[], Any]) -> tuple[Any, str | None]:
@@ -42,13 +36,3 @@ def _answer(find: Callable[[], Any]) -> tuple[Any, str | None]:
         return find(), None
     except ValueError as error:
         return None, str(error)
-
-
-def _padded(text: str) -> np.ndarray:
-    """As an array of one size: only such can be sent."""
-    data = text.encode()[:_BYTES]
-    return np.frombuffer(data.ljust(_BYTES, b"\0"), np.uint8)
-
-
-def _text(array: np.ndarray) -> str:
-    return np.asarray(array).astype(np.uint8).tobytes().rstrip(b"\0").decode(errors="ignore")

@@ -33,6 +33,14 @@ _ERRORS_OF_A_SAVE = 4
 Say: TypeAlias = Callable[[str], None]
 
 
+class _Manager(ocp.CheckpointManager):
+    """Does not look at preemption notices: the loop does, and JAX's protocol takes one count of looks only."""
+
+    def reached_preemption(self, step: int) -> bool:
+        del step
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one run, as a context manager: leaving it waits until the last save is whole.
 
@@ -49,7 +57,7 @@ class Checkpoints:
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
-        return ocp.CheckpointManager(
+        return _Manager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=self._preservation,

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.core import images as image_tools
 from jaxgen.core.config import call
+from jaxgen.parallel import hosts
 from jaxgen.training.failures import WriteError, writing
 from jaxgen.training.tensorboard import Events
 from jaxgen.training.workdir import whole_file
@@ -54,7 +55,7 @@ def log_settings(config: ConfigDict) -> LogSettings:
 
 
 class Log:
-    """Writers of one run's metrics and images, as a context manager that closes them.
+    """Writers of one run's metrics and images, as a context manager that closes them; of several processes, in one.
 
     What cannot be written is a `WriteError`, which `tolerate` may catch.
     """
@@ -68,22 +69,27 @@ class Log:
         config: dict[str, Any],
         tolerate: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
-        self._tolerate = tolerate
-        self._wandb = _wandb(workdir, config) if settings.wandb else None  # first, since it may refuse
+        self._tolerate, self._writes = tolerate, hosts.is_first()
+        self._wandb = _wandb(workdir, config) if settings.wandb and self._writes else None  # first, since it may refuse
+        self._tensorboard = None
+        if not self._writes:
+            return
         self._path = workdir / "metrics.jsonl"
         _drop_after(self._path, resume_step)
         self._file = self._path.open("ab", buffering=0)
         self._unwritten = b""
         self._samples = workdir / "samples"
-        self._tensorboard = Events(workdir, resume_step=resume_step) if settings.tensorboard else None
+        if settings.tensorboard:
+            self._tensorboard = Events(workdir, resume_step=resume_step)
 
     def __enter__(self) -> "Log":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with self._tolerate() if error is None else contextlib.suppress(WriteError):
-            self._append("")
-        self._file.close()
+        if self._writes:
+            with self._tolerate() if error is None else contextlib.suppress(WriteError):
+                self._append("")
+            self._file.close()
         if self._tensorboard is not None:
             with self._tolerate() if error is None else contextlib.suppress(WriteError), writing(_CURVES):
                 self._tensorboard.close()
@@ -92,6 +98,8 @@ class Log:
 
     def rewind(self, step: int) -> None:
         """Forgets what came after a step, to which the run returns."""
+        if not self._writes:
+            return
         self._file.close()
         _drop_after(self._path, step)
         self._file, self._unwritten = self._path.open("ab", buffering=0), b""
@@ -101,6 +109,8 @@ class Log:
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Records what the seed determines. A value that is not finite is written as null."""
+        if not self._writes:
+            return
         line = {"step": step, **{k: v if math.isfinite(v) else None for k, v in sorted(values.items())}}
         with self._tolerate():
             self._append(json.dumps(line) + "\n")
@@ -121,8 +131,10 @@ class Log:
         if self._wandb is not None:
             self._wandb.log(values, step=step)
 
-    def images(self, name: str, step: int, images: np.ndarray, *, columns: int | None = None) -> Path:
-        """Records uint8 images [n, h, w, c] as one grid, `samples/NAME_STEP.png`; returns its path."""
+    def images(self, name: str, step: int, images: np.ndarray, *, columns: int | None = None) -> Path | None:
+        """Records uint8 images [n, h, w, c] as one grid, `samples/NAME_STEP.png`; returns its path where it writes."""
+        if not self._writes:
+            return None
         picture = image_tools.grid(images, columns=columns)
         path = self._samples / f"{name}_{step:08d}.png"
         with self._tolerate(), writing(f"{path.parent.name}/{path.name}"):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import Array, PyTree
 
 from jaxgen.core import ema, trees
@@ -19,6 +20,8 @@ from jaxgen.training.workdir import whole_file
 
 def save(workdir: Path, step: int, averages: PyTree, sigma_rel: tuple[float, ...]) -> None:
     """Writes the averages of a step, whole or not at all; an earlier file of the step is replaced."""
+    if jax.process_count() > 1:  # whose devices may hold parts that process 0 cannot read
+        averages = multihost_utils.process_allgather(averages, tiled=True)
     if jax.process_index() != 0:
         return
     path = _path(workdir, step)

@@ -2,8 +2,12 @@ import contextlib
 import os
 import signal
 
+import jax.numpy as jnp
 import pytest
+from ml_collections import ConfigDict
 
+from jaxgen.core.contract import TrainState
+from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.interruption import Interruption
 
 
@@ -38,3 +42,13 @@ def test_afterwards_signals_do_what_they_did_before():
         assert signal.getsignal(signal.SIGTERM) is not before[1]
         raise RuntimeError
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_saving_is_no_look_at_the_flag(tmp_path, monkeypatch):
+    """Orbax would look by itself at each save, and by the step: processes then would not stop at one look."""
+    looks = []
+    monkeypatch.setattr("jax.experimental.multihost_utils.reached_preemption_sync_point", looks.append)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(2, TrainState(jnp.int32(2), {}, {}, {}), ConfigDict())
+    assert checkpoints.latest_step() == 2
+    assert looks == []

@@ -208,3 +208,12 @@ def test_the_bar_shows_the_same_figures(clock, capsys):
     assert "10/100" in shown
     assert "loss 0.5" in shown
     assert "16 images/s" in shown
+
+
+def test_only_the_first_of_several_processes_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxgen.parallel.hosts.is_first", lambda: False)
+    with open_log(tmp_path, settings=LogSettings()) as log:
+        log.metrics(2, {"a": 1.0})
+        log.clock(2, {"b": 1.0})
+        assert log.images("samples", 2, np.zeros((1, 8, 8, 3), np.uint8)) is None
+    assert list(tmp_path.iterdir()) == []

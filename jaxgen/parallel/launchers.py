@@ -1,0 +1,120 @@
+"""Which of several processes this one is: told by flags or variables, or found in what the launcher has set.
+
+Covered are JAX's own launchers: Slurm's srun, Open MPI's mpirun, Cloud TPU pods and slices on GKE, and Kubernetes where
+the package `kubernetes` is installed. `docs/multihost` has a script for each, and says how a JobSet sets the variables.
+"""
+
+import importlib.util
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from jax._src import clusters
+
+COORDINATOR = "JAX_COORDINATOR_ADDRESS"
+NUM_PROCESSES = "JAX_NUM_PROCESSES"
+PROCESS_ID = "JAX_PROCESS_ID"
+
+_OPEN_MPI_SIZE = "OMPI_COMM_WORLD_SIZE"
+_KUBERNETES_INDEX = "JOB_COMPLETION_INDEX"
+
+
+class Place(NamedTuple):
+    """The place of a process among the others.
+
+    Attributes:
+      coordinator: host name and port where process 0 waits for the others.
+      num_processes: how many there are, this one counted.
+      process_id: from 0.
+      local_device_ids: the GPUs of the host that are this process's own; None for all.
+    """
+
+    coordinator: tuple[str, int]
+    num_processes: int
+    process_id: int
+    local_device_ids: list[int] | None = None
+
+
+def find(
+    coordinator: str | None, num_processes: int | None, process_id: int | None, *, timeout_seconds: int
+) -> Place | None:
+    """The place that flags, or else JAX's variables, or else the launcher give to this process; None if it is alone.
+
+    Raises:
+      ValueError: if what is given is wrong, or not enough.
+    """
+    coordinator = coordinator or os.environ.get(COORDINATOR)
+    num_processes = _number(NUM_PROCESSES, os.environ) if num_processes is None else num_processes
+    process_id = _number(PROCESS_ID, os.environ) if process_id is None else process_id
+    if num_processes == 1:
+        return None
+    try:
+        launcher = None if None not in (coordinator, num_processes, process_id) else _launcher()
+        local_device_ids = None
+        if launcher is not None:
+            num_processes = launcher.get_process_count() if num_processes is None else num_processes
+            if num_processes == 1:
+                return None
+            process_id = launcher.get_process_id() if process_id is None else process_id
+            coordinator = coordinator or _address(launcher, timeout_seconds)
+            own = launcher.get_local_process_id()
+            local_device_ids = None if own is None else [own]
+    except (RuntimeError, OSError, KeyError) as error:
+        raise ValueError(
+            f"The launcher of this process does not say who the others are ({error}): give --coordinator=HOST:PORT, "
+            "--num_processes and --process_id."
+        ) from error
+    if coordinator is None and num_processes is None and process_id is None:
+        return None
+    return _checked(coordinator, num_processes, process_id, local_device_ids)
+
+
+def _checked(
+    coordinator: str | None, num_processes: int | None, process_id: int | None, local_device_ids: list[int] | None
+) -> Place:
+    given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if missing:
+        there = ", ".join(f"{name} {value}" for name, value in given.items() if value is not None)
+        raise ValueError(
+            f"Several processes need --coordinator=HOST:PORT, --num_processes and --process_id, but {there} came "
+            f"without {' and '.join(missing)}."
+        )
+    assert coordinator is not None
+    assert num_processes is not None
+    assert process_id is not None
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+        raise ValueError(f"--coordinator is {coordinator}, but must be HOST:PORT, such as node1:8476.")
+    if num_processes < 1:
+        raise ValueError(f"--num_processes is {num_processes}, but must be at least 1.")
+    if not 0 <= process_id < num_processes:
+        raise ValueError(f"--process_id is {process_id}, but must be from 0 to {num_processes - 1}.")
+    return Place((host, int(port)), num_processes, process_id, local_device_ids)
+
+
+def _launcher() -> type[clusters.ClusterEnv] | None:
+    """The launcher that started this process, among those that JAX knows."""
+    if _OPEN_MPI_SIZE in os.environ:  # JAX looks at a variable that Open MPI 5 does not set
+        return clusters.OmpiCluster
+    known = [cluster for cluster in clusters.ClusterEnv._cluster_types if not cluster.opt_in_only_method]
+    if _KUBERNETES_INDEX not in os.environ or importlib.util.find_spec("kubernetes") is None:
+        known.remove(clusters.K8sCluster)  # it warns in every container, and knows jobs only
+    if "tpu" not in (os.environ.get("JAX_PLATFORMS") or "tpu"):
+        known = [cluster for cluster in known if cluster not in (clusters.GceTpuCluster, clusters.GkeTpuCluster)]
+    return next((cluster for cluster in known if cluster.is_env_present()), None)
+
+
+def _address(launcher: type[clusters.ClusterEnv], timeout_seconds: int) -> str:
+    port = os.environ.get("JAX_COORDINATOR_PORT")
+    return launcher.get_coordinator_address(timeout_secs=timeout_seconds, override_coordinator_port=port)
+
+
+def _number(name: str, environment: Mapping[str, str]) -> int | None:
+    value = environment.get(name)
+    if value is None:
+        return None
+    try:
+        return int(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is {value!r}, but must be a number.") from error
