@@ -1,15 +1,16 @@
 """The entry: `python launch.py COMMAND --config=... --workdir=...`; `--help` lists all flags.
 
-The commands are train (the default), sample, evaluate, encode, import and ema.
+The commands are train (the default), sample, evaluate, encode, import, ema, checkpoints and plan.
 """
 
+import sys
 import time
 
 START = time.monotonic()
 
 from jaxgen.cli import environment  # noqa: E402
 
-environment.prepare()  # before anything imports JAX
+environment.prepare(sys.argv)  # before anything imports JAX
 
 from absl import app, flags  # noqa: E402
 

@@ -3,7 +3,9 @@
 import importlib.metadata
 import os
 import platform
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,13 @@ _CPU_VALUE = "LIBRARY_FUSION_TYPE_DOT"
 _CPU_VERSIONS = ("0.10.",)
 
 
-def prepare() -> None:
+_PLAN_DEVICES = 2_048  # XLA's CPU client has no more; see cli.plan
+
+
+def prepare(arguments: Sequence[str] = ()) -> None:
     """Sets the environment of JAX, leaving alone what the user has set.
+
+    The command `plan` compiles for CPU devices that are not there, as many as its flag says.
 
     `JAXGEN_XLA_FLAGS=0` keeps XLA_FLAGS as they are; `JAX_COMPILATION_CACHE_DIR` moves the compilation cache.
     """
@@ -23,11 +30,21 @@ def prepare() -> None:
     version = importlib.metadata.version("jaxlib")
     if os.environ.get("JAXGEN_XLA_FLAGS") != "0" and _CPU_OPTION not in flags and version.startswith(_CPU_VERSIONS):
         os.environ["XLA_FLAGS"] = f"{flags} {_CPU_OPTION}={_CPU_VALUE}".strip()
+    if "plan" in arguments[1:]:
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        count = min(_devices_asked_for(arguments), _PLAN_DEVICES)
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxgen" / "compilation"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     # Orbax and TFDS would otherwise say on the terminal what they do all the time.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def _devices_asked_for(arguments: Sequence[str]) -> int:
+    """The number in --devices=N, or 1 where the command line will be refused."""
+    found = [re.fullmatch(r"--?devices=(\d+)", argument) for argument in arguments]
+    return max([int(match[1]) for match in found if match], default=1)
 
 
 def record() -> dict[str, Any]:

@@ -106,7 +106,7 @@ def _first(split: LabeledImages, count: int) -> LabeledImages:
 def _reconstructions(
     model: GenerativeModel, variables: PyTree, held_out: LabeledImages, *, mesh: Mesh, batch_size: int
 ) -> np.ndarray | None:
-    if model.spec.latent_shape is None:
+    if model.spec.latent_shape is None or model.encode is None:
         return None
     return sampling.reconstruct_images(
         model, variables, held_out.images, held_out.labels, mesh=mesh, batch_size=batch_size

@@ -19,7 +19,6 @@ from jaxgen.cli.main import config_variants, refusals
 from jaxgen.core import config as configs
 from jaxgen.core import trees
 from jaxgen.core.contract import ModelSpec, TrainState
-from jaxgen.data import facts
 from jaxgen.interop.files import read_state_dict
 from jaxgen.interop.state_dict import OfficialName, StateDict, misfits, summary, to_params
 from jaxgen.nn.networks import make_network
@@ -157,32 +156,13 @@ def _imported(chosen: Candidate, weights: StateDict) -> dict[str, PyTree]:
 def _experiment(config: ConfigDict, flags: Any, autoencoder: ModelSpec | None, home: Path) -> setup.Experiment:
     """Builds the model of a config; that of a model of latents lies in `home`, or beside the latents of the config."""
     if autoencoder is None:
-        return setup.build(config, _spec(config, flags, flags.image_shape))
+        return setup.build(config, setup.spec_from_flags(config, flags, flags.image_shape))
     if not setup.of_latents(config):
         raise ValueError(f"--autoencoder is for models of latents, but data.name is {config.data.name!r}.")
     assert autoencoder.latent_shape is not None
     height, width, channels = autoencoder.latent_shape
     moments = [str(height), str(width), str(2 * channels)]  # mean and deviation, as cached
-    return setup.build(config, _spec(config, flags, moments), home)
-
-
-def _spec(config: ConfigDict, flags: Any, shape: list[str] | None) -> ModelSpec:
-    """Shape and classes of the data: those given or, as far as they are not, those of the config's dataset."""
-    num_classes = flags.num_classes
-    if shape is None or num_classes is None:
-        settings = {k: v for k, v in config.data.items() if k not in ("name", "batch_size", "flip")}
-        try:
-            known = facts(config.data.name, **settings)
-        except ValueError as error:
-            raise ValueError(f"{error} Or give --image_shape=H,W,C and --num_classes=N.") from error
-    height, width, channels = known[0] if shape is None else _whole_numbers(shape)
-    return ModelSpec((height, width, channels), known[1] if num_classes is None else num_classes)
-
-
-def _whole_numbers(shape: list[str]) -> list[int]:
-    if len(shape) != 3 or not all(side.isdecimal() and int(side) for side in shape):
-        raise ValueError(f"--image_shape is {','.join(shape)}, but must be height, width and channels such as 32,32,3.")
-    return [int(side) for side in shape]
+    return setup.build(config, setup.spec_from_flags(config, flags, moments), home)
 
 
 def _network(format: ModuleType, experiment: setup.Experiment) -> nn.Module:

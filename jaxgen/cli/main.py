@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from jaxgen.core import config as configs
 from jaxgen.parallel import hosts, launchers
 
-COMMANDS = ("train", "sample", "evaluate", "encode", "import", "ema", "checkpoints")
+COMMANDS = ("train", "sample", "evaluate", "encode", "import", "ema", "checkpoints", "plan")
 TOGETHER = ("train", "sample", "evaluate")
 """Commands that several processes can do as one."""
 
@@ -26,7 +26,7 @@ FAILED = 1
 
 _MODULES = {"import": "import_weights"}  # of commands whose names no module can have
 
-flags.DEFINE_string("config", None, "train, import: a file of configs/, with an optional :variant.")
+flags.DEFINE_string("config", None, "train, import, plan: a file of configs/, with an optional :variant.")
 flags.DEFINE_string("workdir", None, "Directory of the run; by default, runs/<config>-<variant> for train.")
 flags.DEFINE_integer("num_samples", None, "sample: how many images to draw; encode: of training images, at most.")
 flags.DEFINE_integer("seed", 0, "sample: image i is a function of this seed and of i.")
@@ -38,8 +38,10 @@ flags.DEFINE_float("sigma_rel", None, "ema: width of the average, relative to th
 flags.DEFINE_string("format", None, "import: whose weights they are; a module of jaxgen/interop, such as edm.")
 flags.DEFINE_string("weights", None, "import: the file; safetensors, a PyTorch checkpoint, or .npz.")
 flags.DEFINE_string("entry", None, "import: which state dict of a checkpoint that holds several, such as ema.")
-flags.DEFINE_list("image_shape", None, "import: height, width, channels; by default those of the config's data.")
-flags.DEFINE_integer("num_classes", None, "import: by default that of the config's data.")
+flags.DEFINE_integer("devices", None, "plan: for how many devices.")
+flags.DEFINE_list("mesh", None, "plan: sizes of the axes of the mesh, such as data=-1,fsdp=8; by default the config's.")
+flags.DEFINE_list("image_shape", None, "import, plan: height, width, channels; by default those of the config's data.")
+flags.DEFINE_integer("num_classes", None, "import, plan: by default that of the config's data.")
 flags.DEFINE_string("autoencoder", None, "import, of a model of latents: the run whose latents they are.")
 flags.DEFINE_list("latent_shift", ["0"], "import: what is subtracted from latents; one number, or one a channel.")
 flags.DEFINE_list("latent_scale", ["1"], "import: what they are then divided by, such as 5.489981 (1 / 0.18215).")
@@ -232,7 +234,7 @@ def _config(command: str) -> ConfigDict | None:
     if command == "import":
         return load_config_file(FLAGS.config) if FLAGS.config else None
     goes_on = FLAGS.config is None and FLAGS.workdir is not None and (Path(FLAGS.workdir) / "config.json").exists()
-    if command == "train" and not goes_on:
+    if command in ("train", "plan") and not goes_on:
         return load_config_file(FLAGS.config or DEFAULT_CONFIG)
     return _config_of_run(command)
 

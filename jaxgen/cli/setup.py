@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from jaxgen.core.build import build_model
 from jaxgen.core.config import call
 from jaxgen.core.contract import Env, GenerativeModel, ModelSpec, Trained, TrainState, require
 from jaxgen.core.latents import Autoencoder
-from jaxgen.data import Dataset, load, train_batches
+from jaxgen.data import Dataset, facts, load, train_batches
 from jaxgen.data.faults import Faults, FaultSettings, tolerant
 from jaxgen.parallel import hosts
 from jaxgen.parallel import mesh as meshes
@@ -107,10 +107,36 @@ def load_data(config: ConfigDict, split: str, faults: Faults | None = None) -> D
     Raises:
       ValueError: if it cannot be had; if an example is faulty and that is the end, also when it is read.
     """
-    program = ("name", "batch_size", "flip", *FaultSettings._fields)  # settings that are None are left to the source
-    settings = {k: v for k, v in config.data.items() if k not in program and v is not None}
-    data = hosts.in_turn(lambda: load(config.data.name, split, **settings))  # which may prepare it
+    data = hosts.in_turn(lambda: load(config.data.name, split, **_source_settings(config)))  # which may prepare it
     return tolerant(data, faults or make_faults(config, split))
+
+
+def _source_settings(config: ConfigDict) -> dict[str, Any]:
+    """What of the section `data` is the source's; settings that are None are left to it."""
+    program = ("name", "batch_size", "flip", *FaultSettings._fields)
+    return {k: v for k, v in config.data.items() if k not in program and v is not None}
+
+
+def spec_from_flags(config: ConfigDict, flags: Any, shape: list[str] | None) -> ModelSpec:
+    """Shape and classes of the data: those given or, as far as they are not, those of the config's dataset.
+
+    Raises:
+      ValueError: if the dataset does not say, or the flags are no such numbers.
+    """
+    num_classes = flags.num_classes
+    if shape is None or num_classes is None:
+        try:
+            known = facts(config.data.name, **_source_settings(config))
+        except ValueError as error:
+            raise ValueError(f"{error} Or give --image_shape=H,W,C and --num_classes=N.") from error
+    height, width, channels = known[0] if shape is None else _whole_numbers(shape)
+    return ModelSpec((height, width, channels), known[1] if num_classes is None else num_classes)
+
+
+def _whole_numbers(shape: list[str]) -> list[int]:
+    if len(shape) != 3 or not all(side.isdecimal() and int(side) for side in shape):
+        raise ValueError(f"--image_shape is {','.join(shape)}, but must be height, width and channels such as 32,32,3.")
+    return [int(side) for side in shape]
 
 
 def spec_of(data: Dataset) -> ModelSpec:
@@ -166,9 +192,16 @@ def example(experiment: Experiment, settings: TrainSettings) -> PyTree:
       ValueError: if it does not divide over them.
     """
     rows = meshes.local_rows(experiment.runner.mesh, experiment.config.data.batch_size // settings.microbatches)
-    shape = (1, experiment.model.microbatches, len(rows))
-    dtype = np.float32 if of_latents(experiment.config) else np.uint8
-    batch = {"image": np.zeros((*shape, *experiment.spec.image_shape), dtype), "index": np.zeros(shape, np.int32)}
-    if experiment.spec.num_classes:
-        batch["label"] = np.zeros(shape, np.int32)
-    return experiment.runner.put(batch)
+    latents = of_latents(experiment.config)
+    shapes = batch_shapes(experiment.spec, experiment.model.microbatches, len(rows), latents=latents)
+    return experiment.runner.put(jax.tree.map(lambda x: np.zeros((1, *x.shape), x.dtype), shapes))
+
+
+def batch_shapes(spec: ModelSpec, microbatches: int, size: int, *, latents: bool) -> dict[str, jax.ShapeDtypeStruct]:
+    """What a training batch of images, or of cached latents, holds."""
+    shape, dtype = (microbatches, size), np.float32 if latents else np.uint8
+    shapes = {
+        "image": jax.ShapeDtypeStruct((*shape, *spec.image_shape), dtype),
+        "index": jax.ShapeDtypeStruct(shape, np.int32),
+    }
+    return shapes | ({"label": jax.ShapeDtypeStruct(shape, np.int32)} if spec.num_classes else {})

@@ -39,7 +39,7 @@ def make_runner(model: GenerativeModel, sharding: Sharding, key: Key[Array, ""])
             donate_argnums=1,
         )
         compiled = jitted.lower(key, state, batches).compile()
-        return Compiled(lambda state, batches: compiled(key, state, batches), *cost(compiled))
+        return Compiled(lambda state, batches: compiled(key, state, batches), *cost(compiled), compiled)
 
     def target(batches: PyTree) -> TrainState:
         state = shapes(batches)

@@ -47,11 +47,13 @@ class Compiled(NamedTuple):
       run: `(state, batches) -> (state, metrics)`, every metric [S]; the state passed in is donated.
       flops: floating-point operations of one update on one device, or None where the compiler does not say.
       bytes: memory that one device holds while the program runs, or None.
+      program: what JAX has compiled, where it is one program.
     """
 
     run: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
     flops: float | None
     bytes: int | None
+    program: jax.stages.Compiled | None = None
 
 
 def updates(model: GenerativeModel, phase: Hashable) -> Callable[[Any, TrainState, PyTree], tuple[TrainState, PyTree]]:

@@ -29,7 +29,8 @@ class Rule(NamedTuple):
     Attributes:
       pattern: regular expression of whole parameter names.
       axes: `fsdp`, `tensor` or None for each of the last dimensions, one of them an axis at most; `()` to leave all to
-        `fsdp`; or `WHOLE`. An axis that does not divide its dimension is left out.
+        `fsdp`; or `WHOLE`. An axis that does not divide its dimension is left out; parameters of fewer dimensions are
+        none of this rule's.
       at_least: the size from which on a dimension is split by this rule.
     """
 
@@ -39,7 +40,7 @@ class Rule(NamedTuple):
 
 
 WIDE = 512
-"""From as many output channels on, convolutions and other linear layers are split over `tensor`."""
+"""From as many output channels on, convolutions are split over `tensor`."""
 
 DEFAULT_RULES = (
     # Megatron-LM (Shoeybi et al. 2019, section 3): heads and hidden units are split, their outputs summed.
@@ -47,9 +48,7 @@ DEFAULT_RULES = (
     Rule(r".*attention/out/kernel", (TENSOR, None)),
     Rule(r".*mlp/in/(kernel|bias)", (TENSOR,)),
     Rule(r".*mlp/out/kernel", (TENSOR, None)),
-    Rule(r".*(attention|mlp)/out/bias", ()),
-    Rule(r".*modulation/.*", ()),
-    Rule(r".*/kernel", (TENSOR,), WIDE),
+    Rule(r".*/kernel", (None, None, None, TENSOR), WIDE),
     Rule(r".*", ()),
 )
 
@@ -122,7 +121,7 @@ def parameter_specs(sharding: Sharding, shapes: dict[str, tuple[int, ...]]) -> d
     Raises:
       ValueError: if no rule matches a parameter, or one of the config's rules is never used.
     """
-    chosen = {name: _first_rule(sharding.rules, name) for name in shapes}
+    chosen = {name: _first_rule(sharding.rules, name, len(shape)) for name, shape in shapes.items()}
     unused = [rule.pattern for rule in sharding.rules if rule not in chosen.values()]
     if unused and sharding.rules is not DEFAULT_RULES:
         raise ValueError(
@@ -132,9 +131,9 @@ def parameter_specs(sharding: Sharding, shapes: dict[str, tuple[int, ...]]) -> d
     return {name: _spec(sharding, chosen[name], shape) for name, shape in shapes.items()}
 
 
-def _first_rule(rules: tuple[Rule, ...], name: str) -> Rule:
+def _first_rule(rules: tuple[Rule, ...], name: str, rank: int) -> Rule:
     for rule in rules:
-        if re.fullmatch(rule.pattern, name):
+        if re.fullmatch(rule.pattern, name) and (rule.axes == WHOLE or len(rule.axes) <= rank):
             return rule
     raise ValueError(f"parallel.rules says nothing of the parameter {name}: add a rule, such as ('.*', ()) at the end.")
 

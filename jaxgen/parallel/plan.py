@@ -1,0 +1,142 @@
+"""What a compiled update will take on devices that are not there: memory, messages, and an estimate of its time."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+from jaxtyping import PyTree
+
+from jaxgen.core import trees
+from jaxgen.parallel.hardware import Accelerator
+from jaxgen.parallel.hlo import Collective, Program
+
+ATTAINED = 0.5
+"""The share of a device's peak that products are reckoned to reach: an assumption, and a usual figure."""
+
+
+class Memory(NamedTuple):
+    """Bytes on one device while the update runs.
+
+    Attributes:
+      arguments: the state, the batch, keys.
+      temporaries: what the program needs in between, at its peak.
+      peak: all, the new state lying where the old one was.
+    """
+
+    arguments: int
+    temporaries: int
+    peak: int
+
+
+class Time(NamedTuple):
+    """Seconds of one update on one device, if messages are hidden behind work as far as they can be, and if none are.
+
+    Traffic to memory is left out: a CPU's program, which has fewer fusions, has more of it.
+
+    Attributes:
+      compute: of products and convolutions, at `ATTAINED` of the peak.
+      messages: of collectives, one after the other, at the peak of the network.
+    """
+
+    compute: float
+    messages: float
+
+    @property
+    def best(self) -> float:
+        """With messages hidden."""
+        return max(self.compute, self.messages)
+
+    @property
+    def worst(self) -> float:
+        """One after the other."""
+        return self.compute + self.messages
+
+
+class Split(NamedTuple):
+    """How an array lies on a mesh: `bytes` of it on each device."""
+
+    name: str
+    shape: tuple[int, ...]
+    spec: str
+    bytes: int
+
+
+def memory(compiled: jax.stages.Compiled) -> Memory:
+    """What the compiler has laid out.
+
+    Raises:
+      ValueError: if the backend does not say.
+    """
+    stats = compiled.memory_analysis()
+    if stats is None:
+        raise ValueError("This backend does not say how much memory a program takes.")
+    arguments, temporaries = stats.argument_size_in_bytes, stats.temp_size_in_bytes
+    return Memory(
+        arguments, temporaries, arguments + temporaries + stats.output_size_in_bytes - stats.alias_size_in_bytes
+    )
+
+
+def splits(target: PyTree) -> list[Split]:
+    """How each leaf of a tree of `ShapeDtypeStruct`s with shardings lies, the largest first."""
+    found = [_split(name, leaf) for name, leaf in trees.named_leaves(target).items()]
+    return sorted(found, key=lambda split: (-math.prod(split.shape), split.name))
+
+
+def _split(name: str, leaf: Any) -> Split:
+    part = leaf.sharding.shard_shape(leaf.shape)
+    return Split(name, tuple(leaf.shape), _text(leaf.sharding.spec), math.prod(part) * leaf.dtype.itemsize)
+
+
+def _text(spec: jax.sharding.PartitionSpec) -> str:
+    axes = ["x".join(axis) if isinstance(axis, tuple) else axis or "-" for axis in spec]
+    return ", ".join(axes) if any(axis is not None for axis in spec) else "whole"
+
+
+def grown(program: Program, *, factor: int, data: int) -> Program:
+    """The program of `factor` times as many devices along `data`, with as many examples on each.
+
+    Only the groups of collectives along that axis grow. A group along it is told from the others by its span.
+
+    Args:
+      program: of a mesh whose outermost axis is `data`.
+      factor: a positive number.
+      data: distance of neighbours along that axis, in devices.
+    """
+    collectives: dict[Collective, float] = {}
+    for collective, size in program.collectives.items():
+        wide = collective.span > data
+        group, span = (factor * n if wide else n for n in (collective.group, collective.span))
+        if collective.kind == "collective-permute":
+            group = collective.group
+        moved = size * factor if wide and collective.kind in ("all-gather", "all-to-all") else size
+        collectives[Collective(collective.kind, group, span)] = moved
+    return program._replace(collectives=collectives)
+
+
+def estimate(program: Program, device: Accelerator, *, float32: bool) -> Time:
+    """How long an update takes by peak rates, and rings for messages."""
+    flops = device.flops_float32 if float32 else device.flops
+    messages = sum(_seconds(collective, size, device) for collective, size in program.collectives.items())
+    return Time(program.flops / (ATTAINED * flops), messages)
+
+
+def _seconds(collective: Collective, size: float, device: Accelerator) -> float:
+    """A ring passes (n - 1) / n of the data on; in an all-reduce twice, once to sum and once to spread the sums."""
+    share = (collective.group - 1) / collective.group
+    passed = {
+        "all-reduce": 2 * share * size,
+        "all-gather": share * size,
+        "reduce-scatter": (collective.group - 1) * size,
+        "all-to-all": share * size,
+        "collective-permute": size,
+    }[collective.kind]
+    return passed / (device.near_rate if collective.span <= device.near_devices else device.far_rate)
+
+
+def by_kind(collectives: Mapping[Collective, float]) -> dict[str, float]:
+    """Bytes of collectives by kind, of all groups together."""
+    total: dict[str, float] = {}
+    for collective, size in collectives.items():
+        total[collective.kind] = total.get(collective.kind, 0.0) + size
+    return total
