@@ -145,7 +145,7 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
         return synthesize(variables, _latents(game, sample_keys), cond, sample_keys, sampler.noise_mode)
 
     return GenerativeModel(
-        spec._replace(latent_shape=(game.generator.z_dim,)),
+        spec,
         init,
         update,
         sample,
