@@ -99,7 +99,7 @@ STYLEGAN2 = {
     f"{network}.{key}": value
     for network in ("generator", "discriminator")
     for key, value in {"channel_base": 512, "channel_max": 32, "num_mapping_layers": 2}.items()
-} | {"generator.z_dim": 32, "generator.w_dim": 32, "discriminator.group_size": 2}
+} | {"generator.z_dim": 32, "generator.w_dim": 32, "discriminator.group_size": 2, "gan.class_conditional": True}
 
 
 def test_an_imported_generator_is_the_official_one_and_its_adversary_new(tmp_path):
