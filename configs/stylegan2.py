@@ -147,7 +147,7 @@ def digits() -> ConfigDict:
     """
     config = small(cifar10())
     config.data.name = "digits"
-    config.train.num_steps = 4_000
+    config.train.num_steps = 8_000
     config.train.checkpoint_every_steps = 500
     config.train.sample_every_steps = 500
     config.ema.decay = 0.998
