@@ -45,6 +45,11 @@ COUNTS = {
     "dit:l2": ((32, 32, 4), 1000, 457_840_672),
     "dit:xl2": ((32, 32, 4), 1000, 674_834_720),
     "autoencoder_kl:kl_f8": ((256, 256, 3), 0, 83_653_863),
+    "stylegan2:ffhq1024": ((1024, 1024, 3), 0, 30_370_060 + 29_012_513),
+    "stylegan2:ffhq256": ((256, 256, 3), 0, 30_034_338 + 28_864_129),
+    "stylegan2:paper256": ((256, 256, 3), 0, 24_767_458 + 24_001_089),
+    "stylegan2:cifar10": (*CIFAR10, 19_947_539 + 20_720_641),
+    "stylegan2:cifar10_cond": (*CIFAR10, 20_215_315 + 23_089_664),
 }
 
 NOT_COUNTED = re.compile(r".*fourier.*")  # fixed features, which are buffers of the official modules

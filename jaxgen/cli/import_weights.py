@@ -3,6 +3,8 @@
 The config is the one given or, of those named after the format, the first whose network the weights fit.
 """
 
+import functools
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +22,7 @@ from jaxgen.core import config as configs
 from jaxgen.core import trees
 from jaxgen.core.contract import ModelSpec, TrainState
 from jaxgen.interop.files import read_state_dict
-from jaxgen.interop.state_dict import OfficialName, StateDict, misfits, summary, to_params
+from jaxgen.interop.state_dict import Part, StateDict, misfits, summary, to_params
 from jaxgen.nn.networks import make_network
 from jaxgen.training import workdir
 from jaxgen.training.settings import train_settings
@@ -29,16 +31,9 @@ _PACKAGE = "jaxgen.interop"
 _MODULES = {"iddpm": "adm"}  # formats whose names are those of another, by its name
 _TOOLS = ("files", "pickles", "state_dict")  # what is no format below the package
 _NETWORK, _UNCERTAINTY = "network", "uncertainty"  # parts of a diffusion model's parameters
-
+_AVERAGE = "ema/"  # before the place of a part that is an average itself
 
 Build = Callable[[ConfigDict], setup.Experiment]
-
-
-class Part(NamedTuple):
-    """Where a part of the parameters comes from: the format's map of names, and the official entries of other parts."""
-
-    official: OfficialName
-    ignored: str
 
 
 class Candidate(NamedTuple):
@@ -49,7 +44,7 @@ class Candidate(NamedTuple):
       config: with the settings that the weights bring along.
       experiment: the model and how it runs.
       target: shapes of the state.
-      parts: what of the parameters comes from the weights, by name.
+      parts: what of the state comes from the weights.
       problems: what the weights do not have in common with it.
     """
 
@@ -57,7 +52,7 @@ class Candidate(NamedTuple):
     config: ConfigDict
     experiment: setup.Experiment
     target: TrainState
-    parts: dict[str, Part]
+    parts: list[Part]
     problems: list[str]
 
 
@@ -77,8 +72,13 @@ def main(config: ConfigDict | None, flags: Any, *, started: float) -> int:
             autoencoder = _keep_autoencoder(flags, unfinished) if flags.autoencoder else None
             chosen = _choose(format, weights, named, lambda config: _experiment(config, flags, autoencoder, unfinished))
             imported = _imported(chosen, weights)
-            _write(unfinished, chosen, _state(chosen, imported))
-    print(f"{directory} holds {chosen.name} with {trees.count(imported):,} parameters of {flags.weights}. Try next:")
+            state = _state(chosen, imported)
+            _write(unfinished, chosen, state)
+    print(f"{directory} holds {chosen.name} with {trees.count(imported):,} numbers of {flags.weights}.")
+    fresh = [name for name in state.params if not any(f"{place}/".startswith(f"params/{name}/") for place in imported)]
+    if fresh:
+        print(f"They have no {' and no '.join(fresh)}: what they lack starts as in a new run.")
+    print("Try next:")
     print(f"  python launch.py sample --workdir={directory} --num_samples=16")
     print(f"  python launch.py train --workdir={directory}   (goes on from these weights)")
     return 0
@@ -122,34 +122,53 @@ def _choose(format: ModuleType, weights: StateDict, named: Mapping[str, ConfigDi
 def _candidate(format: ModuleType, weights: StateDict, name: str, config: ConfigDict, build: Build) -> Candidate:
     """Builds the model of a config as shapes, and compares it with the weights."""
     experiment = build(config)
-    network = _network(format, experiment)
+    network = None if hasattr(format, "parts") else _network(format, experiment)
     if getattr(network, "frequencies", None) is not None:  # random constants, which the config has to keep
         network = format.with_frequencies(network, weights)
         config.model.frequencies = network.frequencies
         experiment = build(config)
     target = setup.target(experiment, train_settings(config))
-    params = _player(target.params)
-    parts = _parts(format, network, params)
+    parts = _parts_of_run(format, config, weights) if network is None else _parts(format, network, target.params)
     problems = [
         problem
-        for name, part in parts.items()
-        for problem in misfits(weights, params[name], part.official, ignore=part.ignored)
+        for part in parts
+        for problem in misfits(weights, _at(target, part.place), part.official, ignore=part.ignored)
     ]
     return Candidate(name, config, experiment, target, parts, problems)
 
 
-def _parts(format: ModuleType, network: nn.Module, params: PyTree) -> dict[str, Part]:
-    parts = {_NETWORK: Part(lambda name: format.official_name(name, network), format.IGNORED)}
-    if _UNCERTAINTY in params and hasattr(format, "official_uncertainty_name"):
-        parts[_UNCERTAINTY] = Part(format.official_uncertainty_name, format.IGNORED_BY_UNCERTAINTY)
+def _parts_of_run(format: ModuleType, config: ConfigDict, weights: StateDict) -> list[Part]:
+    """The parts of a format that is of a method, rather than of a network.
+
+    Raises:
+      ValueError: if the config is of another method.
+    """
+    if config.method != format.METHOD:
+        raise ValueError(f"The format's weights are of the method {format.METHOD}, but config.method={config.method}.")
+    return format.parts(weights)
+
+
+def _parts(format: ModuleType, network: nn.Module, params: PyTree) -> list[Part]:
+    """The parts of a format that is of a network: all parameters, or those of the generator, hold it."""
+    player, place = (params["generator"], "params/generator") if "generator" in params else (params, "params")
+    parts = [Part(f"{place}/{_NETWORK}", lambda name: format.official_name(name, network), format.IGNORED)]
+    if _UNCERTAINTY in player and hasattr(format, "official_uncertainty_name"):
+        official = format.official_uncertainty_name
+        parts.append(Part(f"{place}/{_UNCERTAINTY}", official, format.IGNORED_BY_UNCERTAINTY))
     return parts
 
 
+def _at(state: TrainState, place: str) -> PyTree:
+    """What a state has at a place; an average is shaped as what it is of."""
+    field, *names = place.removeprefix(_AVERAGE).split("/")
+    return functools.reduce(lambda tree, name: tree[name], names, getattr(state, field))
+
+
 def _imported(chosen: Candidate, weights: StateDict) -> dict[str, PyTree]:
-    target = _player(chosen.target.params)
+    """The parts by place."""
     return {
-        name: to_params(weights, target[name], part.official, ignore=part.ignored)
-        for name, part in chosen.parts.items()
+        part.place: to_params(weights, _at(chosen.target, part.place), part.official, ignore=part.ignored)
+        for part in chosen.parts
     }
 
 
@@ -185,25 +204,27 @@ def _network(format: ModuleType, experiment: setup.Experiment) -> nn.Module:
     raise ValueError(f"The format's weights are of {names}, which the config of method {config.method} does not have.")
 
 
-def _player(params: PyTree) -> PyTree:
-    """What holds the network: all parameters, or those of the generator where there is a discriminator, too."""
-    return params.get("generator", params)
-
-
 def _state(chosen: Candidate, imported: dict[str, PyTree]) -> TrainState:
-    """A state at step 0 with the imported parameters, also for averages; everything else is as in a new run."""
+    """A state at step 0 with what is imported, also for averages that are not; everything else is as in a new run."""
     experiment = chosen.experiment
     batch = setup.example(experiment, train_settings(chosen.config))
     state = experiment.runner.to_contract(experiment.runner.init(batch))
-    own = {**_player(state.params), **imported}
-    params = {**state.params, "generator": own} if "generator" in state.params else own
-    named = trees.named_leaves({"params": params})
+    given = {
+        f"{place}/{name}": leaf for place, tree in imported.items() for name, leaf in trees.named_leaves(tree).items()
+    }
 
     def average(name: str, leaf: jax.Array) -> jax.Array:
-        _, inside, parameter = name.rpartition("params/")
-        return named[inside + parameter] if inside else leaf
+        _, field, inside = re.split(r"(params/|model_state/)", name, maxsplit=1)  # what is before tells averages apart
+        return given.get(f"{_AVERAGE}{field}{inside}", given.get(field + inside, leaf))
 
-    return state._replace(params=params, ema=trees.map_named(average, state.ema))
+    def fill(tree: PyTree, field: str) -> PyTree:
+        return trees.map_named(lambda name, leaf: given.get(f"{field}/{name}", leaf), tree)
+
+    return state._replace(
+        params=fill(state.params, "params"),
+        model_state=fill(state.model_state, "model_state"),
+        ema=trees.map_named(average, state.ema),
+    )
 
 
 def _keep_autoencoder(flags: Any, home: Path) -> ModelSpec:

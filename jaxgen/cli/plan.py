@@ -81,7 +81,9 @@ def make(config: ConfigDict, devices: int, spec: ModelSpec, *, mesh: list[str] |
     compiled = runner.compile(target, batch, model.phase(0)).program
     assert compiled is not None  # as it is on the mesh path
     sizes = dict(runner.mesh.shape)
-    program = plan.grown(hlo.read(compiled.as_text() or ""), factor=factor, data=sizes[meshes.FSDP] * sizes[meshes.TENSOR])
+    program = plan.grown(
+        hlo.read(compiled.as_text() or ""), factor=factor, data=sizes[meshes.FSDP] * sizes[meshes.TENSOR]
+    )
     return Plan(
         devices,
         sizes | {meshes.DATA: sizes[meshes.DATA] * factor},

@@ -3,7 +3,7 @@
 The only place where gradients meet optimizers, and the only one that averages over the mapped axis of the pmap path.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -23,10 +23,30 @@ InitVariables = Callable[[Key[Array, ""], Microbatch], tuple[PyTree, PyTree]]
 
 
 class Player(NamedTuple):
-    """One side of a game: what it minimizes, and how."""
+    """One side of a game.
+
+    Attributes:
+      objective: what it minimizes.
+      optimizer: how.
+      regularizer: what it also minimizes, lazily: by updates of their own, in the phases that name the player.
+    """
 
     objective: Objective
     optimizer: optax.GradientTransformation
+    regularizer: Objective | None = None
+
+
+def lazy_phases(every_steps: Mapping[str, int]) -> Callable[[int], Hashable]:
+    """The phases of lazy regularization (Karras et al. 2020, section 3.1): which players are regularized at a step.
+
+    Args:
+      every_steps: for each player that has a regularizer, the distance between the updates on it; the first is at
+        step 0.
+
+    Returns:
+      `step -> names of players`, for `GenerativeModel.phase`.
+    """
+    return lambda step: tuple(sorted(name for name, every in every_steps.items() if step % every == 0))
 
 
 def one_player(
@@ -73,6 +93,9 @@ def two_player(
     Parameters and optimizer states are dicts with the keys `generator` and `discriminator`. The batch has
     n_critic * microbatches slices; the generator's update sees the indices and labels of the last critic's data.
     Losses and norms have the name of the player in theirs: `loss/generator`, `grad_norm/generator/MODULE`.
+
+    The phase is None, or the names of the players whose updates are each followed by one on their regularizer, of the
+    same data and optimizer.
     """
     players = {"discriminator": discriminator, "generator": generator}
 
@@ -81,20 +104,27 @@ def two_player(
         opt_state = {name: player.optimizer.init(params[name]) for name, player in players.items()}
         return TrainState(jnp.zeros((), jnp.int32), params, opt_state, model_state)
 
-    def turn(name: str, key: Key[Array, ""], state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        player = players[name]
+    def step(
+        name: str, objective: Objective, label: str, key: Key[Array, ""], state: TrainState, batch: Batch
+    ) -> tuple[TrainState, Metrics]:
+        """One update of one player; metrics are labelled."""
 
-        def objective(key, own_params, model_state, microbatch):
-            return player.objective(key, {**state.params, name: own_params}, model_state, microbatch)
+        def own_objective(key, own_params, model_state, microbatch):
+            return objective(key, {**state.params, name: own_params}, model_state, microbatch)
 
         grads, model_state, metrics = _gradient(
-            objective, keys.stream(key, name), state.params[name], state.model_state, batch, axis_name=env.axis_name
+            own_objective,
+            keys.stream(key, label),
+            state.params[name],
+            state.model_state,
+            batch,
+            axis_name=env.axis_name,
         )
-        updates, opt_state = player.optimizer.update(grads, state.opt_state[name], state.params[name])
+        updates, opt_state = players[name].optimizer.update(grads, state.opt_state[name], state.params[name])
         params = optax.apply_updates(state.params[name], updates)
-        metrics = {(f"loss/{name}" if k == "loss" else k): v for k, v in metrics.items()}
-        metrics[f"grad_norm/{name}"] = optax.tree.norm(grads)
-        metrics |= _norms(f"{name}/", env.norms_depth, grad=grads, update=updates, param=params)
+        metrics = {(f"loss/{label}" if k == "loss" else k): v for k, v in metrics.items()}
+        metrics[f"grad_norm/{label}"] = optax.tree.norm(grads)
+        metrics |= _norms(f"{label}/", env.norms_depth, grad=grads, update=updates, param=params)
         state = state._replace(
             params={**state.params, name: params},
             opt_state={**state.opt_state, name: opt_state},
@@ -102,18 +132,27 @@ def two_player(
         )
         return state, metrics
 
+    def turn(
+        name: str, key: Key[Array, ""], state: TrainState, batch: Batch, phase: Hashable
+    ) -> tuple[TrainState, Metrics]:
+        player = players[name]
+        state, metrics = step(name, player.objective, name, key, state, batch)
+        if player.regularizer is None or not isinstance(phase, tuple) or name not in phase:
+            return state, metrics
+        state, more = step(name, player.regularizer, f"{name}_regularizer", key, state, batch)
+        return state, {**metrics, **more}
+
     def update(
         key: Key[Array, ""], state: TrainState, batch: Batch, *, phase: Hashable = None
     ) -> tuple[TrainState, Metrics]:
-        del phase
         _expect_microbatches(batch, n_critic * microbatches)
         critic_batches = jax.tree.map(lambda x: x.reshape(n_critic, microbatches, *x.shape[1:]), batch)
 
         def critic(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-            return turn("discriminator", key, state, batch)
+            return turn("discriminator", key, state, batch, phase)
 
         state, metrics = scan(critic, state, critic_batches, unroll=loops_are_slow())
-        state, generator_metrics = turn("generator", key, state, _microbatch(critic_batches, -1))
+        state, generator_metrics = turn("generator", key, state, _microbatch(critic_batches, -1), phase)
         return state._replace(step=state.step + 1), {**_mean(metrics), **generator_metrics}
 
     return init, update

@@ -40,6 +40,20 @@ OfficialName = Callable[[str], str | Source]
 """Maps the path name of a parameter of ours, `block_0/conv/kernel`, to its official entry."""
 
 
+class Part(NamedTuple):
+    """A part of a run's state that official weights fill.
+
+    Attributes:
+      place: where it lies in the state, `params/generator`; with `ema/` in front, where its own average does.
+      official: the map of names, relative to the place.
+      ignored: regular expression of official entries that are no part of it.
+    """
+
+    place: str
+    official: OfficialName
+    ignored: str = ""
+
+
 def to_params(state_dict: StateDict, target: PyTree, official: OfficialName, *, ignore: str = "") -> PyTree:
     """Builds the parameters of a network of ours from an official state dict.
 

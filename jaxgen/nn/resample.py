@@ -1,4 +1,4 @@
-"""Doubling and halving of feature maps with a small separable filter, as in NCSN++ (Song et al. 2021, appendix H).
+"""Doubling, halving and blurring of feature maps with a small separable filter (Song et al. 2021, appendix H).
 
 A filter is given by its taps along one axis, such as (1, 1), a box, or (1, 3, 3, 1); it is normalized here. Shifted
 copies are added up, which compiles to one pass over memory where a depthwise convolution is slow.
@@ -39,6 +39,11 @@ def downsample(
     return _along_both(x, taps, lambda x, weights, axis: _halve(x, weights, axis, margin))
 
 
+def blur(x: Float[Array, "b h w c"], taps: tuple[int, ...], *, margin: int) -> Float[Array, "b h2 w2 c"]:
+    """Filters without resampling, `margin` zeros put on each side first; n taps cost n - 1 pixels of each axis."""
+    return _along_both(x, taps, lambda x, weights, axis: _filter(_pad(x, axis, margin), weights, axis))
+
+
 def _along_both(x: Array, taps: tuple[int, ...], apply: Callable[[Array, list[float], int], Array]) -> Array:
     if not taps or len(taps) % 2:
         raise ValueError(f"A resampling filter needs an even number of taps, not {len(taps)}: {taps}.")
@@ -47,9 +52,12 @@ def _along_both(x: Array, taps: tuple[int, ...], apply: Callable[[Array, list[fl
 
 
 def _halve(x: Array, weights: list[float], axis: int, margin: int) -> Array:
-    x = _pad(x, axis, margin)
-    size = (x.shape[axis] - len(weights)) // 2 + 1
-    parts = (lax.slice_in_dim(x, k, k + 2 * size - 1, 2, axis) * weight for k, weight in enumerate(weights))
+    return _filter(_pad(x, axis, margin), weights, axis, stride=2)
+
+
+def _filter(x: Array, weights: list[float], axis: int, stride: int = 1) -> Array:
+    length = (x.shape[axis] - len(weights)) // stride * stride + 1
+    parts = (lax.slice_in_dim(x, k, k + length, stride, axis) * weight for k, weight in enumerate(weights))
     return functools.reduce(jnp.add, parts)
 
 

@@ -33,10 +33,7 @@ class DownConv(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 {self.features}"]:
         """Applies the convolution."""
         kernel = self.param("kernel", self.kernel_init, (4, 4, x.shape[-1], self.features)).astype(self.dtype)
-        # Tap 2 * block + offset along each axis reads the pixel `offset` of a 2x2 block.
-        kernel = kernel.reshape(2, 2, 2, 2, *kernel.shape[2:]).transpose(0, 2, 1, 3, 4, 5)
-        blocks = _space_to_depth(_pad(x.astype(self.dtype)))
-        y = _conv2x2(blocks, kernel.reshape(2, 2, 4 * x.shape[-1], self.features))
+        y = down_conv(_pad(x.astype(self.dtype)), kernel)
         return _add_bias(self, y) if self.use_bias else y
 
 
@@ -56,11 +53,22 @@ class UpConv(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w {self.features}"]:
         """Applies the convolution."""
         kernel = self.param("kernel", self.kernel_init, (4, 4, x.shape[-1], self.features)).astype(self.dtype)
-        # Between two pixels along an axis lie two outputs: tap 2 * pixel + 1 - output joins one of each.
-        kernel = kernel.reshape(2, 2, 2, 2, *kernel.shape[2:])[:, ::-1, :, ::-1].transpose(0, 2, 4, 1, 3, 5)
-        y = _conv2x2(_pad(x.astype(self.dtype)), kernel.reshape(2, 2, x.shape[-1], 4 * self.features))
-        y = _depth_to_space(y)[:, 1:-1, 1:-1]
+        y = up_conv(x.astype(self.dtype), kernel[::-1, ::-1])[:, 1:-1, 1:-1]  # nn.ConvTranspose flips the kernel
         return _add_bias(self, y) if self.use_bias else y
+
+
+def down_conv(x: Float[Array, "b h w c"], kernel: Float[Array, "4 4 c d"]) -> Float[Array, "b h//2-1 w//2-1 d"]:
+    """The 4x4 convolution of stride 2 wherever it fits, without padding; height and width are even."""
+    # Tap 2 * block + offset along each axis reads the pixel `offset` of a 2x2 block.
+    blocks = kernel.reshape(2, 2, 2, 2, *kernel.shape[2:]).transpose(0, 2, 1, 3, 4, 5)
+    return _conv2x2(_space_to_depth(x), blocks.reshape(2, 2, -1, kernel.shape[-1]))
+
+
+def up_conv(x: Float[Array, "b h w c"], kernel: Float[Array, "4 4 c d"]) -> Float[Array, "b 2*h+2 2*w+2 d"]:
+    """The transposed 4x4 convolution of stride 2, uncut: each pixel adds the kernel, times itself, to the output."""
+    # Along each axis, output 2 * i + offset joins tap `offset` of pixel i and tap 2 + offset of pixel i - 1.
+    pairs = kernel.reshape(2, 2, 2, 2, *kernel.shape[2:])[::-1, :, ::-1].transpose(0, 2, 4, 1, 3, 5)
+    return _depth_to_space(_conv2x2(_pad(x), pairs.reshape(2, 2, kernel.shape[2], -1)))
 
 
 def _add_bias(module: nn.Module, y: Array) -> Array:

@@ -1,6 +1,6 @@
 """Optimizers by name: clipping, the update rule, decoupled weight decay and the learning-rate schedule in one chain."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import optax
@@ -78,6 +78,17 @@ def make_player_optimizers(section: Section, *players: str, num_steps: int) -> d
     return {
         name: call(make_optimizer, section[name], where=f"optimizer.{name}", num_steps=num_steps) for name in players
     }
+
+
+def with_lazy_updates(section: Section, every_steps: int) -> dict[str, Any]:
+    """The settings of a player that takes one update more, on a regularizer, every so many steps.
+
+    Learning rate and decays are those of as much progress in more updates (Karras et al. 2020, appendix B): with
+    c = k / (k + 1) for every k steps, c times the rate, and the decays to the power of c.
+    """
+    c = every_steps / (every_steps + 1)
+    adjusted = {"learning_rate": lambda rate: c * rate, "b1": lambda decay: decay**c, "b2": lambda decay: decay**c}
+    return {name: adjusted[name](value) if name in adjusted else value for name, value in section.items()}
 
 
 def learning_rate_schedule(

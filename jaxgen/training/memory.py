@@ -48,8 +48,7 @@ def advice(config: ConfigDict) -> list[str]:
         found.append(f"train.compute_dtype=bfloat16 (now {config.train.compute_dtype})")
     found.append(f"a smaller data.batch_size (now {size})")
     found.append(f"a smaller sample.batch_size (now {config.sample.batch_size}), if it was drawing a grid")
-    values = ", ".join(f"{name}={value}" for name, value in config.parallel.items())
-    return [*found, f"more devices, or the state split over them (parallel: now {values})"]
+    return [*found, f"more devices, or the state split over them by parallel.fsdp (now {config.parallel.fsdp})"]
 
 
 def _has_remat(section: object) -> bool:

@@ -1,4 +1,4 @@
-"""Official weights, from the import command to the denoiser of the imported run, against official outputs."""
+"""Official weights, from the import command to the model of the imported run, against official outputs."""
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,8 @@ from launching import launch
 from jaxgen.cli import setup
 from jaxgen.diffusion import schedules
 from jaxgen.nn.networks import make_network
+from jaxgen.nn.stylegan2_discriminator import Discriminator
+from jaxgen.nn.stylegan2_generator import Generator
 from jaxgen.training.settings import train_settings
 from jaxgen.training.workdir import load_config, load_spec
 
@@ -33,28 +35,30 @@ IMPORTS = {
 def imported(name, directory, golden, *more):
     """The model that the import command makes of a golden file, and its variables."""
     format_, config, network, shape = IMPORTS[name]
-    np.savez(directory / "weights.npz", **golden.state_dict)
-    settings = {f"model.{key}": value for key, value in network.items()} | {
-        "train.compute_dtype": "float32",
-        "sampler.num_steps": 2,
-        "data.batch_size": 8,
-    }
+    settings = {f"model.{key}": value for key, value in network.items()} | {"sampler.num_steps": 2}
+    options = [f"--config=configs/{config}", f"--image_shape={','.join(map(str, shape))}"]
+    _, model, state = run_of(format_, golden.state_dict, directory, settings, *options, *more)
+    return model, model.eval_variables(state)
+
+
+def run_of(format_, weights, directory, settings, *options):
+    """What the import command prints, the model that it makes of weights, and its state."""
+    np.savez(directory / "weights.npz", **weights)
+    settings = settings | {"train.compute_dtype": "float32", "data.batch_size": 8}
     outcome = launch(
         "import",
         f"--format={format_}",
         f"--weights={directory}/weights.npz",
         f"--workdir={directory}/run",
-        f"--config=configs/{config}",
-        f"--image_shape={','.join(map(str, shape))}",
         "--num_classes=10",
         *(f"--config.{key}={value}" for key, value in settings.items()),
-        *more,
+        *options,
     )
     assert outcome.code == 0, outcome.err
     config = load_config(directory / "run")
     experiment = setup.build(config, load_spec(directory / "run"), directory / "run")
     state, _ = setup.restore(experiment, train_settings(config), directory / "run", None)
-    return experiment.model, experiment.model.eval_variables(state)
+    return outcome.out, experiment.model, state
 
 
 @pytest.mark.parametrize("name", ["edm_ddpmpp", "edm_ncsnpp"])
@@ -89,3 +93,46 @@ def test_an_imported_model_sees_the_official_noise(name, tmp_path):
     label = {"label": jnp.asarray(golden.inputs["y"], jnp.int32)}
     denoised = jax.jit(model.denoise)(variables, jnp.asarray(x), jnp.asarray(sigma), label)
     assert_parity((x - denoised) / sigma[:, None, None, None], golden.outputs["out"][..., :channels])
+
+
+STYLEGAN2 = {
+    f"{network}.{key}": value
+    for network in ("generator", "discriminator")
+    for key, value in {"channel_base": 512, "channel_max": 32, "num_mapping_layers": 2}.items()
+} | {"generator.z_dim": 32, "generator.w_dim": 32, "discriminator.group_size": 2, "gan.class_conditional": True}
+
+
+def test_an_imported_generator_is_the_official_one_and_its_adversary_new(tmp_path):
+    golden = load("stylegan2_generator")
+    options = ["--config=configs/stylegan2.py:shapes", "--image_shape=32,32,3"]
+    said, model, state = run_of("stylegan2", golden.state_dict, tmp_path, STYLEGAN2, *options)
+    assert "They have no discriminator: what they lack starts as in a new run." in said
+    variables = model.eval_variables(state)
+    z, label = jnp.asarray(golden.inputs["z"]), jnp.argmax(golden.inputs["c"], axis=1)
+    images = jax.jit(model.decode)(variables, z, {"label": label})
+    assert_parity(images, np.clip(golden.outputs["image_const_noise"], -1.0, 1.0))
+    network = Generator((32, 32, 3), 32, 32, 2, 512, 32, num_classes=10)
+    ws = network.apply(variables, z, label, method="styles")
+    assert_parity(ws, golden.outputs["w"])
+    assert_parity(network.apply(variables, ws, psi=0.5, method="truncate"), golden.outputs["w_truncated"])
+    images = jax.jit(lambda ws: network.apply(variables, ws, noise_mode="none", method="synthesize"))(ws)
+    assert_parity(images, golden.outputs["image_no_noise"])
+
+
+def test_an_imported_run_has_both_players_and_the_average_of_the_first(tmp_path):
+    golden, other = load("stylegan2_generator"), load("stylegan2_discriminator")
+    raw = {name: np.zeros_like(array) for name, array in golden.state_dict.items()}  # no image of the average is of it
+    weights = {f"{prefix}.{name}": array for prefix, entries in (
+        ("G", raw), ("G_ema", golden.state_dict), ("D", other.state_dict)
+    ) for name, array in entries.items()}  # fmt: skip
+    options = ["--config=configs/stylegan2.py:shapes", "--image_shape=32,32,3"]
+    said, model, state = run_of("stylegan2", weights, tmp_path, STYLEGAN2, *options)
+    assert "They have no" not in said
+    assert all(not leaf.any() for leaf in jax.tree.leaves(state.params["generator"]))
+    variables, label = model.eval_variables(state), jnp.argmax(golden.inputs["c"], axis=1)
+    images = jax.jit(model.decode)(variables, jnp.asarray(golden.inputs["z"]), {"label": label})
+    assert_parity(images, np.clip(golden.outputs["image_const_noise"], -1.0, 1.0))
+    judge = Discriminator(channel_base=512, channel_max=32, group_size=2, num_mapping_layers=2, num_classes=10)
+    x, label = jnp.asarray(other.inputs["x"]), jnp.argmax(other.inputs["c"], axis=1)
+    logits = jax.jit(judge.apply)({"params": state.params["discriminator"]}, x, label)
+    assert_parity(logits, other.outputs["logits"][:, 0])

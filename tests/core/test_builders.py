@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxgen.core import keys
-from jaxgen.core.builders import Player, one_player, two_player
+from jaxgen.core.builders import Player, lazy_phases, one_player, two_player
 from jaxgen.core.contract import Env, TrainState
 
 RATE = 0.25
@@ -213,3 +213,47 @@ def test_a_game_averages_over_a_mapped_axis():
 def test_a_game_refuses_another_number_of_slices():
     with pytest.raises(ValueError, match="The batch has 3 microbatches, but this model takes 4 in an update"):
         play([1.0, 2.0, 3.0], n_critic=2, microbatches=2)
+
+
+def pull(key, params, model_state, microbatch):
+    """A regularizer: half the squared generator, whose gradient is the generator."""
+    del microbatch
+    return 0.5 * params["generator"] ** 2, (model_state * 10 + 3, {"noise/pull": jax.random.normal(key)})
+
+
+def play_regularized(phase, optimizer):
+    def init_variables(key, microbatch):
+        del key, microbatch
+        return {"generator": jnp.array(G0), "discriminator": jnp.array(D0)}, jnp.zeros((), jnp.int32)
+
+    init, update = two_player(
+        init_variables,
+        generator=Player(generator, optimizer, regularizer=pull),
+        discriminator=Player(discriminator, optax.sgd(D_RATE)),
+    )
+    batch = {"x": jnp.array([[3.0]])}
+    return update(KEY, init(KEY, batch), batch, phase=phase)
+
+
+def test_a_regularizer_has_updates_of_its_own_in_the_phases_that_name_its_player():
+    plain, metrics = play([3.0])
+    for phase in (None, (), ("discriminator",)):
+        state, without = play_regularized(phase, optax.sgd(G_RATE))
+        np.testing.assert_allclose(state.params["generator"], plain.params["generator"], rtol=1e-6)
+        assert (set(without), state.model_state) == (set(metrics), 12)
+    state, more = play_regularized(("generator",), optax.sgd(G_RATE))
+    np.testing.assert_allclose(state.params["generator"], plain.params["generator"] * (1 - G_RATE), rtol=1e-6)
+    assert (state.step, state.model_state) == (1, 123)
+    np.testing.assert_allclose(more["loss/generator_regularizer"], 0.5 * plain.params["generator"] ** 2, rtol=1e-6)
+    np.testing.assert_allclose(more["grad_norm/generator_regularizer"], abs(plain.params["generator"]), rtol=1e-6)
+    assert more["noise/pull"] != more["noise/g"]
+    state, _ = play_regularized(("generator",), optax.adam(G_RATE))
+    assert state.opt_state["generator"][0].count == 2  # one optimizer for both
+
+
+def test_lazy_phases_name_the_players_that_are_due():
+    phase = lazy_phases({"generator": 4, "discriminator": 6})
+    due = {step: phase(step) for step in range(13) if phase(step)}
+    both, g, d = ("discriminator", "generator"), ("generator",), ("discriminator",)
+    assert due == {0: both, 4: g, 6: d, 8: g, 12: both}
+    assert lazy_phases({})(0) == ()

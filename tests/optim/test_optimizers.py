@@ -4,7 +4,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from jaxgen.optim.optimizers import learning_rate_schedule, make_optimizer, make_player_optimizers
+from jaxgen.optim.optimizers import learning_rate_schedule, make_optimizer, make_player_optimizers, with_lazy_updates
 
 RATE = 0.5
 
@@ -152,3 +152,14 @@ def test_each_player_has_the_optimizer_of_its_subsection():
 def test_sections_of_players_that_are_missing_unknown_or_wrong_are_refused(section, sentence):
     with pytest.raises(ValueError, match=sentence):
         make_player_optimizers(ConfigDict(section), "generator", "discriminator", num_steps=10)
+
+
+def test_lazy_updates_forget_as_much_in_an_interval():
+    """After k + 1 updates in the place of k, decays have done as much, and so have steps of a constant size."""
+    section = ConfigDict({"name": "adam", "learning_rate": RATE, "b1": 0.5, "b2": 0.99, "clip_norm": 3.0})
+    adjusted = with_lazy_updates(section, 4)
+    np.testing.assert_allclose(adjusted["b1"] ** 5, 0.5**4)
+    np.testing.assert_allclose(adjusted["b2"] ** 5, 0.99**4)
+    np.testing.assert_allclose(5 * adjusted["learning_rate"], 4 * RATE)
+    assert (adjusted["name"], adjusted["clip_norm"]) == ("adam", 3.0)
+    assert with_lazy_updates(ConfigDict({"b1": 0.0}), 16) == {"b1": 0.0}

@@ -34,7 +34,7 @@ def test_the_error_names_the_settings_and_the_profile(tmp_path, words):
         "train.compute_dtype=bfloat16 (now float32)",
         "data.batch_size (now 128)",
         "sample.batch_size (now 250)",
-        "parallel: now mode=mesh",
+        "parallel.fsdp (now 1)",
         f"pprof -top {tmp_path / 'memory.prof'}",
     ):
         assert part in sentence

@@ -1,0 +1,110 @@
+"""StyleGAN2 with given weights, against official styles, images and logits; and which weights go where."""
+
+from typing import NamedTuple
+
+import golden_files
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen.interop import state_dict
+from jaxgen.interop import stylegan2 as format_
+from jaxgen.nn.stylegan2_discriminator import Discriminator
+from jaxgen.nn.stylegan2_generator import Generator
+
+SETTINGS = {"channel_base": 512, "channel_max": 32, "num_mapping_layers": 2, "num_classes": 10}
+
+
+class Loaded(NamedTuple):
+    """A generator with its official weights and inputs."""
+
+    golden: golden_files.Golden
+    network: Generator
+    variables: dict
+    z: jax.Array
+    label: jax.Array
+
+    def apply(self, *arguments, **options):
+        return self.network.apply(self.variables, *arguments, **options)
+
+
+@pytest.fixture(scope="module")
+def generator() -> Loaded:
+    golden = golden_files.load("stylegan2_generator")
+    z, label = jnp.asarray(golden.inputs["z"]), jnp.argmax(golden.inputs["c"], axis=1)
+    network = Generator((32, 32, 3), z_dim=32, w_dim=32, **SETTINGS)
+    target = jax.eval_shape(network.init, jax.random.key(0), z, label)
+    params, buffers = (
+        state_dict.to_params(golden.state_dict, target[name], part.official, ignore=part.ignored)
+        for name, part in zip(("params", "buffers"), format_.parts(golden.state_dict), strict=True)
+    )
+    return Loaded(golden, network, {"params": params, "buffers": buffers}, z, label)
+
+
+def test_parity_with_the_official_styles(generator):
+    ws = generator.apply(generator.z, generator.label, method="styles")
+    golden_files.assert_parity(ws, generator.golden.outputs["w"])
+    truncated = generator.apply(ws, psi=0.5, method="truncate")
+    golden_files.assert_parity(truncated, generator.golden.outputs["w_truncated"])
+    some = generator.apply(ws, psi=0.5, cutoff=3, method="truncate")
+    np.testing.assert_array_equal(some, jnp.concatenate([truncated[:, :3], ws[:, 3:]], axis=1))
+
+
+@pytest.mark.parametrize(("mode", "output"), [("const", "image_const_noise"), ("none", "image_no_noise")])
+def test_parity_with_the_official_images(generator, mode, output):
+    images = jax.jit(lambda z, label: generator.apply(z, label, noise_mode=mode))(generator.z, generator.label)
+    golden_files.assert_parity(images, generator.golden.outputs[output])
+
+
+def shapes(tree):
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+
+def part_of_a_run(place, weights, target):
+    """What the part of a whole run that belongs at a place makes of the weights."""
+    part = next(part for part in format_.parts(weights) if part.place == place)
+    return state_dict.to_params(weights, shapes(target), part.official, ignore=part.ignored)
+
+
+def test_parity_with_the_official_discriminator():
+    golden = golden_files.load("stylegan2_discriminator")
+    x, label = jnp.asarray(golden.inputs["x"]), jnp.argmax(golden.inputs["c"], axis=1)
+    network = Discriminator(group_size=2, **SETTINGS)
+    target = jax.eval_shape(network.init, jax.random.key(0), x, label)["params"]
+    weights = {f"D.{name}": array for name, array in golden.state_dict.items()}
+    weights |= {"G.mapping.w_avg": np.zeros(32), "G_ema.mapping.w_avg": np.zeros(32)}
+    params = part_of_a_run("params/discriminator", weights, target)
+    golden_files.assert_parity(jax.jit(network.apply)({"params": params}, x, label), golden.outputs["logits"][:, 0])
+
+
+def test_a_whole_run_has_an_average_and_its_buffers(generator):
+    given = generator.golden.state_dict
+    weights = {f"{network}.{name}": array for network in ("G", "G_ema") for name, array in given.items()}
+    weights |= {"G_ema.mapping.w_avg": np.ones(32), "G_ema.synthesis.b4.conv1.bias": np.full(32, 7.0)}
+    assert {part.place for part in format_.parts(weights)} == {
+        "params/generator",
+        "ema/params/generator",
+        "model_state/generator",
+        "params/discriminator",
+    }
+    params, buffers = generator.variables["params"], generator.variables["buffers"]
+    jax.tree.map(np.testing.assert_array_equal, part_of_a_run("params/generator", weights, params), params)
+    np.testing.assert_array_equal(part_of_a_run("model_state/generator", weights, buffers)["w_avg"], np.ones(32))
+    average = part_of_a_run("ema/params/generator", weights, params)
+    np.testing.assert_array_equal(average["synthesis"]["b4"]["conv1"]["bias"], np.full(32, 7.0))
+
+
+@pytest.mark.parametrize("name", ["mapping.w_avg", "synthesis.b8.conv0.noise_const", "mapping.embed.bias"])
+def test_a_missing_entry_is_named_by_one_part(generator, name):
+    incomplete = {key: array for key, array in generator.golden.state_dict.items() if key != name}
+    target = {"params/generator": "params", "model_state/generator": "buffers"}
+    problems = [
+        problem
+        for part in format_.parts(incomplete)
+        for problem in state_dict.misfits(
+            incomplete, shapes(generator.variables[target[part.place]]), part.official, ignore=part.ignored
+        )
+    ]
+    assert len(problems) == 1
+    assert problems[0].startswith(f"{name} is missing")
