@@ -183,14 +183,14 @@ def _shrink(config: ConfigDict, devices: int, factor: int) -> None:
     Raises:
       ValueError: if there are fewer devices here than the program is made for, or the batch does not divide.
     """
-    available = len(jax.devices())
-    if devices // factor > available:
-        raise ValueError(f"There are {available} devices here, and the plan needs {devices // factor}: use launch.py.")
     if config.data.batch_size % factor or (config.parallel.data != -1 and config.parallel.data % factor):
         raise ValueError(
             f"data.batch_size={config.data.batch_size} and parallel.data={config.parallel.data} must be multiples of "
             f"{factor}, to plan for {devices:,} devices."
         )
+    available = len(jax.devices())
+    if devices // factor > available:
+        raise ValueError(f"There are {available} devices here, and the plan needs {devices // factor}: use launch.py.")
     config.parallel.num_devices = devices // factor
     config.data.batch_size //= factor
     if config.parallel.data != -1:
@@ -228,7 +228,7 @@ def _batch(config: ConfigDict, model: GenerativeModel, spec: ModelSpec, mesh: ja
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype, sharding=split), shapes)
 
 
-def _size(count: float) -> str:
+def _size(count: float | int) -> str:
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024 or unit == "GiB":
             break

@@ -117,7 +117,7 @@ def grown(program: Program, *, factor: int, data: int) -> Program:
 def estimate(program: Program, device: Accelerator, *, float32: bool) -> Time:
     """How long an update takes by peak rates, and rings for messages."""
     flops = device.flops_float32 if float32 else device.flops
-    messages = sum(_seconds(collective, size, device) for collective, size in program.collectives.items())
+    messages = math.fsum(_seconds(collective, size, device) for collective, size in program.collectives.items())
     return Time(program.flops / (ATTAINED * flops), messages)
 
 

@@ -1,0 +1,92 @@
+"""`launch.py plan`, on the eight devices of the tests."""
+
+import pytest
+from launching import launch
+
+from configs import dit, vae
+from jaxgen.cli import environment, plan
+from jaxgen.core import trees
+from jaxgen.core.contract import ModelSpec
+from jaxgen.parallel.plan import splits
+
+TINY = "--config=configs/vae.py:tiny"
+
+
+def test_fsdp_divides_the_state_of_the_largest_transformer_by_the_devices():
+    made = plan.make(dit.get_config("xl2"), 8, ModelSpec((32, 32, 8), 1000), mesh=["fsdp=8"])
+    state = made.target._replace(step=())
+    on_device = sum(split.bytes for split in splits(state))
+    assert trees.count(made.target.params) == 674_834_720
+    assert on_device <= 1.05 / 8 * trees.num_bytes(state)
+    batch = 256 * (32 * 32 * 8 + 2) * 4 / 8
+    assert made.memory.arguments == pytest.approx(on_device + batch, rel=0.1)
+    assert made.memory.peak == pytest.approx(made.memory.arguments + made.memory.temporaries, rel=0.01)
+    # 119 GFLOP forward for two operations a pair, as much for each recomputation, twice in the backward pass.
+    assert made.program.flops == pytest.approx(4 * 2 * 118.6e9 * 256 / 8, rel=0.02)
+
+
+def small(devices, mesh=()):
+    return plan.make(vae.get_config("tiny"), devices, ModelSpec((8, 8, 1), 10), mesh=list(mesh))
+
+
+def test_a_plan_for_more_devices_than_can_be_compiled_for_is_that_of_all(monkeypatch):
+    whole = small(8, ["data=4", "fsdp=2", "min_shard_elements=1"])
+    monkeypatch.setattr(plan, "COMPILED_FOR", 4)
+    grown = small(8, ["data=4", "fsdp=2", "min_shard_elements=1"])
+    assert (grown.mesh, grown.batch_size, grown.memory.arguments) == (whole.mesh, 16, whole.memory.arguments)
+    assert grown.memory.peak == pytest.approx(whole.memory.peak, rel=0.02)  # larger groups, larger buffers
+    assert grown.program.flops == whole.program.flops
+    assert grown.program.collectives == whole.program.collectives
+
+
+def test_the_command_says_what_an_update_takes(monkeypatch):
+    outcome = launch("plan", TINY, "--devices=8", "--mesh=fsdp=4,min_shard_elements=1")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.startswith("8 devices (data 2 x fsdp 4 x tensor 1), batch 16\n")
+    for words in ("parameters, optimizer and averages take", "of temporaries", "TFLOP", "all-gather", "h200", "fsdp;"):
+        assert words in outcome.out
+    assert "warning" not in outcome.out
+    monkeypatch.setattr(plan, "ACCELERATORS", {"toy": plan.ACCELERATORS["h200"]._replace(memory=1.0)})
+    assert "warning: this will not fit into toy. Try" in launch("plan", TINY, "--devices=1").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "plan needs --devices=N, at least 1, and it is None"),
+        (["--devices=0"], "at least 1, and it is 0"),
+        (["--devices=9"], "There are 8 devices here, and the plan needs 9"),
+        (["--devices=8", "--mesh=fsdp=3"], "parallel.fsdp=3, parallel.tensor=1 does not fit 8 devices"),
+        (["--devices=8", "--mesh=width=2"], "config.parallel.width is not a setting"),
+        (["--devices=8", "--config.parallel.mode=pmap"], "parallel.mode is pmap, whose programs are compiled when"),
+        (["--devices=8", "--config.data.batch_size=12"], "A microbatch of 12 examples does not divide over 8 devices"),
+        (
+            ["--devices=4096", "--config.data.batch_size=17"],
+            "data.batch_size=17 and parallel.data=-1 must be",
+        ),
+    ],
+)
+def test_plans_that_cannot_be_had_are_refused(arguments, sentence):
+    outcome = launch("plan", TINY, *arguments)
+    assert outcome.code == 2
+    assert sentence in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count"),
+    [(["plan", "--devices=64"], 64), (["--devices=5000", "plan"], 2048), (["plan", "--devices=x"], 1)],
+)
+def test_devices_are_made_before_jax_starts(arguments, count, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+    environment.prepare(["launch.py", *arguments])
+    assert f"--xla_force_host_platform_device_count={count}" in environment.os.environ["XLA_FLAGS"].split()
+    assert environment.os.environ["JAX_PLATFORMS"] == "cpu"
+
+
+def test_other_commands_keep_their_devices(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+    environment.prepare(["launch.py", "train", "--workdir=plan"])
+    assert "device_count" not in environment.os.environ["XLA_FLAGS"]
+    assert environment.os.environ["JAX_PLATFORMS"] == "tpu"

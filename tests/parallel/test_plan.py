@@ -1,0 +1,86 @@
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxgen.parallel import mesh as meshes
+from jaxgen.parallel import plan
+from jaxgen.parallel.hardware import ACCELERATORS, Accelerator
+from jaxgen.parallel.hlo import Collective, Program
+
+DEVICE = Accelerator(100.0, 50.0, 1e3, 10.0, near_rate=4.0, near_devices=8, far_rate=1.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "seconds"),
+    [
+        ("all-reduce", 2 * 3 / 4 * 16 / 4),
+        ("all-gather", 3 / 4 * 16 / 4),
+        ("reduce-scatter", 3 * 16 / 4),
+        ("all-to-all", 3 / 4 * 16 / 4),
+        ("collective-permute", 16 / 4),
+    ],
+)
+def test_messages_go_round_a_ring(kind, seconds):
+    program = Program(0.0, 0.0, {Collective(kind, 4, 8): 16.0})
+    assert plan.estimate(program, DEVICE, float32=False).messages == pytest.approx(seconds)
+    far = Program(0.0, 0.0, {Collective(kind, 4, 9): 16.0})
+    assert plan.estimate(far, DEVICE, float32=False).messages == pytest.approx(4 * seconds)
+
+
+def test_products_take_half_of_the_peak_of_their_type():
+    program = Program(200.0, 0.0, {})
+    assert plan.estimate(program, DEVICE, float32=False) == plan.Time(4.0, 0.0)
+    assert plan.estimate(program, DEVICE, float32=True) == plan.Time(8.0, 0.0)
+    assert (plan.Time(4.0, 3.0).best, plan.Time(4.0, 3.0).worst) == (4.0, 7.0)
+
+
+def test_more_devices_along_data_have_larger_groups_along_it_alone():
+    program = Program(
+        1.0,
+        2.0,
+        {
+            Collective("all-reduce", 8, 15): 10.0,  # over data and fsdp
+            Collective("all-gather", 2, 9): 10.0,  # over data
+            Collective("all-gather", 4, 7): 10.0,  # over fsdp
+            Collective("collective-permute", 2, 2): 10.0,
+        },
+    )
+    grown = plan.grown(program, factor=4, data=8)
+    assert grown.collectives == {
+        Collective("all-reduce", 32, 60): 10.0,
+        Collective("all-gather", 8, 36): 40.0,
+        Collective("all-gather", 4, 7): 10.0,
+        Collective("collective-permute", 2, 2): 10.0,
+    }
+    assert (grown.flops, grown.bytes) == (1.0, 2.0)
+
+
+def test_splits_say_what_lies_on_a_device():
+    mesh = meshes.make_mesh(fsdp=4, tensor=2)
+
+    def leaf(shape, spec):
+        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, spec))
+
+    tree = {"a": leaf((3, 8), P(None, ("tensor", "fsdp"))), "b": leaf((8, 8), P("fsdp", None)), "c": leaf((2,), P())}
+    assert plan.splits(tree) == [
+        plan.Split("b", (8, 8), "fsdp, -", 64),
+        plan.Split("a", (3, 8), "-, tensorxfsdp", 12),
+        plan.Split("c", (2,), "whole", 8),
+    ]
+
+
+def test_memory_counts_a_donated_state_once():
+    compiled = jax.jit(lambda x: x + 1, donate_argnums=0).lower(jnp.zeros(256)).compile()
+    memory = plan.memory(compiled)
+    assert memory.arguments == 1024
+    assert memory.peak == 1024 + memory.temporaries
+
+
+def test_accelerators_are_as_their_makers_say():
+    """The ratio of operations to bytes is what separates them; a slip of a unit would show."""
+    for device in ACCELERATORS.values():
+        assert 100 < device.flops / device.memory_rate < 400
+        assert device.far_rate < device.near_rate < device.memory_rate
+        assert device.flops_float32 in (device.flops, pytest.approx(device.flops / 2, rel=0.01))
