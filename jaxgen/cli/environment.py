@@ -33,7 +33,9 @@ def prepare(arguments: Sequence[str] = ()) -> None:
     if "plan" in arguments[1:]:
         os.environ["JAX_PLATFORMS"] = "cpu"
         count = min(_devices_asked_for(arguments), _PLAN_DEVICES)
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+        # What is planned is never run: no time is spent on machine code.
+        added = f"--xla_force_host_platform_device_count={count} --xla_backend_optimization_level=0"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {added}".strip()
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxgen" / "compilation"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
