@@ -37,18 +37,25 @@ class Started(NamedTuple):
             assert all(process.poll() is None for process in self.processes), self.explain()
             time.sleep(0.05)
 
+    def say(self, line):
+        """Writes a line to the standard input of each; those who started them must have asked for pipes."""
+        for process in self.processes:
+            process.stdin.write(f"{line}\n".encode())
+            process.stdin.flush()
 
-def start(directory, *arguments, cwds=(ROOT, ROOT), count=PEERS):
-    """Starts `launch.py` as two processes, told by flags who they are; a list among the words has one for each."""
+
+def start(directory, *arguments, script="launch.py", cwds=(ROOT, ROOT), count=PEERS, stdin=None):
+    """Starts a script as two processes, told by flags who they are; a list among the words has one for each."""
     directory.mkdir(exist_ok=True)
     address = f"--coordinator=localhost:{free_port()}"
     processes = []
     for i, cwd in enumerate(cwds[:count]):
         own = [word if isinstance(word, str) else word[i] for word in arguments]
         place = [address, f"--num_processes={len(cwds)}", f"--process_id={i}", "--heartbeat_timeout_seconds=10"]
-        command = [sys.executable, str(ROOT / "launch.py"), *own, *place]
+        command = [sys.executable, str(ROOT / script), *own, *place]
         with (directory / f"{i}.out").open("w") as out, (directory / f"{i}.err").open("w") as err:
-            processes.append(subprocess.Popen(command, env=environment(), stdout=out, stderr=err, cwd=cwd))
+            started = subprocess.Popen(command, env=environment(), stdin=stdin, stdout=out, stderr=err, cwd=cwd)
+            processes.append(started)
     return Started(processes, directory)
 
 

@@ -32,6 +32,7 @@ LAYOUTS = {
     "data": {},
     "data x fsdp": {"data": 2, "fsdp": 4},
     "data x fsdp x tensor": {"data": 2, "fsdp": 2, "tensor": 2, **_TENSOR},
+    "fsdp x tensor": {"data": 1, "fsdp": 4, "tensor": 2, **_TENSOR},
     "pmap": {"mode": "pmap"},
 }
 """The section `parallel` of each; eight devices but for the first."""

@@ -4,7 +4,8 @@ from collections.abc import Hashable
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Key, PyTree
 
 from jaxgen.core.contract import GenerativeModel, TrainState
@@ -15,7 +16,7 @@ from jaxgen.parallel.runner import Compiled, Runner, make_init, updates
 def make_runner(model: GenerativeModel, mesh: Mesh, key: Key[Array, ""]) -> Runner:
     """A runner whose state and batches have a leading device axis; the model averages over it by `env.axis_name`."""
     devices = list(mesh.devices.flat)
-    by_device, whole = meshes.batch_sharding(mesh, axis=0), meshes.replicated(mesh)
+    by_device, whole = _by_device(devices), meshes.replicated(mesh)
     local = len(mesh.local_devices)
     init_one = make_init(model)
     key_everywhere = meshes.place(key, whole)  # where the loop's transfer guard lets it be
@@ -61,6 +62,11 @@ def make_runner(model: GenerativeModel, mesh: Mesh, key: Key[Array, ""]) -> Runn
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes)
 
     return Runner(mesh, init, compile, put, to_contract, from_contract, target)
+
+
+def _by_device(devices: list[jax.Device]) -> NamedSharding:
+    """As `jax.pmap` itself lays out what it returns: for inputs that lie otherwise, it would compile once more."""
+    return NamedSharding(Mesh(np.array(devices), (meshes.DATA,), axis_types=(AxisType.Auto,)), P(meshes.DATA))
 
 
 def _split(x: np.ndarray, mesh: Mesh, local: int) -> np.ndarray:

@@ -93,6 +93,26 @@ def test_an_update_takes_the_buffers_of_the_state_that_it_is_given(name):
 
 
 @pytest.mark.parametrize("name", ["mesh", "pmap"])
+def test_the_second_run_of_a_program_traces_nothing(name):
+    """A state must come out as it went in, or the program would be compiled twice."""
+    settings, traces = SETTINGS[name], []
+    model = toy.make_model(axis_name=axis_name(settings))
+
+    def update(*arguments, **options):
+        traces.append(options)
+        return model.update(*arguments, **options)
+
+    runner = make_runner(model._replace(update=update), settings, ROOT)
+    batch = runner.put(toy.host_batches(steps=1, size=8))
+    state = runner.init(batch)
+    program = runner.compile(state, batch, None).run
+    state, _ = program(state, batch)
+    first = len(traces)
+    program(state, batch)
+    assert len(traces) == first > 0
+
+
+@pytest.mark.parametrize("name", ["mesh", "pmap"])
 def test_a_batch_that_does_not_divide_is_refused(name):
     with pytest.raises(ValueError, match="A microbatch of 12 examples does not divide over 8 devices: choose"):
         make(SETTINGS[name]).put(toy.host_batches(steps=1, size=12))
