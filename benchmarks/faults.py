@@ -350,12 +350,17 @@ def clock_jump(subject: Subject, rng: random.Random) -> Disturbed:
 @contextlib.contextmanager
 def read_only(directory: Path) -> Iterator[None]:
     """Has the kernel refuse every write by this path."""
-    _mount("--bind", directory, directory)
-    _mount("-o", "remount,bind,ro", directory)
+    beside = directory.parent / f".{directory.name}"  # made read-only there, since here the run may just be writing
+    beside.mkdir()
+    _mount("--bind", directory, beside)
+    _mount("-o", "remount,bind,ro", beside)
+    _mount("--bind", beside, directory)
     try:
         yield
     finally:
         unmount(directory)
+        unmount(beside)
+        beside.rmdir()
 
 
 def _mount(*arguments: str | Path) -> None:
@@ -375,31 +380,3 @@ def can_mount(directory: Path) -> bool:
         unmount(directory)
         return True
     return False
-
-
-class Kind(NamedTuple):
-    """A kind of fault: its name in the table, its share of 200 faults, and what it needs."""
-
-    name: str
-    share: int
-    fault: Fault
-    mounts: bool = False
-    num_processes: int = 1
-
-
-KINDS = [
-    Kind("kill -9, at any moment", 18, kill),
-    Kind("kill -9, during a save", 16, kill_in_save),
-    Kind("SIGTERM", 15, terminate),
-    Kind("Ctrl-C", 15, interrupt),
-    Kind("kill -9, one of two processes", 11, kill_one_of_two, num_processes=2),
-    Kind("bit flip, array data", 13, flip_array),
-    Kind("bit flip, metadata", 13, flip_metadata),
-    Kind("bit flip, manifests", 13, flip_manifest),
-    Kind("bit flip, config and records", 13, flip_record),
-    Kind("truncated file", 15, truncate),
-    Kind("deleted file", 15, delete),
-    Kind("full disk", 15, full_disk, mounts=True),
-    Kind("unwritable directory", 14, unwritable, mounts=True),
-    Kind("clock jump", 14, clock_jump),
-]

@@ -3,8 +3,8 @@
     python benchmarks/soak.py [--faults=200] [--workers=2] [--seed=0] [--kinds "SIGTERM" ...] [--hardware="2-core CPU"]
 
 Each fault (`benchmarks/faults.py`) hits a run of launch.py of its own, whose command is then given again until it ends.
-The run must come to the same end, bit for bit, as one that nothing has disturbed, or be refused by a sentence that names
-the damage, with nothing overwritten. A full soak goes to benchmarks/results/soak.json and, as a table, to
+The run must come to the same end, bit for bit, as one that nothing has disturbed, or be refused by a sentence that
+names the damage, with nothing overwritten. A full soak goes to benchmarks/results/soak.json and, as a table, to
 docs/reliability.md. Of a fault that is lost, the directory is kept in runs/soak; the exit code is then 1.
 """
 
@@ -27,7 +27,7 @@ sys.path.append(str(Path(__file__).resolve().parent))
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import faults
-from faults import KINDS, ROOT, Attempt, Disturbed, Kind, Subject
+from faults import ROOT, Attempt, Disturbed, Subject
 
 RUNS = ROOT / "runs" / "soak"
 RESULTS = ROOT / "benchmarks" / "results" / "soak.json"
@@ -45,8 +45,36 @@ SETTINGS = [
 ]
 TOGETHER = ["--initialization_timeout_seconds=60", "--heartbeat_timeout_seconds=10"]
 MOST_LAUNCHES = 3
-INTERRUPTED_AT = (1, 3, 6, 8)
-"""At which saves the runs are killed whose copies are damaged: the first of them has one checkpoint, or none."""
+INTERRUPTED_AFTER = (1, 3, 6, 8)
+"""The saves after which the runs are killed whose copies are damaged."""
+
+
+class Kind(NamedTuple):
+    """A kind of fault: its name in the table, its share of 200 faults, and what it needs."""
+
+    name: str
+    share: int
+    fault: faults.Fault
+    mounts: bool = False
+    num_processes: int = 1
+
+
+KINDS = [
+    Kind("kill -9, at any moment", 18, faults.kill),
+    Kind("kill -9, during a save", 16, faults.kill_in_save),
+    Kind("SIGTERM", 15, faults.terminate),
+    Kind("Ctrl-C", 15, faults.interrupt),
+    Kind("kill -9, one of two processes", 11, faults.kill_one_of_two, num_processes=2),
+    Kind("bit flip, array data", 13, faults.flip_array),
+    Kind("bit flip, metadata", 13, faults.flip_metadata),
+    Kind("bit flip, manifests", 13, faults.flip_manifest),
+    Kind("bit flip, config and records", 13, faults.flip_record),
+    Kind("truncated file", 15, faults.truncate),
+    Kind("deleted file", 15, faults.delete),
+    Kind("full disk", 15, faults.full_disk, mounts=True),
+    Kind("unwritable directory", 14, faults.unwritable, mounts=True),
+    Kind("clock jump", 14, faults.clock_jump),
+]
 
 EQUAL, NAMED, REFUSED, LOST = "equal", "named", "refused", "lost"
 
@@ -126,7 +154,7 @@ def prepare(*, two: bool) -> tuple[dict[int, Reference], list[Path]]:
             raise SystemExit(f"The undisturbed run has failed:\n{ended.output}")
         references[num_processes] = read_end(undisturbed.workdir)
     interrupted = []
-    for saves in INTERRUPTED_AT:
+    for saves in INTERRUPTED_AFTER:
         run = subject(f"interrupted-{saves}")
         launched = faults.launch(run)
         faults.await_save(launched, run, saves + 1)
