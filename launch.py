@@ -3,9 +3,14 @@
 The commands are train (the default), sample, evaluate, encode, import and ema.
 """
 
+import signal
 import time
 
 START = time.monotonic()
+
+# Until a command has something to save or to remove, Ctrl-C just ends the process. As an exception it would be swallowed
+# where Python is called from C++, or printed with half of JAX above it.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from jaxgen.cli import environment  # noqa: E402
 

@@ -147,7 +147,7 @@ Fault = Callable[[Subject, random.Random], Disturbed]
 
 
 def kill(subject: Subject, rng: random.Random) -> Disturbed:
-    """SIGKILL at any moment, from the start of Python to the end of the process."""
+    """SIGKILL at any moment, from the start to the end of the process."""
     return Disturbed([_signalled(subject, rng, signal.SIGKILL)], ("Removed",))
 
 
@@ -193,7 +193,7 @@ def _signalled(subject: Subject, rng: random.Random, number: signal.Signals) -> 
 def await_moment(launched: Launched, rng: random.Random) -> None:
     """Waits for a random moment: of the start in one of four cases, else of the steps, the saves and the end."""
     if rng.random() < 0.25:
-        time.sleep(rng.uniform(0, 6))
+        time.sleep(rng.uniform(0.5, 6))  # Python itself starts before that, which shows Ctrl-C in its own way
         return
     lines = rng.randint(1, 20)
     _await(launched, lambda: launched.output().count("\nstep ") >= lines)
