@@ -155,7 +155,7 @@ def kill_in_save(subject: Subject, rng: random.Random) -> Disturbed:
     """SIGKILL when a checkpoint is being written."""
     launched = launch(subject)
     await_save(launched, subject, rng.randint(1, 8))
-    time.sleep(rng.uniform(0, 0.08))
+    time.sleep(rng.uniform(0, 0.15))
     launched.processes[0].kill()
     return Disturbed([launched.end()], ("Removed",))
 
