@@ -8,8 +8,8 @@ import time
 
 START = time.monotonic()
 
-# Until a command has something to save or to remove, Ctrl-C just ends the process. An exception would be swallowed where
-# C++ calls Python, and elsewhere printed below half of JAX.
+# Until a command has something to save or to remove, Ctrl-C just ends the process. An exception would be swallowed
+# where C++ calls Python, and elsewhere printed below half of JAX.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from jaxgen.cli import environment  # noqa: E402
