@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test lint format benchmark clean
+.PHONY: train test lint format benchmark soak clean
 
 train: $(VENV)/.train
 	$(BIN)/python launch.py
@@ -22,6 +22,11 @@ format: $(VENV)/.dev
 
 benchmark: $(VENV)/.train
 	$(BIN)/python benchmarks/digits.py
+
+# Tests that are too long for every run, then random faults: half an hour on two CPU cores. See docs/reliability.md.
+soak: $(VENV)/.test
+	$(BIN)/python -m pytest -m soak
+	$(BIN)/python benchmarks/soak.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

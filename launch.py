@@ -3,10 +3,15 @@
 The commands are train (the default), sample, evaluate, encode, import, ema, checkpoints and plan.
 """
 
+import signal
 import sys
 import time
 
 START = time.monotonic()
+
+# Until a command has something to save or to remove, Ctrl-C just ends the process. An exception would be swallowed
+# where C++ calls Python, and elsewhere printed below half of JAX.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from jaxgen.cli import environment  # noqa: E402
 

@@ -6,6 +6,7 @@ import errno
 import importlib
 import importlib.util
 import logging
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,9 +113,13 @@ def run(arguments: list[str], *, started: float) -> None:
     command = words[0] if words else "train"
     with refusals():
         _join(command, arguments)
-    with hosts.ending_at_once():
-        code = _run(command, words[1:], arguments, started=started)
-        hosts.gather("")  # nobody leaves before process 0 has written everything
+    try:
+        with hosts.ending_at_once():
+            code = _run(command, words[1:], arguments, started=started)
+            hosts.gather("")  # nobody leaves before process 0 has written everything
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        code = 128 + signal.SIGINT
     sys.exit(code)
 
 
@@ -135,6 +140,8 @@ def _run(command: str, more: list[str], arguments: list[str], *, started: float)
     module = importlib.import_module(f"jaxgen.cli.{_MODULES.get(command, command)}")
     from jaxgen.data.faults import DataFaultError
 
+    if command != "train":  # which has handlers of its own, in `training/interruption.py`
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # what is unfinished is removed
     try:
         with _full_disks():
             return module.main(config, FLAGS, started=started)

@@ -128,7 +128,14 @@ def _train(
             with tolerance(), writing("environment.json"):
                 workdir.write_whole(directory / "environment.json", json.dumps(environment.record(), indent=2) + "\n")
         with refusals(), writing("The log"):
-            log = Log(directory, settings.log, resume_step=start, config=config.to_dict(), tolerate=tolerance)
+            log = Log(
+                directory,
+                settings.log,
+                resume_step=start,
+                history=None if saved is None else checkpoints.history(saved),
+                config=config.to_dict(),
+                tolerate=tolerance,
+            )
         with Interruption() as interruption, log, progress:
             faults.say = progress.say
             run = Run(

@@ -53,6 +53,7 @@ class Checkpoints:
         self._saving: int | None = None
         self._problem: str | None = None
         self._metrics: dict[str, float | None] = {}
+        self._history: bytes | None = None
         self._preservation = _Preservation(keep, self._metrics_of)
         self._manager = self._open()
 
@@ -80,11 +81,18 @@ class Checkpoints:
             self._manager.close()
 
     def save(
-        self, step: int, state: TrainState, config: ConfigDict, *, metrics: Mapping[str, float] | None = None
+        self,
+        step: int,
+        state: TrainState,
+        config: ConfigDict,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        history: bytes | None = None,
     ) -> None:
         """Starts to save; returns as soon as the state may change. Does nothing if the step is saved already.
 
-        Once the new checkpoint is whole, those that the retention does not want are deleted.
+        Once the new checkpoint is whole, those that the retention does not want are deleted. The history is that of the
+        run's metrics up to the step, which `history` gives back.
 
         Raises:
           WriteError: if it cannot be written, or the one before could not; no earlier checkpoint is lost by that.
@@ -96,7 +104,7 @@ class Checkpoints:
         state = jax.tree.map(jnp.copy, state)
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(config.to_dict()))
         finite = {name: value if math.isfinite(value) else None for name, value in sorted((metrics or {}).items())}
-        self._saving, self._metrics = step, finite
+        self._saving, self._metrics, self._history = step, finite, history
         try:
             self._manager.save(step, args=items)
         except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
@@ -138,7 +146,7 @@ class Checkpoints:
         """Runs on process 0 when the files of all processes are written, just before Orbax gives the step its name."""
         assert self._saving is not None
         for path in self.directory.glob(f"{self._saving}{_UNFINISHED}*"):
-            manifest.seal(path, self._saving, self._metrics)
+            manifest.seal(path, self._saving, self._metrics, self._history)
 
     def _metrics_of(self, step: int) -> dict[str, float | None] | None:
         return self._metrics if step == self._saving else manifest.read_metrics(self.directory / str(step))
@@ -177,6 +185,10 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, or None."""
         return self._manager.latest_step()
+
+    def history(self, step: int) -> bytes | None:
+        """The history that a step was saved with; None if with none."""
+        return manifest.read_history(self.directory / str(step))
 
     def restore(self, step: int, target: TrainState) -> TrainState:
         """Restores a step onto the shardings of the target, whatever mesh and processes it was saved from.

@@ -1,7 +1,8 @@
 """Where a run's numbers and pictures go: metrics.jsonl, TensorBoard, optionally Weights & Biases, and the terminal.
 
 metrics.jsonl holds what the seed determines, so that two runs of one config write the same bytes; what the clock
-determines (images/s) goes to TensorBoard and the terminal only.
+determines (images/s) goes to TensorBoard and the terminal only. A checkpoint holds the lines up to its step, too, which
+take the place of a file that was damaged.
 """
 
 import contextlib
@@ -57,7 +58,8 @@ def log_settings(config: ConfigDict) -> LogSettings:
 class Log:
     """Writers of one run's metrics and images, as a context manager that closes them; of several processes, in one.
 
-    What cannot be written is a `WriteError`, which `tolerate` may catch.
+    What cannot be written is a `WriteError`, which `tolerate` may catch. `history` is that of the checkpoint at
+    `resume_step`, if it has one.
     """
 
     def __init__(
@@ -67,15 +69,18 @@ class Log:
         *,
         resume_step: int,
         config: dict[str, Any],
+        history: bytes | None = None,
         tolerate: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
         self._tolerate, self._writes = tolerate, hosts.is_first()
         self._wandb = _wandb(workdir, config) if settings.wandb and self._writes else None  # first, since it may refuse
         self._tensorboard = None
+        self._history = bytearray()
         if not self._writes:
             return
         self._path = workdir / "metrics.jsonl"
-        _drop_after(self._path, resume_step)
+        self._history += _lines_so_far(self._path, resume_step, history)
+        _write(self._path, self._history)
         self._file = self._path.open("ab", buffering=0)
         self._unwritten = b""
         self._samples = workdir / "samples"
@@ -96,12 +101,18 @@ class Log:
         if self._wandb is not None:
             self._wandb.finish()
 
+    @property
+    def history(self) -> bytes:
+        """All lines so far, also those that could not be written yet."""
+        return bytes(self._history)
+
     def rewind(self, step: int) -> None:
         """Forgets what came after a step, to which the run returns."""
         if not self._writes:
             return
         self._file.close()
-        _drop_after(self._path, step)
+        self._history = bytearray(_up_to(bytes(self._history).split(b"\n"), step))
+        _write(self._path, self._history)
         self._file, self._unwritten = self._path.open("ab", buffering=0), b""
         if self._tensorboard is not None:
             with self._tolerate(), writing(_CURVES):
@@ -112,8 +123,10 @@ class Log:
         if not self._writes:
             return
         line = {"step": step, **{k: v if math.isfinite(v) else None for k, v in sorted(values.items())}}
+        text = json.dumps(line) + "\n"
+        self._history += text.encode()
         with self._tolerate():
-            self._append(json.dumps(line) + "\n")
+            self._append(text)
         self.clock(step, values)
 
     def _append(self, text: str) -> None:
@@ -151,17 +164,28 @@ class Log:
         return path
 
 
-def _drop_after(path: Path, step: int) -> None:
-    """Removes the lines of steps that a resumed run is about to do again, and a half-written last line."""
-    if not path.exists():
-        return
-    *lines, half = path.read_bytes().split(b"\n")  # what a process leaves that was killed while writing has no end
-    kept = [line + b"\n" for line in [*lines, half] if (found := _step_of(line)) is not None and found <= step]
+def _lines_so_far(path: Path, step: int, history: bytes | None) -> bytes:
+    """The lines up to a step: those of the file, unless it was damaged and a checkpoint has kept them."""
+    *lines, half = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    kept = _up_to([*lines, half], step)  # what a process leaves that was killed while writing has no end
+    if history is not None and kept != history:
+        print(f"{path} was damaged: it is restored as it was at step {step}, from the checkpoint.")
+        return history
     garbled = sum(_step_of(line) is None for line in lines)
     if garbled:
         print(f"{path} was damaged: {garbled} of its {len(lines)} lines could not be read, and are gone.")
-    with whole_file(path) as temporary:
-        temporary.write_bytes(b"".join(kept))
+    return kept
+
+
+def _up_to(lines: list[bytes], step: int) -> bytes:
+    """Without the lines of steps that a resumed run is about to do again, and a half-written last one."""
+    return b"".join(line + b"\n" for line in lines if (found := _step_of(line)) is not None and found <= step)
+
+
+def _write(path: Path, lines: bytes | bytearray) -> None:
+    if lines or path.exists():
+        with whole_file(path) as temporary:
+            temporary.write_bytes(lines)
 
 
 def _step_of(line: bytes) -> int | None:

@@ -14,14 +14,18 @@ from typing import Any
 NAME = "sha256.json"
 RECORD = "metrics.json"
 """The file of a checkpoint that holds its step and metrics, as a line of the run's metrics.jsonl does."""
+HISTORY = "history.jsonl"
+"""The file of a checkpoint that holds the lines of metrics.jsonl up to its step."""
 
 _UNLISTED = {NAME, "_CHECKPOINT_METADATA", "commit_success.txt"}
 _DIGEST = "sha256"
 _STEP = "step"
 
 
-def seal(directory: Path, step: int, metrics: Mapping[str, float | None]) -> None:
-    """Ends the writing of a checkpoint: adds its step and metrics, then the list of the digests of all files."""
+def seal(directory: Path, step: int, metrics: Mapping[str, float | None], history: bytes | None = None) -> None:
+    """Ends the writing of a checkpoint: adds its step, metrics and history, then the list of the digests of all."""
+    if history is not None:
+        (directory / HISTORY).write_bytes(history)
     (directory / RECORD).write_text(json.dumps({_STEP: step, **metrics}) + "\n")
     listed = json.dumps(_digests(directory), indent=1, sort_keys=True) + "\n"
     (directory / NAME).write_text(listed + _digest(listed.encode()) + "\n")
@@ -55,6 +59,12 @@ def read_metrics(directory: Path) -> dict[str, float | None] | None:
         return None
     named = {name: value for name, value in record.items() if name != _STEP}
     return {name: float(value) if isinstance(value, int | float) else None for name, value in named.items()}
+
+
+def read_history(directory: Path) -> bytes | None:
+    """The lines of metrics.jsonl that a whole checkpoint was saved with; None if with none."""
+    path = directory / HISTORY
+    return path.read_bytes() if path.exists() else None
 
 
 def _misplaced(directory: Path) -> str | None:

@@ -7,7 +7,6 @@ goes on at once or is resumed later.
 
 import contextlib
 import itertools
-import json
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -16,9 +15,11 @@ import jax
 from jaxtyping import PyTree
 
 from jaxgen.core.config import call
+from jaxgen.training import manifest
 from jaxgen.training.workdir import write_whole
 
 _FILE = "rollbacks.json"
+_LIST = "rollbacks"
 
 
 class Rollback(NamedTuple):
@@ -78,12 +79,13 @@ def load(workdir: Path) -> tuple[Rollback, ...]:
     if not path.exists():
         return ()
     try:
-        return tuple(call(Rollback, dict(record), where=_FILE) for record in json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        records = manifest.unsealed(path.read_text())[_LIST]
+        return tuple(call(Rollback, dict(record), where=_FILE) for record in records)
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} cannot be read ({error}): restore it, or start in another --workdir.") from error
 
 
 def save(workdir: Path, rollbacks: Sequence[Rollback]) -> None:
     """Keeps them for a continuation of the run."""
     if jax.process_index() == 0:
-        write_whole(workdir / _FILE, json.dumps([r._asdict() for r in rollbacks], indent=1) + "\n")
+        write_whole(workdir / _FILE, manifest.sealed({_LIST: [r._asdict() for r in rollbacks]}))

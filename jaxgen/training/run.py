@@ -280,7 +280,8 @@ def _save(run: Run, step: int, state: PyTree, records: Records, *, tolerate: Tol
         if run.health.spike_sigmas is not None:
             with writing("spikes.json"):
                 spikes.save(run.directory, step, records.usual)
-        run.checkpoints.save(step, run.runner.to_contract(state), run.config, metrics=records.means.take())
+        means, history = records.means.take(), run.log.history
+        run.checkpoints.save(step, run.runner.to_contract(state), run.config, metrics=means, history=history)
 
 
 def _snapshot(run: Run, step: int, state: PyTree, *, tolerate: Tolerance) -> None:

@@ -4,7 +4,6 @@ What is usual is known from running means of the loss and of its absolute deviat
 than one at the limit would, so that a spike hardly moves them, while a level that lasts becomes usual in time.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxgen.training import manifest
 from jaxgen.training.workdir import write_whole
 
 MEMORY_STEPS = 100
@@ -112,8 +112,7 @@ def save(workdir: Path, step: int, usual: Mapping[str, Usual]) -> None:
     if jax.process_index() != 0:
         return
     records = {s: record for s, record in _records(workdir).items() if s < step} | {step: usual}
-    text = ",\n ".join(f'"{s}": {json.dumps(record)}' for s, record in sorted(records.items())[-_KEPT:])
-    write_whole(workdir / _FILE, f"{{{text}}}\n")
+    write_whole(workdir / _FILE, manifest.sealed({str(s): records[s] for s in sorted(records)[-_KEPT:]}))
 
 
 def load(workdir: Path, step: int) -> dict[str, Usual]:
@@ -130,6 +129,6 @@ def _records(workdir: Path) -> dict[int, dict[str, Any]]:
     if not path.exists():
         return {}
     try:
-        return {int(step): record for step, record in json.loads(path.read_text()).items()}
+        return {int(step): record for step, record in manifest.unsealed(path.read_text()).items()}
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read ({error}): remove it; spikes are then looked for afresh.") from error

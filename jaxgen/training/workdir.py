@@ -101,24 +101,28 @@ def save_spec(workdir: Path, spec: ModelSpec, data: Dataset | None = None) -> No
 
 
 def check_data(workdir: Path, data: Dataset) -> None:
-    """Compares the data of a run that goes on with what `save_spec` kept.
+    """Compares the data of a run that goes on with what `save_spec` kept, and will mend where that was damaged.
 
     Raises:
       ValueError: if they are known to differ.
     """
+    path = _data_file(workdir)
     try:
-        facts = manifest.unsealed(_data_file(workdir).read_text())
-        then, count = facts["fingerprint"], facts["num_examples"]
-    except (OSError, ValueError, KeyError, TypeError):  # of a run without one; `save_spec` mends the file
+        facts = manifest.unsealed(path.read_text())
+    except FileNotFoundError:  # removed, since a change is meant
         return
-    if data.fingerprint is None or data.fingerprint == then:
+    except (OSError, ValueError) as error:
+        print(f"{path} was damaged ({error}): it is written anew, and the data are taken for those of the run.")
+        return
+    then, count = facts.get("fingerprint"), facts.get("num_examples", 0)
+    if None in (then, data.fingerprint) or data.fingerprint == then:
         return
     now = len(data.examples)
     change = f"{count:,} examples then, {now:,} now" if count != now else f"{now:,} examples, but not the same ones"
     raise ValueError(
         f"The data of the run in {workdir} was changed since it began ({change}), so that it cannot go on as it would "
         "have: restore the data, or start in another --workdir. If the change is meant, remove "
-        f"{_data_file(workdir)}."
+        f"{path}."
     )
 
 

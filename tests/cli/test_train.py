@@ -1,6 +1,7 @@
 """Training as a user sees it: to the end, through Ctrl-C and kill -9, and into a loss that is not finite."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,9 +13,9 @@ import pytest
 from launching import TINY, contents, environment, launch
 
 from jaxgen.cli import setup
-from jaxgen.cli.main import COMMANDS
+from jaxgen.cli.main import COMMANDS, load_config_file
 from jaxgen.training.settings import train_settings
-from jaxgen.training.workdir import load_config, load_spec
+from jaxgen.training.workdir import load_config, load_spec, save_config
 
 pytestmark = pytest.mark.xdist_group("cli")
 LAUNCH = Path(__file__).parents[2] / "launch.py"
@@ -119,6 +120,8 @@ def test_a_run_that_was_interrupted_and_killed_ends_as_an_undisturbed_one(tmp_pa
     assert code == -signal.SIGKILL, out
     assert f"Resumed at step {stopped}." in out
     assert metrics(disturbed)[-1]["step"] < 300
+    log = disturbed / "metrics.jsonl"
+    log.write_bytes(log.read_bytes().replace(b'"loss": ', b'"loss": 1', 1))  # damage that only the checkpoint can mend
 
     for workdir in (disturbed, undisturbed):
         outcome = launch("train", *LONG, f"--workdir={workdir}")
@@ -130,6 +133,35 @@ def test_a_run_that_was_interrupted_and_killed_ends_as_an_undisturbed_one(tmp_pa
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     grid = "samples/samples_00000300.png"
     assert (disturbed / grid).read_bytes() == (undisturbed / grid).read_bytes()
+
+
+STARTING = """
+import os, runpy, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, path, target=None):
+        if name == "jaxgen.cli.main":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+
+
+def test_ctrl_c_ends_a_process_that_is_starting_without_a_traceback():
+    arguments = [sys.executable, "-c", STARTING, str(LAUNCH)]
+    process = subprocess.run(arguments, env=environment(), capture_output=True, text=True, check=False)
+    assert (process.returncode, process.stdout, process.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_ctrl_c_ends_the_other_commands_without_a_traceback(monkeypatch, tmp_path):
+    def interrupted(*arguments, **settings):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("jaxgen.cli.checkpoints.main", interrupted)
+    save_config(tmp_path, load_config_file(TINY.removeprefix("--config=")))
+    outcome = launch("checkpoints", f"--workdir={tmp_path}")
+    assert (outcome.code, outcome.out, outcome.err) == (130, "", "Interrupted.\n")
 
 
 def test_the_process_itself_refuses_in_one_sentence(tmp_path):

@@ -283,6 +283,15 @@ def test_variables_of_a_damaged_checkpoint_are_not_used(run):
     assert_same_bits(variables, make_state(2).ema)
 
 
+def test_the_history_of_a_run_is_kept_with_the_step_and_guarded_like_it(saved, run):
+    with Checkpoints(run) as checkpoints:
+        checkpoints.save(6, make_state(6), CONFIG, history=b"6\n")
+        checkpoints.wait()
+        assert (checkpoints.history(4), checkpoints.history(6)) == (None, b"6\n")
+        flip_a_bit(run / "checkpoints" / "6" / "history.jsonl")
+        assert checkpoints.newest_whole_step() == 4
+
+
 def test_the_best_is_kept_and_its_metrics_survive_a_restart(saved, run):
     keep = Retention(last=1, best="loss", best_mode="higher")
     with Checkpoints(run, keep=keep) as checkpoints:

@@ -110,6 +110,42 @@ def test_damaged_lines_are_said_and_dropped(tmp_path, capsys):
     assert "was damaged: 3 of its 5 lines could not be read" in capsys.readouterr().out
 
 
+DAMAGES = {
+    "a digit": lambda path: path.write_bytes(path.read_bytes().replace(b"4.0", b"5.0")),
+    "the step": lambda path: path.write_bytes(path.read_bytes().replace(b'"step": 2', b'"step": 3')),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-30]),
+    "gone": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_damage_is_said_and_mended_by_what_a_checkpoint_has_kept(tmp_path, capsys, damage):
+    with open_log(tmp_path) as log:
+        for step in (2, 4):
+            log.metrics(step, {"loss": float(step)})
+        history = log.history
+        log.metrics(6, {"loss": 6.0})
+    path = tmp_path / "metrics.jsonl"
+    assert history == b"".join(path.read_bytes().splitlines(keepends=True)[:2])
+    damage(path)
+    for said in ("metrics.jsonl was damaged: it is restored as it was at step 4", ""):
+        with Log(tmp_path, LogSettings(), resume_step=4, history=history, config={}) as log:
+            assert log.history == history
+        assert path.read_bytes() == history
+        out = capsys.readouterr().out
+        assert said in out
+        assert bool(said) == bool(out)
+
+
+def test_the_history_has_what_was_logged_anew_after_a_return(tmp_path):
+    with open_log(tmp_path) as log:
+        for step in (2, 4):
+            log.metrics(step, {"loss": 1.0})
+        log.rewind(2)
+        log.metrics(4, {"loss": 2.0})
+        assert log.history == b'{"step": 2, "loss": 1.0}\n{"step": 4, "loss": 2.0}\n'
+
+
 def test_what_cannot_be_written_now_is_written_later_and_nothing_is_lost(tmp_path):
     said = []
     tolerate = Tolerance("continue", said.append)

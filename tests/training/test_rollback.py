@@ -88,7 +88,7 @@ def test_the_records_are_read_as_they_were_written(tmp_path):
     rollbacks = returned((7, 4), (12, 8))
     rollback.save(tmp_path, rollbacks)
     assert rollback.load(tmp_path) == rollbacks
-    assert json.loads((tmp_path / "rollbacks.json").read_text())[0] == {
+    assert json.loads((tmp_path / "rollbacks.json").read_text())["rollbacks"][0] == {
         "at_step": 7,
         "to_step": 4,
         "offset": 3,
@@ -96,8 +96,16 @@ def test_the_records_are_read_as_they_were_written(tmp_path):
     }
 
 
-@pytest.mark.parametrize("text", ["", "{", "3", "[3]", '[{"at_step": 7}]', '[{"at_step": 7, "to_step": "x"}]'])
+@pytest.mark.parametrize("text", ["", "{", "3", "{}", '{"rollbacks": [{"at_step": 7}]}', '{"rollbacks": 3}'])
 def test_damaged_records_are_refused(tmp_path, text):
     (tmp_path / "rollbacks.json").write_text(text)
     with pytest.raises(ValueError, match=r"rollbacks\.json cannot be read .*: restore it, or start in another"):
+        rollback.load(tmp_path)
+
+
+def test_a_record_of_which_a_digit_has_changed_is_refused(tmp_path):
+    rollback.save(tmp_path, returned((7, 4)))
+    path = tmp_path / "rollbacks.json"
+    path.write_text(path.read_text().replace('"offset": 3', '"offset": 2'))
+    with pytest.raises(ValueError, match=r"rollbacks\.json cannot be read .*checksum"):
         rollback.load(tmp_path)

@@ -139,7 +139,7 @@ def test_a_resumed_run_finds_the_spikes_of_an_undisturbed_one(tmp_path):
 def test_records_of_steps_that_are_done_again_are_replaced(tmp_path):
     for step, mean in [(10, 1.0), (20, 2.0), (30, 3.0), (20, 4.0)]:
         spikes.save(tmp_path, step, {"loss": spikes.Usual(step, mean)})
-    assert {int(step) for step in json.loads((tmp_path / "spikes.json").read_text())} == {10, 20}
+    assert json.loads((tmp_path / "spikes.json").read_text()).keys() == {"10", "20", "sha256"}
     assert spikes.load(tmp_path, 20) == {"loss": spikes.Usual(20, 4.0)}
     assert spikes.load(tmp_path, 30) == {}
 
@@ -148,4 +148,12 @@ def test_records_of_steps_that_are_done_again_are_replaced(tmp_path):
 def test_damaged_records_are_refused(tmp_path, text):
     (tmp_path / "spikes.json").write_text(text)
     with pytest.raises(ValueError, match=r"spikes\.json cannot be read .*: remove it"):
+        spikes.load(tmp_path, 10)
+
+
+def test_records_of_which_a_digit_has_changed_are_refused(tmp_path):
+    spikes.save(tmp_path, 10, {"loss": spikes.Usual(10, 1.5)})
+    path = tmp_path / "spikes.json"
+    path.write_text(path.read_text().replace("1.5", "1.4"))
+    with pytest.raises(ValueError, match=r"spikes\.json cannot be read .*checksum"):
         spikes.load(tmp_path, 10)

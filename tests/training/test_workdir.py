@@ -150,10 +150,11 @@ def test_a_run_knows_its_data_again(tmp_path):
 
 
 @pytest.mark.parametrize("text", [None, "", "{}", "[]", '{"image_shape": [8, 8, 3], "num_classes": 2}'])
-def test_a_run_that_does_not_know_its_data_takes_any(tmp_path, text):
+def test_a_run_that_does_not_know_its_data_takes_any(tmp_path, capsys, text):
     if text is not None:
         (tmp_path / "data.json").write_text(text)
     workdir.check_data(tmp_path, data(10, "a"))
+    assert ("data.json was damaged" in capsys.readouterr().out) == (text in ("", "[]"))
 
 
 def test_data_without_a_fingerprint_leaves_none(tmp_path):
