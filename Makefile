@@ -22,6 +22,7 @@ format: $(VENV)/.dev
 
 benchmark: $(VENV)/.train
 	$(BIN)/python benchmarks/digits.py
+	$(BIN)/python benchmarks/scaling.py
 
 # Tests that are too long for every run, then random faults: half an hour on two CPU cores. See docs/reliability.md.
 soak: $(VENV)/.test

@@ -111,6 +111,7 @@ def _train(
     *,
     started: float,
 ) -> int:
+    """Trains in a directory that is held; returns what `train` does."""
     config = experiment.config
     remove_unfinished(directory, print)
     with Checkpoints(directory, keep=retention(settings.train)) as checkpoints:
@@ -124,9 +125,6 @@ def _train(
             return 0
         progress = Progress(settings.train.num_steps, start, config.data.batch_size, mode=progress_mode())
         tolerance = Tolerance(settings.train.on_write_error, progress.say)
-        if hosts.is_first():
-            with tolerance(), writing("environment.json"):
-                workdir.write_whole(directory / "environment.json", json.dumps(environment.record(), indent=2) + "\n")
         with refusals(), writing("The log"):
             log = Log(
                 directory,
@@ -136,6 +134,7 @@ def _train(
                 config=config.to_dict(),
                 tolerate=tolerance,
             )
+        _record_environment(directory, tolerance)
         with Interruption() as interruption, log, progress:
             faults.say = progress.say
             run = Run(
@@ -157,15 +156,9 @@ def _train(
             try:
                 with hosts.ending_at_once(but=(loop.UnhealthyError, UnknownMetricError), clear=_CLEAR):
                     stopped = train_run(run, saved)
-            except loop.UnhealthyError as error:
+            except (loop.UnhealthyError, OutOfMemoryError, DataFaultError) as error:
                 if hosts.is_first():
-                    _say_unhealthy(error, checkpoints)
-                return FAILED
-            except OutOfMemoryError as error:
-                print(f"error: {error}", file=sys.stderr)
-                return FAILED
-            except DataFaultError as error:
-                print(f"error: {error} Stopped; {_last_checkpoint(checkpoints)}.", file=sys.stderr)
+                    print(f"error: {_explained(error, checkpoints)}", file=sys.stderr)
                 return FAILED
             except UnknownMetricError as error:
                 raise Refusal(str(error)) from error
@@ -177,6 +170,12 @@ def _train(
         f"Stopped and saved at step {stopped:,}. To resume, run the same command again{_where()}: {' '.join(sys.argv)}"
     )
     return interruption.exit_code
+
+
+def _record_environment(directory: Path, tolerance: Tolerance) -> None:
+    if hosts.is_first():
+        with tolerance(), writing("environment.json"):
+            workdir.write_whole(directory / "environment.json", json.dumps(environment.record(), indent=2) + "\n")
 
 
 def _where() -> str:
@@ -192,7 +191,14 @@ def _say_unwritten(error: WriteError, directory: Path) -> None:
     )
 
 
-def _say_unhealthy(error: loop.UnhealthyError, checkpoints: Checkpoints) -> None:
+def _explained(error: Exception, checkpoints: Checkpoints) -> str:
+    """Why the run ends, where it could go on from, and what to try."""
+    if isinstance(error, loop.UnhealthyError):
+        return _explained_metrics(error, checkpoints)
+    return f"{error} Stopped; {_last_checkpoint(checkpoints)}." if isinstance(error, DataFaultError) else str(error)
+
+
+def _explained_metrics(error: loop.UnhealthyError, checkpoints: Checkpoints) -> str:
     before = f" after as many rollbacks as health.max_rollbacks allows, {error.rollbacks}" if error.rollbacks else ""
     advice = "Try a lower optimizer.learning_rate, optimizer.clip_norm, or train.nonfinite=skip in another --workdir."
     if isinstance(error, loop.SpikeError):
@@ -202,7 +208,7 @@ def _say_unhealthy(error: loop.UnhealthyError, checkpoints: Checkpoints) -> None
         )
     elif not error.rollbacks:
         advice = advice.replace("skip", "skip or rollback")
-    print(f"error: {error} Stopped{before}; {_last_checkpoint(checkpoints)}. {advice}", file=sys.stderr)
+    return f"{error} Stopped{before}; {_last_checkpoint(checkpoints)}. {advice}"
 
 
 def _last_checkpoint(checkpoints: Checkpoints) -> str:
