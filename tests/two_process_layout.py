@@ -10,15 +10,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-from tiny_runs import STEPS, make_tiny  # noqa: E402
+import jax
+import numpy as np
+from tiny_runs import STEPS, make_tiny
 
-from jaxgen.core import trees  # noqa: E402
-from jaxgen.parallel import hosts, launchers  # noqa: E402
-from jaxgen.parallel import mesh as meshes  # noqa: E402
-from jaxgen.training.checkpoint import Checkpoints, load_state  # noqa: E402
-from jaxgen.training.workdir import load_config  # noqa: E402
+from jaxgen.core import trees
+from jaxgen.parallel import hosts, launchers
+from jaxgen.parallel import mesh as meshes
+from jaxgen.training.checkpoint import Checkpoints, load_state
+from jaxgen.training.workdir import load_config
 
 SAVED = "two"
 """Where, in a directory, the checkpoint of two processes is."""

@@ -45,9 +45,7 @@ def make_runner(model: GenerativeModel, mesh: Mesh, key: Key[Array, ""]) -> Runn
         return jax.tree.map(lambda x: x[0], state)
 
     # Each device gives its own copy. As one program: operation by operation, every shape would be compiled for each.
-    to_contract = jax.jit(
-        jax.shard_map(first_row, mesh=mesh, in_specs=P(meshes.BATCH), out_specs=P(), check_vma=False)
-    )
+    to_contract = jax.jit(jax.shard_map(first_row, mesh=mesh, in_specs=P(meshes.BATCH), out_specs=P(), check_vma=False))
 
     def from_contract(state: TrainState) -> PyTree:
         def copy(x: Array | np.ndarray) -> Array:
