@@ -41,12 +41,11 @@ def make_runner(model: GenerativeModel, mesh: Mesh, key: Key[Array, ""]) -> Runn
         )
         return Compiled(lambda state, batches: mapped(key_everywhere, state, batches), None, None)
 
-    def to_contract(state: PyTree) -> TrainState:
-        def first_row(x: Array) -> Array:
-            copies = [shard.data[0] for shard in x.addressable_shards]
-            return jax.make_array_from_single_device_arrays(x.shape[1:], whole, copies)
+    def first_row(state: PyTree) -> TrainState:
+        return jax.tree.map(lambda x: x[0], state)
 
-        return jax.tree.map(first_row, state)
+    # Each device gives its own copy. As one program: operation by operation, every shape would be compiled for each.
+    to_contract = jax.jit(jax.shard_map(first_row, mesh=mesh, in_specs=P(meshes.BATCH), out_specs=P(), check_vma=False))
 
     def from_contract(state: TrainState) -> PyTree:
         def copy(x: Array | np.ndarray) -> Array:
