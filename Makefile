@@ -24,7 +24,7 @@ benchmark: $(VENV)/.train
 	$(BIN)/python benchmarks/digits.py
 	$(BIN)/python benchmarks/scaling.py
 
-# Tests that are too long for every run, then random faults: half an hour on two CPU cores. See docs/reliability.md.
+# Tests that are too long for every run, then random faults: most of an hour on two CPU cores. See docs/reliability.md.
 soak: $(VENV)/.test
 	$(BIN)/python -m pytest -m soak
 	$(BIN)/python benchmarks/soak.py

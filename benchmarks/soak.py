@@ -1,6 +1,6 @@
 """Two hundred random faults, and what became of the run that each of them hit: `make soak`.
 
-    python benchmarks/soak.py [--faults=200] [--workers=2] [--seed=0] [--kinds "SIGTERM" ...] [--hardware="2-core CPU"]
+    python benchmarks/soak.py [--faults=200] [--workers=2] [--seed=0] [--kinds "SIGTERM" ...] [--only 24 ...]
 
 Each fault (`benchmarks/faults.py`) hits a run of launch.py of its own, whose command is then given again until it ends.
 The run must come to the same end, bit for bit, as one that nothing has disturbed, or be refused by a sentence that
@@ -12,6 +12,7 @@ import argparse
 import collections
 import hashlib
 import json
+import logging
 import os
 import random
 import shutil
@@ -23,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.append(str(Path(__file__).resolve().parent))
+sys.path += [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import faults
@@ -100,24 +101,28 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="faults at a time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", default=[kind.name for kind in KINDS], help="those of the table")
+    parser.add_argument("--only", nargs="+", type=int, help="do these of the faults again, by their numbers")
     parser.add_argument("--hardware", default="2-core CPU", help="named in the results, in general terms")
     arguments = parser.parse_args()
     chosen = [kind for kind in KINDS if kind.name in arguments.kinds]
     possible = [kind for kind in chosen if not kind.mounts or faults.can_mount(RUNS / "mount")]
     plan = make_plan(possible, arguments.faults, random.Random(arguments.seed))
-    references, interrupted = prepare(two=any(kind.num_processes > 1 for kind in plan))
+    before = ends_before(plan, arguments.seed) if arguments.only else {}
+    numbers = arguments.only or range(len(plan))
+    logging.getLogger("absl").setLevel(logging.ERROR)  # of Orbax, when it reads the end of a run
+    references, interrupted = prepare(two=any(plan[number].num_processes > 1 for number in numbers))
 
-    def do(number: int) -> Verdict:
-        return disturb(plan[number], number, arguments.seed, references, interrupted)
+    def do(number: int) -> str:
+        return disturb(plan[number], number, arguments.seed, references, interrupted).end
 
     with ThreadPoolExecutor(arguments.workers) as pool:
-        verdicts = list(pool.map(do, range(len(plan))))
-    rows = count(chosen, plan, verdicts)
+        ends = before | dict(zip(numbers, pool.map(do, numbers), strict=True))
+    rows = count(chosen, [(plan[number].name, ends[number]) for number in sorted(ends)])
     text = table(rows)
     print(text)
-    if chosen == KINDS:
-        write(rows, text, arguments)
-    sys.exit(any(verdict.end == LOST for verdict in verdicts))
+    if chosen == KINDS and len(ends) == len(plan):
+        write(plan, ends, rows, text, arguments)
+    sys.exit(LOST in ends.values())
 
 
 def make_plan(kinds: Sequence[Kind], total: int, rng: random.Random) -> list[Kind]:
@@ -130,6 +135,14 @@ def make_plan(kinds: Sequence[Kind], total: int, rng: random.Random) -> list[Kin
     plan = [kind for kind, a, b in zip(kinds, ends, ends[1:], strict=False) for _ in range(b - a)]
     rng.shuffle(plan)
     return plan
+
+
+def ends_before(plan: Sequence[Kind], seed: int) -> dict[int, str]:
+    """The ends of all faults in the results that are kept, if they are of this plan; empty if not."""
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"seed": None, "ends": []}
+    pairs = [text.split(": ") for text in kept["ends"]]
+    same = kept["seed"] == seed and [name for name, _ in pairs] == [kind.name for kind in plan]
+    return {number: end for number, (_, end) in enumerate(pairs)} if same else {}
 
 
 def subject(name: str, num_processes: int = 1, interrupted: Sequence[Path] = ()) -> Subject:
@@ -266,9 +279,9 @@ def contents(workdir: Path) -> set[str]:
     return {hashlib.sha256(path.read_bytes()).hexdigest() for path in whole}
 
 
-def count(kinds: Sequence[Kind], plan: Sequence[Kind], verdicts: Sequence[Verdict]) -> list[dict]:
-    """A row for each kind, with the numbers of its ends, and one for all of them."""
-    ends = collections.Counter((kind.name, verdict.end) for kind, verdict in zip(plan, verdicts, strict=True))
+def count(kinds: Sequence[Kind], pairs: Sequence[tuple[str, str]]) -> list[dict]:
+    """A row for each kind, with the numbers of its ends, and one for all of them; of pairs of a kind and an end."""
+    ends = collections.Counter(pairs)
     rows = []
     for name in [*(kind.name for kind in kinds), None]:
         found = collections.Counter()
@@ -299,10 +312,13 @@ def table(rows: Sequence[dict]) -> str:
     return "\n".join(lines)
 
 
-def write(rows: Sequence[dict], text: str, arguments: argparse.Namespace) -> None:
+def write(
+    plan: Sequence[Kind], ends: dict[int, str], rows: Sequence[dict], text: str, arguments: argparse.Namespace
+) -> None:
     """Keeps the results, and renews the table in the document."""
     facts = {"hardware": arguments.hardware, "seed": arguments.seed, "steps": NUM_STEPS, "rows": rows}
-    RESULTS.write_text(json.dumps(facts, indent=2) + "\n")
+    listed = [f"{kind.name}: {ends[number]}" for number, kind in enumerate(plan)]
+    RESULTS.write_text(json.dumps(facts | {"ends": listed}, indent=2) + "\n")
     before, _, rest = REPORT.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     caption = f"Seed {arguments.seed}, {arguments.hardware}."

@@ -75,8 +75,8 @@ def test_the_plan_is_a_function_of_the_seed_and_has_all_kinds():
 
 def test_the_rows_count_every_fault_once():
     kill, *_, jump = soak.KINDS
-    ends = [soak.NAMED, soak.EQUAL, soak.LOST, soak.REFUSED]
-    rows = soak.count([kill, jump], [kill, kill, kill, jump], [soak.Verdict(end) for end in ends])
+    ends = [(kill, soak.NAMED), (kill, soak.EQUAL), (kill, soak.LOST), (jump, soak.REFUSED)]
+    rows = soak.count([kill, jump], [(kind.name, end) for kind, end in ends])
     assert [list(row.values()) for row in rows] == [
         [kill.name, 3, 2, 1, 0, 1],
         [jump.name, 1, 0, 0, 1, 0],
@@ -101,6 +101,8 @@ def test_the_table_takes_the_place_of_the_one_before(tmp_path, monkeypatch):
     report.write_text(f"before\n{soak.BEGIN}\nold\n{soak.END}\nafter\n")
     monkeypatch.setattr(soak, "REPORT", report)
     monkeypatch.setattr(soak, "RESULTS", tmp_path / "soak.json")
+    plan, ends = soak.KINDS[:2], {0: soak.EQUAL, 1: soak.LOST}
     for _ in range(2):
-        soak.write([], "| new |", soak.argparse.Namespace(seed=3, hardware="a CPU"))
+        soak.write(plan, ends, [], "| new |", soak.argparse.Namespace(seed=3, hardware="a CPU"))
+        assert (soak.ends_before(plan, 3), soak.ends_before(plan, 4), soak.ends_before(plan[:1], 3)) == (ends, {}, {})
         assert report.read_text() == f"before\n{soak.BEGIN}\nSeed 3, a CPU.\n\n| new |\n{soak.END}\nafter\n"

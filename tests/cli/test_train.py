@@ -150,7 +150,9 @@ runpy.run_path(sys.argv[1], run_name="__main__")
 
 def test_ctrl_c_ends_a_process_that_is_starting_without_a_traceback():
     arguments = [sys.executable, "-c", STARTING, str(LAUNCH)]
-    process = subprocess.run(arguments, env=environment(), capture_output=True, text=True, check=False)
+    process = subprocess.run(
+        arguments, env=environment(), capture_output=True, text=True, cwd=LAUNCH.parent, check=False
+    )
     assert (process.returncode, process.stdout, process.stderr) == (-signal.SIGINT, "", "")
 
 

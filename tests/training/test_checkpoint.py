@@ -1,8 +1,10 @@
 """Checkpoints: what goes in comes out, and what was damaged since is named, set aside and never used."""
 
 import errno
+import itertools
 import json
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -281,6 +283,14 @@ def test_variables_of_a_damaged_checkpoint_are_not_used(run):
     variables, step = load_variables(run, target(), lambda state: state.ema)
     assert step == 2
     assert_same_bits(variables, make_state(2).ema)
+
+
+def test_a_clock_that_is_set_forward_does_not_end_a_save(run, monkeypatch):
+    looks = itertools.count()
+    monkeypatch.setattr(time, "time", lambda: 1e9 + 3_600 * next(looks))
+    with Checkpoints(run) as checkpoints:
+        save_whole(checkpoints, 6)
+        assert checkpoints.newest_whole_step() == 6
 
 
 def test_the_history_of_a_run_is_kept_with_the_step_and_guarded_like_it(saved, run):
