@@ -106,11 +106,10 @@ def grown(program: Program, *, factor: int, data: int) -> Program:
     collectives: dict[Collective, float] = {}
     for collective, size in program.collectives.items():
         wide = collective.span > data
-        group, span = (factor * n if wide else n for n in (collective.group, collective.span))
-        if collective.kind == "collective-permute":
-            group = collective.group
+        added = (factor - 1) * math.ceil(collective.span / data) * data if wide else 0
+        group = collective.group * (factor if wide and collective.kind != "collective-permute" else 1)
         moved = size * factor if wide and collective.kind in ("all-gather", "all-to-all") else size
-        collectives[Collective(collective.kind, group, span)] = moved
+        collectives[Collective(collective.kind, group, collective.span + added)] = moved
     return program._replace(collectives=collectives)
 
 

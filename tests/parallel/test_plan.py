@@ -49,8 +49,8 @@ def test_more_devices_along_data_have_larger_groups_along_it_alone():
     )
     grown = plan.grown(program, factor=4, data=8)
     assert grown.collectives == {
-        Collective("all-reduce", 32, 60): 10.0,
-        Collective("all-gather", 8, 36): 40.0,
+        Collective("all-reduce", 32, 63): 10.0,
+        Collective("all-gather", 8, 57): 40.0,
         Collective("all-gather", 4, 7): 10.0,
         Collective("collective-permute", 2, 2): 10.0,
     }
