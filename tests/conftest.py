@@ -1,15 +1,25 @@
 """Eight CPU devices for every test, and jaxtyping's shape annotations checked at each call.
 
-Compilation is most of the time that the tests take, and their models are small: hence no optimization.
+Compilation is most of the time that the tests take, and their models are small: hence no optimization, and one cache of
+programs for all processes of a test run, new in each run.
 """
 
+import atexit
 import os
+import shutil
+import tempfile
+
+import pytest
 
 _FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+if "PYTEST_XDIST_WORKER" not in os.environ:  # whose environment is that of the process which has started it
+    cache = tempfile.mkdtemp(prefix="jaxgen-tests-")
+    atexit.register(shutil.rmtree, cache, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"
 
 from jaxtyping import install_import_hook  # noqa: E402
 
@@ -18,3 +28,11 @@ install_import_hook("jaxgen", "beartype.beartype")
 import jax  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """One process runs all tests of a file, so that their fixtures are made and their functions compiled once."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))

@@ -112,7 +112,7 @@ def is_free(port):
 def environment():
     """That of the tests, but for the devices: all processes together have those of one test process."""
     flags = os.environ["XLA_FLAGS"].replace("device_count=8", f"device_count={8 // PEERS}")
-    return {**os.environ, "XLA_FLAGS": flags, "JAXGEN_XLA_FLAGS": "0", "JAX_ENABLE_COMPILATION_CACHE": "true"}
+    return {**os.environ, "XLA_FLAGS": flags, "JAXGEN_XLA_FLAGS": "0"}
 
 
 def free_port():

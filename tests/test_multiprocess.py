@@ -18,7 +18,6 @@ from jaxgen.training.workdir import load_config, load_spec
 sys.path.append(str(Path(__file__).parent / "cli"))
 from launching import TINY, launch
 
-pytestmark = pytest.mark.xdist_group("multiprocess")
 SHORT = ["--config.evaluate.num_samples=0", "--config.log.tensorboard=False"]
 LONG = [*SHORT, "--config.train.num_steps=60", "--config.train.sample_every_steps=60"]
 
@@ -27,7 +26,6 @@ LONG = [*SHORT, "--config.train.num_steps=60", "--config.train.sample_every_step
 def prepared(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXGEN_DATA_DIR", str(tmp_path_factory.mktemp("prepared")))
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
         yield
 
 

@@ -10,7 +10,6 @@ from PIL import Image
 
 from jaxgen.data.pipeline import shuffled
 
-pytestmark = pytest.mark.xdist_group("cli")
 COUNT = 50
 DAMAGED = int(shuffled(np.arange(COUNT), length=COUNT, seed=0)[-1])  # read in the last of four steps
 

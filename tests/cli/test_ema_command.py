@@ -13,8 +13,6 @@ from jaxgen.core.ema import Snapshot
 from jaxgen.training.settings import train_settings
 from jaxgen.training.workdir import load_config, load_spec
 
-pytestmark = pytest.mark.xdist_group("ema_command")
-
 SETTINGS = [
     "--config.ema.kind=power",
     "--config.ema.sigma_rel=(0.05, 0.25)",

@@ -15,8 +15,6 @@ from jaxgen.data import load, read_arrays
 from jaxgen.methods.vae.autoencoder_kl import make_posterior
 from jaxgen.training.workdir import load_config
 
-pytestmark = pytest.mark.xdist_group("encode")
-
 NUM_TRAIN = 24
 KEYS = jax.random.split(jax.random.key(0), NUM_TRAIN)
 QUICK = ("--config.train.num_steps=1", "--config.train.steps_per_dispatch=1", "--config.parallel.num_devices=1")

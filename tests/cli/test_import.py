@@ -18,8 +18,6 @@ from jaxgen.nn.song_unet import SongUNet
 from jaxgen.training.settings import train_settings
 from jaxgen.training.workdir import load_config, load_spec
 
-pytestmark = pytest.mark.xdist_group("import")
-
 CONFIG = """
 from ml_collections import ConfigDict
 

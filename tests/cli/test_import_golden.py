@@ -15,8 +15,6 @@ from jaxgen.nn.stylegan2_generator import Generator
 from jaxgen.training.settings import train_settings
 from jaxgen.training.workdir import load_config, load_spec
 
-pytestmark = pytest.mark.xdist_group("import_golden")
-
 SMALL = {"base_channels": 16, "channel_multipliers": (1, 2), "num_res_blocks": 1, "attention_resolutions": (8,)}
 ADM = SMALL | {"base_channels": 32, "num_heads": 4, "head_channels": 0, "use_new_attention_order": False}
 DIT = {"hidden_size": 48, "depth": 2, "num_heads": 4}

@@ -14,8 +14,6 @@ from jaxgen.training import loop, rollback, spikes
 from jaxgen.training.settings import train_settings
 from jaxgen.training.workdir import load_config, load_spec
 
-pytestmark = pytest.mark.xdist_group("cli")
-
 BAD = 6  # the position in the data; that of step 7, when a checkpoint of step 4 and a line of step 6 are written
 ARGUMENTS = [
     TINY,

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from launching import launch
 
-pytestmark = pytest.mark.xdist_group("trained_runs")
-
 QUIET = ("--config.evaluate.num_samples=0", "--config.log.tensorboard=False")
 
 

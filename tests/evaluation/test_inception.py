@@ -7,8 +7,6 @@ import pytest
 from jaxgen.evaluation import inception
 from jaxgen.parallel.mesh import make_mesh
 
-pytestmark = pytest.mark.xdist_group("inception")
-
 MESH = make_mesh(2)
 
 
