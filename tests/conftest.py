@@ -1,10 +1,10 @@
 """Eight CPU devices for every test, and jaxtyping's shape annotations checked at each call.
 
-Compilation is most of the time that the tests take, and their models are small: hence no optimization, and one cache of
-programs for all processes of a test run, new in each run.
+Compilation is most of the time that the tests take, and their models are small: hence no optimization, and a cache of
+programs for each process of a test run, new in each run. (JAX writes its entries in place, where another process could
+read half of one.)
 """
 
-import atexit
 import os
 import shutil
 import tempfile
@@ -12,14 +12,12 @@ import tempfile
 import pytest
 
 _FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+_CACHE = tempfile.mkdtemp(prefix="jaxgen-tests-")
 
-if "PYTEST_XDIST_WORKER" not in os.environ:  # whose environment is that of the process which has started it
-    cache = tempfile.mkdtemp(prefix="jaxgen-tests-")
-    atexit.register(shutil.rmtree, cache, ignore_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 from jaxtyping import install_import_hook  # noqa: E402
 
@@ -36,3 +34,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def pytest_unconfigure():
+    shutil.rmtree(_CACHE, ignore_errors=True)
