@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
+from orbax.checkpoint._src.futures import future  # whose threads wait for each other, see _release
 
 from jaxgen.core.contract import TrainState
 from jaxgen.parallel import agreement
@@ -232,9 +233,17 @@ def _close(manager: ocp.CheckpointManager) -> None:
             break
         except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
             reason(error)
-    for thread in threading.enumerate():
-        if type(thread).__module__.startswith("orbax."):  # at the first error, Orbax does not wait for the others
-            threading.Thread.join(thread)  # their own raises
+    threads = [thread for thread in threading.enumerate() if type(thread).__module__.startswith("orbax.")]
+    for thread in threads:
+        _release(thread)
+    for thread in threads:  # at the first error, Orbax does not wait for the others
+        threading.Thread.join(thread)  # their own raises
+
+
+def _release(thread: threading.Thread) -> None:
+    """Has a thread of Orbax go on that waits for one that has failed, as it would for many minutes: to fail, too."""
+    if isinstance(thread, future._SignalingThread):
+        future.set_signals(thread._receive_signals, operation_id=thread._operation_id)
 
 
 def directory_of(workdir: Path) -> Path:

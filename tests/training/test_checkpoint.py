@@ -12,6 +12,8 @@ import numpy as np
 import optax
 import pytest
 from ml_collections import ConfigDict
+from orbax.checkpoint._src.futures import future
+from orbax.checkpoint._src.path import atomicity
 
 from jaxgen.core.contract import TrainState
 from jaxgen.parallel import mesh as meshes
@@ -353,6 +355,30 @@ def test_leaving_does_not_hide_that_the_last_save_failed(run, full_disk):
     checkpoints.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)  # which is not to be hidden in turn
     assert said == ["The checkpoint of step 6 could not be saved (No space left on device)."]
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["2", "4"]
+
+
+def test_nothing_waits_for_directories_that_cannot_be_made(run, monkeypatch):
+    async def refuse(*args, **kwargs):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    waited, wait_for_signals = [], future.wait_for_signals
+
+    def wait(signals, *, timeout_secs, operation_id):
+        try:
+            wait_for_signals(signals, timeout_secs=60, operation_id=operation_id)
+        except TimeoutError:
+            waited.append(signals)
+            raise
+
+    with Checkpoints(run) as checkpoints:
+        with monkeypatch.context() as patch:
+            patch.setattr(atomicity, "_create_paths", refuse)
+            patch.setattr(future, "wait_for_signals", wait)
+            with pytest.raises(WriteError, match=r"step 6 could not be saved \(Read-only file system\)"):
+                save_whole(checkpoints, 6)
+        assert not waited
+        save_whole(checkpoints, 6)
+    assert_same_bits(load_state(run, target())[0], make_state(6))
 
 
 def test_an_error_of_the_program_is_not_taken_for_a_full_disk(run, monkeypatch):
