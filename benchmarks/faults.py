@@ -308,7 +308,7 @@ def _is_manifest(path: Path) -> bool:
 def full_disk(subject: Subject, rng: random.Random) -> Disturbed:
     """At a random save a disk of the run's own has no room left but for some kilobytes; room is made afterwards."""
     subject.workdir.mkdir()
-    _mount("-t", "tmpfs", "-o", "size=8m", "tmpfs", subject.workdir.parent / "run")
+    _mount("-t", "tmpfs", "-o", "size=8m", "tmpfs", subject.workdir)
     policy = rng.choice(["stop", "continue"])
     launched = launch(subject._replace(command=[*subject.command, f"--config.train.on_write_error={policy}"]))
     await_save(launched, subject, rng.randint(1, 8))
