@@ -175,7 +175,7 @@ def small(config: ConfigDict) -> ConfigDict:
 
 
 def tiny() -> ConfigDict:
-    """Seconds, for the tests; with all that there is, at each step, so that there is one program to compile."""
+    """Seconds, for the tests; with all that there is, in as few phases as show that there are several."""
     config = common.tiny(digits())
     for network in (config.generator, config.discriminator):
         network.channel_max = 4
@@ -185,7 +185,7 @@ def tiny() -> ConfigDict:
     config.gan.class_conditional = True
     config.gan.style_mixing = 0.9
     config.gan.r1_gamma = 1.0
-    config.gan.r1_every_steps = 1
+    config.gan.r1_every_steps = 2
     config.gan.path_length_weight = 2.0
     config.gan.path_length_every_steps = 1
     return config

@@ -19,6 +19,7 @@ from tiny_runs import CONFIGS, LAYOUTS, STEPS, Tiny, config_on, host, make_tiny,
 from jaxgen.cli import setup
 from jaxgen.core import keys, trees
 from jaxgen.core.config import call
+from jaxgen.core.images import to_float, to_uint8
 from jaxgen.evaluation.report import EvaluationSettings
 from jaxgen.parallel.sampling import SampleSettings
 from jaxgen.training.checkpoint import Checkpoints, load_state
@@ -29,11 +30,11 @@ from jaxgen.training.workdir import save_config
 
 
 class Run(NamedTuple):
-    """A run on one device, as the others must go: states and samples on the host, and the program of a step."""
+    """A run on one device, as the others must go: states and samples on the host, and the programs of a step."""
 
     name: str
     tiny: Tiny
-    program: object
+    programs: object
     start: object
     end: object
     metrics: object
@@ -43,7 +44,7 @@ class Run(NamedTuple):
         return self.tiny.runner.from_contract(self.start)
 
     def train(self, state, first, last):
-        return self.tiny.train(self.program, state, first, last)
+        return self.tiny.train(self.programs, state, first, last)
 
 
 # One process runs all tests of a config, so that each compiles once.
@@ -51,9 +52,9 @@ class Run(NamedTuple):
 def one(request) -> Run:
     tiny = make_tiny(config_on(request.param, "one"))
     start = tiny.init()
-    copy, program = host(start), tiny.compile(start)
-    end, metrics = tiny.train(program, start)
-    return Run(request.param, tiny, program, copy, host(end), host(metrics), tiny.sample(end))
+    copy, programs = host(start), tiny.compile(start)
+    end, metrics = tiny.train(programs, start)
+    return Run(request.param, tiny, programs, copy, host(end), host(metrics), tiny.sample(end))
 
 
 def test_eval_shape_equals_init(one):
@@ -123,11 +124,21 @@ def first_of_their_methods() -> set[str]:
     return set(methods.values())
 
 
+ONE_MICROBATCH = ("dcgan", "stylegan2", "iddpm", "flow", "consistency")
+"""Configs for which two microbatches are another computation than one: gradients that are no means over examples (batch
+normalization, minibatch standard deviations), times drawn by the losses of the microbatch before (importance sampling),
+and a curriculum that counts microbatches."""
+
+
 @pytest.mark.parametrize("layout", QUICK)
 def test_eight_devices_follow_the_trajectory_of_one(one, layout):
+    """The mesh takes each batch in two microbatches, whose gradients it accumulates."""
     if layout == "pmap" and one.name not in first_of_their_methods():
         pytest.skip("another config of the method goes through it")
-    eight = make_tiny(config_on(one.name, layout))
+    config = config_on(one.name, layout)
+    if layout != "pmap" and one.name not in ONE_MICROBATCH:
+        config.train.microbatches = 2
+    eight = make_tiny(config)
     state = eight.runner.from_contract(one.start)
     state, metrics = eight.train(eight.compile(state), state)
     assert_close(state_of(eight, state), one.end)
@@ -200,6 +211,52 @@ def test_samples_depend_on_their_own_keys_and_labels_alone(one):
     assert one.samples.dtype == np.float32
     assert np.abs(one.samples).max() <= 1.0
     assert len({image.tobytes() for image in one.samples}) == 8
+
+
+def test_the_other_functions_see_each_example_alone(one):
+    """`denoise`, `log_prob`, `encode` and `decode`, where there are any: each in an order and in another."""
+    model, order = one.tiny.experiment.model, np.array([3, 0, 7, 4, 1, 6, 2, 5])
+    capabilities = [name for name in ("denoise", "log_prob", "encode", "decode") if getattr(model, name) is not None]
+    if not capabilities:
+        pytest.skip("the model has none of them")
+    variables = model.eval_variables(one.end)
+    numbers = np.arange(8)
+    rows = {
+        "image": np.asarray(to_float(jax.numpy.asarray(to_uint8(one.samples)))),
+        "sigma": np.linspace(0.1, 0.9, 8, dtype=np.float32),
+        "label": (numbers % max(model.spec.num_classes, 1)).astype(np.int32),
+        "number": numbers,
+    }
+
+    @jax.jit
+    def apply(variables, rows):
+        example_keys = keys.per_example(keys.root_key(3), rows["number"])
+        cond = {"label": rows["label"]} if model.spec.num_classes else None
+        found = {}
+        if model.denoise is not None:
+            found["denoise"] = model.denoise(variables, rows["image"], rows["sigma"], cond)
+        if model.log_prob is not None:
+            found["log_prob"] = model.log_prob(example_keys, variables, {"image": rows["image"], **(cond or {})})
+        latents = jax.random.normal(keys.root_key(0), (8, *(model.spec.latent_shape or rows["image"].shape[1:])))
+        if model.encode is not None:
+            latents = found["encode"] = model.encode(example_keys, variables, rows["image"], cond)
+        if model.decode is not None:
+            found["decode"] = model.decode(variables, latents, cond)
+        return found
+
+    found, mixed = (host(apply(variables, jax.tree.map(lambda x, o=o: x[o], rows))) for o in (numbers, order))
+    assert sorted(found) == sorted(capabilities)
+    for name, value in found.items():
+        if name == "decode" and "encode" not in found:
+            continue  # its latents were not put into the other order
+        np.testing.assert_allclose(mixed[name], value[order], atol=1e-5, rtol=1e-4, err_msg=name)
+        assert len({row.tobytes() for row in value}) == 8, f"{name} gives two different examples the same"
+    images = rows["image"].shape
+    latents = (8, *(model.spec.latent_shape or images[1:]))
+    shapes = {"denoise": images, "log_prob": (8,), "encode": latents, "decode": images}
+    assert {name: value.shape for name, value in found.items()} == {name: shapes[name] for name in found}
+    assert all(np.isfinite(value).all() for value in found.values())
+    assert (model.log_prob is None) == (model.spec.likelihood is None)
 
 
 def check_sections(config: ConfigDict) -> None:

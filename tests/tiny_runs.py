@@ -71,13 +71,14 @@ class Tiny(NamedTuple):
         return self.runner.init(self.put(0))
 
     def compile(self, state):
-        """The program of one step."""
-        return self.runner.compile(state, self.put(0), self.experiment.model.phase(0)).run
+        """The programs of one step, by phase."""
+        phases = {self.experiment.model.phase(step) for step in range(STEPS)}
+        return {phase: self.runner.compile(state, self.put(0), phase).run for phase in phases}
 
-    def train(self, run, state, first=0, last=STEPS):
+    def train(self, programs, state, first=0, last=STEPS):
         """Runs steps; returns the state, in the runner's layout, and the last step's metrics."""
         for step in range(first, last):
-            state, metrics = run(state, self.put(step))
+            state, metrics = programs[self.experiment.model.phase(step)](state, self.put(step))
         return state, metrics
 
     def sample(self, state, order=tuple(range(8))):

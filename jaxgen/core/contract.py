@@ -53,8 +53,8 @@ class ModelSpec(NamedTuple):
     Attributes:
       image_shape: height, width, channels of one image.
       num_classes: number of classes that the model can be conditioned on; 0 for an unconditional model.
-      latent_shape: shape of one latent, of a model whose `encode` compresses; None where latents are shaped as images,
-        or there are none.
+      latent_shape: shape of what `encode` makes of one image, and `decode` takes; None where latents are shaped as
+        images, or there are none.
       likelihood: what `log_prob` returns, if there is one.
     """
 

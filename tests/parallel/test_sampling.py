@@ -114,3 +114,31 @@ def test_scores_are_the_models_log_likelihoods_in_order(conditional):
     scores = sampling.score_images(model, jnp.array(0.5), originals, labels, mesh=meshes.make_mesh(), batch_size=8)
     expected = 0.5 * (originals / 127.5 - 1.0).mean(axis=(1, 2, 3)) + (labels if conditional else 0.0)
     np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+def test_no_key_of_an_image_is_one_of_training(monkeypatch):
+    """Under one seed: the keys of images drawn, coded and scored, and those of start, steps and examples."""
+    count, used = 64, {}
+
+    def record(fn, mesh, keys, variables, rows, *, batch_size):
+        used[fn.__name__] = rows_of(keys)
+        return iter([np.zeros((count, *toy.SHAPE), np.float32)])
+
+    monkeypatch.setattr(sampling, "map_batches", record)
+    model = toy.make_model()._replace(encode=len, decode=len, log_prob=len)
+    originals, labels, mesh = np.zeros((count, *toy.SHAPE), np.uint8), np.zeros(count, np.int32), meshes.make_mesh()
+    sampling.draw_images(model, VARIABLES, labels, count=count, seed=0, mesh=mesh, batch_size=count)
+    for of_images in (sampling.reconstruct_images, sampling.score_images):
+        of_images(model, VARIABLES, originals, labels, mesh=mesh, batch_size=count)
+
+    training = keys.stream(keys.root_key(0), "train")
+    steps = [keys.at_step(training, step) for step in range(8)]
+    examples = [keys.per_example(step, jnp.arange(count)) for step in steps]
+    trained = rows_of(jnp.stack([keys.root_key(0), training, keys.stream(training, "init"), *steps]))
+    trained |= set().union(*map(rows_of, examples))
+    assert sorted(used) == ["reconstruct", "sample", "score"]
+    assert len(set().union(*used.values(), trained)) == 3 * count + 3 + 8 + 8 * count
+
+
+def rows_of(some_keys):
+    return {tuple(row) for row in np.asarray(jax.random.key_data(some_keys)).tolist()}

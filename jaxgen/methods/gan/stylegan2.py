@@ -100,6 +100,7 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
     _check(settings)
     spec = for_classes(spec, settings.class_conditional, where="gan")
     game = _game(config, settings, spec, env)
+    spec = spec._replace(latent_shape=(game.generator.z_dim,))
     lazy = settings.lazy()
     section = {
         name: with_lazy_updates(own, lazy[name]) if name in lazy else own for name, own in config.optimizer.items()

@@ -1,0 +1,89 @@
+"""The pages name what there is: the pieces of diffusion, the networks, the configs and the commands."""
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from jaxgen.core.config import module_names
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "diffusion.md").read_text()
+README = (ROOT / "README.md").read_text()
+
+
+def tables(page):
+    """The first column of each table of a page, by the heading of that column."""
+    found, heading = {}, None
+    for line, after in zip(page.splitlines(), [*page.splitlines()[1:], ""], strict=True):
+        if not line.startswith("|"):
+            heading = None
+        elif re.fullmatch(r"[|:-]+", after):
+            heading = line.split("|")[1].strip()
+            found.setdefault(heading, [])
+        elif heading is not None and not re.fullmatch(r"[|:-]+", line):
+            found[heading].append(line.split("|")[1])
+    return found
+
+
+def named_in(cells):
+    """The names in code style, without the arguments of calls."""
+    return sorted(re.match(r"[\w.]+", code).group() for cell in cells for code in re.findall(r"`([^`]+)`", cell))
+
+
+def public_functions(module):
+    """What a config may name in a module: its own public functions."""
+    functions = inspect.getmembers(importlib.import_module(module), inspect.isfunction)
+    return sorted(name for name, f in functions if f.__module__ == module and not name.startswith("_"))
+
+
+@pytest.mark.parametrize(
+    ("heading", "module"),
+    [
+        ("path", "paths"),
+        ("parameterization", "parameterizations"),
+        ("schedule", "schedules"),
+        ("times", "times"),
+        ("weighting", "weightings"),
+        ("noise label", "noise_labels"),
+        ("levels", "levels"),
+    ],
+)
+def test_the_page_of_diffusion_lists_every_piece_and_no_other(heading, module):
+    assert named_in(tables(PAGE)[heading]) == public_functions(f"jaxgen.diffusion.{module}")
+
+
+def test_the_page_of_diffusion_lists_every_sampler_and_no_other():
+    assert named_in(tables(PAGE)["sampler"]) == module_names("jaxgen.diffusion.samplers")
+
+
+def test_the_readme_lists_every_method_with_its_configs():
+    table = README.partition("| method | `configs/*.py` |")[2].partition("\n\n")[0]
+    rows = [re.findall(r"`([^`]+)`", line.rpartition("|")[0].rpartition("|")[0]) for line in table.splitlines()[2:]]
+    listed = {method: sorted(configs) for method, *configs in rows}
+    assert sorted(listed) == module_names("jaxgen.methods")
+    there = {}
+    for path in (ROOT / "configs").glob("*.py"):
+        if path.stem not in ("__init__", "common"):
+            method = importlib.import_module(f"configs.{path.stem}").get_config("tiny").method
+            there.setdefault(method, []).append(path.stem)
+    assert listed == {method: sorted(configs) for method, configs in there.items()}
+
+
+def test_every_command_of_the_readme_is_one():
+    commands = {path.stem for path in (ROOT / "jaxgen" / "cli").glob("*.py")}
+    used = set(re.findall(r"launch\.py (\w+)", README + PAGE))
+    assert used <= commands | {"import"}, used - commands
+    assert {"train", "sample", "evaluate", "encode", "import", "ema", "plan", "checkpoints"} <= used
+
+
+def test_every_file_that_a_page_names_exists():
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        text = page.read_text()
+        paths = re.findall(r"`((?:jaxgen|tests|docs|configs|benchmarks)/[\w./]+)`", text)
+        for path in paths:
+            assert (ROOT / path.split(":")[0]).exists(), f"{page.name} names {path}"
+        for link in re.findall(r"\]\(([\w./]+)\)", text):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"
