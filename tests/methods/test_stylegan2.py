@@ -24,7 +24,7 @@ def config_of(**settings):
     config = stylegan2_config.get_config("tiny")
     config.gan.update({"class_conditional": False} | settings)
     for section in config.optimizer.values():
-        section.name, section.learning_rate, section.b1 = "sgd", RATE, 0.0
+        section.name, section.learning_rate, section.b1, section.b2 = "sgd", RATE, 0.0, 0.999
     return config
 
 
