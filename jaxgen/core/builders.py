@@ -125,9 +125,7 @@ def two_player(
             batch,
             axis_name=env.axis_name,
         )
-        updates, opt_state = optimizers[name].update(
-            grads, state.opt_state[name], state.params[name], step=state.step
-        )
+        updates, opt_state = optimizers[name].update(grads, state.opt_state[name], state.params[name], step=state.step)
         params = optax.apply_updates(state.params[name], updates)
         metrics = {(f"loss/{label}" if k == "loss" else k): v for k, v in metrics.items()}
         metrics[f"grad_norm/{label}"] = optax.tree.norm(grads)

@@ -82,12 +82,15 @@ def second_step(name, b1, b2):
     """What the second update adds, after gradients of 1 and -3, by the rule's formula."""
     g1, g2 = 1.0, -3.0
     mean, square = b1 * (1 - b1) * g1 + (1 - b1) * g2, b2 * (1 - b2) * g1**2 + (1 - b2) * g2**2
-    return -RATE * {
-        "adam": mean / (1 - b1**2) / np.sqrt(square / (1 - b2**2)),
-        "sgd": b1 * g1 + g2,
-        "rmsprop": g2 / np.sqrt(square),
-        "lion": np.sign(b1 * (1 - b2) * g1 + (1 - b1) * g2),  # Chen et al. 2023, algorithm 2
-    }[name]
+    return (
+        -RATE
+        * {
+            "adam": mean / (1 - b1**2) / np.sqrt(square / (1 - b2**2)),
+            "sgd": b1 * g1 + g2,
+            "rmsprop": g2 / np.sqrt(square),
+            "lion": np.sign(b1 * (1 - b2) * g1 + (1 - b1) * g2),  # Chen et al. 2023, algorithm 2
+        }[name]
+    )
 
 
 @pytest.mark.parametrize("name", RULES)
