@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from configs import common
 from jaxgen.cli import setup
 from jaxgen.core import keys
 from jaxgen.core.contract import TrainState
@@ -43,13 +44,18 @@ def config_on(name: str, layout: str) -> ConfigDict:
     config = importlib.import_module(f"configs.{name}").get_config("tiny")
     sections = [config.optimizer] if "name" in config.optimizer else list(config.optimizer.values())
     for section in sections:
-        section.name, section.learning_rate = "sgd", 0.01
+        train_by_sgd(section, learning_rate=0.01)
     config.train.num_steps = STEPS
     config.parallel.min_shard_elements = 1
     config.parallel.update(LAYOUTS[layout])
     if setup.of_latents(config):
         config.data.path = str(cached_latents.directory())
     return config
+
+
+def train_by_sgd(section: ConfigDict, *, learning_rate: float, **settings) -> None:
+    """Makes an `optimizer` section one of SGD, which has no `b2`; all else stays but for the settings given."""
+    section.update({"name": "sgd", "learning_rate": learning_rate, "b2": common.optimizer().b2, **settings})
 
 
 class Tiny(NamedTuple):

@@ -27,7 +27,8 @@ class Player(NamedTuple):
 
     Attributes:
       objective: what it minimizes.
-      optimizer: how.
+      optimizer: how. Its `update` gets the run's step as the keyword `step`, if it takes one: schedules are functions
+        of that, since a player may be updated several times in a step.
       regularizer: what it also minimizes, lazily: by updates of their own, in the phases that name the player.
     """
 
@@ -57,10 +58,11 @@ def one_player(
     The metrics are those of the objective, `loss`, `grad_norm`, and the norms by module that `env` asks for:
     `grad_norm/MODULE`, `update_norm/MODULE` and, after the update, `param_norm/MODULE`.
     """
+    optimizer = optax.with_extra_args_support(player.optimizer)
 
     def init(key: Key[Array, ""], batch: Batch) -> TrainState:
         params, model_state = init_variables(key, _microbatch(batch, 0))
-        return TrainState(jnp.zeros((), jnp.int32), params, player.optimizer.init(params), model_state)
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), model_state)
 
     def update(
         key: Key[Array, ""], state: TrainState, batch: Batch, *, phase: Hashable = None
@@ -70,7 +72,7 @@ def one_player(
         grads, model_state, metrics = _gradient(
             player.objective, key, state.params, state.model_state, batch, axis_name=env.axis_name
         )
-        updates, opt_state = player.optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, step=state.step)
         params = optax.apply_updates(state.params, updates)
         metrics["grad_norm"] = optax.tree.norm(grads)
         metrics |= _norms("", env.norms_depth, grad=grads, update=updates, param=params)
@@ -97,11 +99,14 @@ def two_player(
     The phase is None, or the names of the players whose updates are each followed by one on their regularizer, of the
     same data and optimizer.
     """
+    if n_critic < 1:
+        raise ValueError(f"gan.n_critic is {n_critic}, but must be at least 1.")
     players = {"discriminator": discriminator, "generator": generator}
+    optimizers = {name: optax.with_extra_args_support(player.optimizer) for name, player in players.items()}
 
     def init(key: Key[Array, ""], batch: Batch) -> TrainState:
         params, model_state = init_variables(key, _microbatch(batch, 0))
-        opt_state = {name: player.optimizer.init(params[name]) for name, player in players.items()}
+        opt_state = {name: optimizer.init(params[name]) for name, optimizer in optimizers.items()}
         return TrainState(jnp.zeros((), jnp.int32), params, opt_state, model_state)
 
     def step(
@@ -120,7 +125,7 @@ def two_player(
             batch,
             axis_name=env.axis_name,
         )
-        updates, opt_state = players[name].optimizer.update(grads, state.opt_state[name], state.params[name])
+        updates, opt_state = optimizers[name].update(grads, state.opt_state[name], state.params[name], step=state.step)
         params = optax.apply_updates(state.params[name], updates)
         metrics = {(f"loss/{label}" if k == "loss" else k): v for k, v in metrics.items()}
         metrics[f"grad_norm/{label}"] = optax.tree.norm(grads)

@@ -1,15 +1,35 @@
 """Optimizers by name: clipping, the update rule, decoupled weight decay and the learning-rate schedule in one chain."""
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import optax
 
 from jaxgen.core import trees
-from jaxgen.core.config import Section, call, choose
+from jaxgen.core.config import Section, call, choose, refuse_ignored
 from jaxgen.optim.projection import normalized_weights, project
+from jaxgen.optim.schedules import Schedule, learning_rate_schedule, scale_by_schedule_of_step
 
-Schedule = Literal["constant", "cosine", "linear", "inverse_sqrt"]
+
+class Rule(NamedTuple):
+    """An update rule.
+
+    Attributes:
+      make: `(b1, b2) -> transformation`.
+      decays: those of `b1` and `b2` that it has.
+    """
+
+    make: Callable[[float, float], optax.GradientTransformation]
+    decays: tuple[str, ...]
+
+
+RULES = {
+    "adam": Rule(optax.scale_by_adam, ("b1", "b2")),
+    "sgd": Rule(lambda b1, _: optax.trace(b1) if b1 else optax.identity(), ("b1",)),
+    "rmsprop": Rule(lambda _, b2: optax.scale_by_rms(b2), ("b2",)),
+    "lion": Rule(optax.scale_by_lion, ("b1", "b2")),
+}
+"""Every update rule by the name that configs give it."""
 
 
 def make_optimizer(
@@ -25,16 +45,19 @@ def make_optimizer(
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
     forced_normalization: str | None = None,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """Builds an optimizer from the settings of a config's `optimizer` section.
 
+    Its `update` takes the run's step, `update(gradients, state, params, step=step)`, since the learning rate is a
+    function of that, however many updates are done in a step.
+
     Args:
-      num_steps: number of updates in the run, where decaying schedules reach zero.
+      num_steps: number of steps in the run, where decaying schedules reach zero.
       name: `adam`, `sgd` (with momentum `b1`), `rmsprop` (with decay `b2`) or `lion`.
       learning_rate: the highest rate of the schedule.
       schedule: what follows the warm-up.
-      warmup_steps: updates of linear growth from zero.
-      decay_steps: of `inverse_sqrt`: updates until the rate starts to fall.
+      warmup_steps: steps of linear growth from zero.
+      decay_steps: of `inverse_sqrt`: steps until the rate starts to fall.
       b1: decay of the first moment.
       b2: decay of the second moment.
       weight_decay: decoupled decay (Loshchilov & Hutter 2019) of kernels and embeddings; biases and scales have none.
@@ -43,19 +66,16 @@ def make_optimizer(
         magnitude-preserving networks (Karras et al. 2024): the weights of each output get a root mean square of 1.
 
     Raises:
-      ValueError: if the name is unknown or a number is out of range.
+      ValueError: if the name is unknown, a number is out of range, or a decay is set that the rule does not have.
     """
-    rules = {
-        "adam": lambda: optax.scale_by_adam(b1, b2),
-        "sgd": lambda: optax.trace(b1) if b1 else optax.identity(),
-        "rmsprop": lambda: optax.scale_by_rms(b2),
-        "lion": lambda: optax.scale_by_lion(b1, b2),
-    }
-    rule = choose(rules, name, where="optimizer.name")
+    rule = choose(RULES, name, where="optimizer.name")
+    ignored = {key: value for key, value in {"b1": b1, "b2": b2}.items() if key not in rule.decays}
+    refuse_ignored(make_optimizer, ignored, where="optimizer", because=f"with optimizer.name={name}")
+    _check(learning_rate=learning_rate, b1=b1, b2=b2, weight_decay=weight_decay, clip_norm=clip_norm)
     rate = learning_rate_schedule(
         num_steps, learning_rate, schedule=schedule, warmup_steps=warmup_steps, decay_steps=decay_steps
     )
-    chain = [rule(), optax.scale_by_learning_rate(rate)]
+    chain = [rule.make(b1, b2), scale_by_schedule_of_step(rate)]
     if weight_decay:
         chain.insert(
             1, optax.add_decayed_weights(weight_decay, mask=lambda p: trees.matches(r".*(kernel|embedding)", p))
@@ -67,7 +87,20 @@ def make_optimizer(
     return optax.chain(*chain)
 
 
-def make_player_optimizers(section: Section, *players: str, num_steps: int) -> dict[str, optax.GradientTransformation]:
+def _check(*, clip_norm: float | None, **numbers: float) -> None:
+    """Refuses numbers that are out of range."""
+    for key, value in numbers.items():
+        most = 1.0 if key in ("b1", "b2") else float("inf")
+        if not 0.0 <= value < most:
+            allowed = "in [0, 1)" if key in ("b1", "b2") else "finite and at least 0"
+            raise ValueError(f"optimizer.{key} is {value}, but must be {allowed}.")
+    if clip_norm is not None and not clip_norm > 0.0:
+        raise ValueError(f"optimizer.clip_norm is {clip_norm}, but must be positive, or None for no clipping.")
+
+
+def make_player_optimizers(
+    section: Section, *players: str, num_steps: int
+) -> dict[str, optax.GradientTransformationExtraArgs]:
     """One optimizer for each player, from the subsection of its name.
 
     Raises:
@@ -85,57 +118,12 @@ def with_lazy_updates(section: Section, every_steps: int) -> dict[str, Any]:
 
     Learning rate and decays are those of as much progress in more updates (Karras et al. 2020, appendix B): with
     c = k / (k + 1) for every k steps, c times the rate, and the decays to the power of c.
-    """
-    c = every_steps / (every_steps + 1)
-    adjusted = {"learning_rate": lambda rate: c * rate, "b1": lambda decay: decay**c, "b2": lambda decay: decay**c}
-    return {name: adjusted[name](value) if name in adjusted else value for name, value in section.items()}
-
-
-def learning_rate_schedule(
-    num_steps: int,
-    learning_rate: float,
-    *,
-    schedule: Schedule = "constant",
-    warmup_steps: int = 0,
-    decay_steps: int | None = None,
-) -> optax.Schedule:
-    """The learning rate by update count: linear growth over `warmup_steps`, then the named schedule.
-
-    A run that is shorter than its warm-up ends on the way up. `inverse_sqrt` has the rate of update t fall as
-    1 / sqrt(t / decay_steps) from t = decay_steps on (Karras et al. 2024, eq. 67).
 
     Raises:
-      ValueError: if the warm-up is negative, or `decay_steps` does not go with the schedule.
+      ValueError: if the name is unknown.
     """
-    if warmup_steps < 0:
-        raise ValueError(f"optimizer.warmup_steps is {warmup_steps}, but must be at least 0.")
-    falls_from = _decay_start(schedule, decay_steps)
-    remaining = max(1, num_steps - warmup_steps + bool(warmup_steps))  # the count below is ahead by one
-    after = {
-        "constant": lambda: optax.constant_schedule(learning_rate),
-        "cosine": lambda: optax.cosine_decay_schedule(learning_rate, remaining),
-        "linear": lambda: optax.linear_schedule(learning_rate, 0.0, remaining),
-        "inverse_sqrt": lambda: _inverse_sqrt(learning_rate, falls_from, first=max(warmup_steps, 1)),
-    }
-    decay = choose(after, schedule, where="optimizer.schedule")()
-    if not warmup_steps:
-        return decay
-    # The first update has count 0: it takes the first step of the climb, not a rate of zero.
-    return lambda count: optax.join_schedules(
-        [optax.linear_schedule(0.0, learning_rate, warmup_steps), decay], [warmup_steps]
-    )(count + 1)
-
-
-def _decay_start(schedule: Schedule, decay_steps: int | None) -> float:
-    """The update at which an inverse square root starts to fall; infinity for other schedules."""
-    if (schedule == "inverse_sqrt") != (decay_steps is not None) or (decay_steps is not None and decay_steps < 1):
-        raise ValueError(
-            f"optimizer.decay_steps is {decay_steps} and optimizer.schedule is {schedule!r}, but inverse_sqrt needs "
-            "decay_steps of at least 1, and no other schedule has any."
-        )
-    return float("inf" if decay_steps is None else decay_steps)
-
-
-def _inverse_sqrt(learning_rate: float, falls_from: float, *, first: int) -> optax.Schedule:
-    """The rate of update `first` + count."""
-    return lambda count: learning_rate * jnp.maximum((first + count) / falls_from, 1.0) ** -0.5
+    c = every_steps / (every_steps + 1)
+    rule = choose(RULES, section.get("name", "adam"), where="optimizer.name")
+    adjusted: dict[str, Callable[[float], float]] = {"learning_rate": lambda rate: c * rate}
+    adjusted |= dict.fromkeys(rule.decays, lambda decay: decay**c)
+    return {name: adjusted[name](value) if name in adjusted else value for name, value in section.items()}

@@ -31,7 +31,7 @@ def get_config(variant="right"):
 def make(depth):
     config = common.tiny(common.digits(common.diffusion(common.base())))
     config.optimizer.warmup_steps = 0
-    config.optimizer.name = "sgd"
+    config.optimizer.name, config.optimizer.b2 = "sgd", 0.999
     config.optimizer.learning_rate = 1e-6
     config.evaluate.num_samples = 0
     config.log.tensorboard = False

@@ -9,6 +9,7 @@ import pytest
 from jaxgen.core import keys
 from jaxgen.core.builders import Player, lazy_phases, one_player, two_player
 from jaxgen.core.contract import Env, TrainState
+from jaxgen.optim.schedules import learning_rate_schedule, scale_by_schedule_of_step
 
 RATE = 0.25
 KEY = keys.root_key(0)
@@ -196,7 +197,8 @@ def test_each_player_has_its_own_optimizer_state_and_its_own_noise():
     assert state.opt_state["generator"][0].count == 1  # Adam's: one update, not three
     d2 = D0 - D_RATE * (3.0 + G0) - D_RATE * (4.0 + G0)
     np.testing.assert_allclose(state.opt_state["generator"][0].mu, 0.1 * -d2, rtol=1e-5)
-    assert metrics["noise/d"] != metrics["noise/g"]
+    for name, stream in {"noise/d": "discriminator", "noise/g": "generator"}.items():
+        np.testing.assert_allclose(metrics[name], jax.random.normal(keys.stream(KEY, stream)), rtol=1e-6)
 
 
 def test_a_game_averages_over_a_mapped_axis():
@@ -208,6 +210,12 @@ def test_a_game_averages_over_a_mapped_axis():
     whole, _ = play([3.0])
     np.testing.assert_allclose(after.params["discriminator"], [whole.params["discriminator"]] * 2, rtol=1e-6)
     np.testing.assert_allclose(after.params["generator"], [whole.params["generator"]] * 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("n_critic", [0, -1])
+def test_a_game_without_updates_of_the_discriminator_is_refused(n_critic):
+    with pytest.raises(ValueError, match=f"gan.n_critic is {n_critic}, but must be at least 1"):
+        build_game(n_critic=n_critic)
 
 
 def test_a_game_refuses_another_number_of_slices():
@@ -237,7 +245,7 @@ def play_regularized(phase, optimizer):
 
 def test_a_regularizer_has_updates_of_its_own_in_the_phases_that_name_its_player():
     plain, metrics = play([3.0])
-    for phase in (None, (), ("discriminator",)):
+    for phase in (None, (), ("discriminator",), "generator"):
         state, without = play_regularized(phase, optax.sgd(G_RATE))
         np.testing.assert_allclose(state.params["generator"], plain.params["generator"], rtol=1e-6)
         assert (set(without), state.model_state) == (set(metrics), 12)
@@ -246,7 +254,9 @@ def test_a_regularizer_has_updates_of_its_own_in_the_phases_that_name_its_player
     assert (state.step, state.model_state) == (1, 123)
     np.testing.assert_allclose(more["loss/generator_regularizer"], 0.5 * plain.params["generator"] ** 2, rtol=1e-6)
     np.testing.assert_allclose(more["grad_norm/generator_regularizer"], abs(plain.params["generator"]), rtol=1e-6)
-    assert more["noise/pull"] != more["noise/g"]
+    noise = jax.random.normal(keys.stream(KEY, "generator_regularizer"))
+    np.testing.assert_allclose(more["noise/pull"], noise, rtol=1e-6)
+    np.testing.assert_allclose(more["noise/g"], metrics["noise/g"], rtol=1e-6)
     state, _ = play_regularized(("generator",), optax.adam(G_RATE))
     assert state.opt_state["generator"][0].count == 2  # one optimizer for both
 
@@ -257,3 +267,76 @@ def test_lazy_phases_name_the_players_that_are_due():
     both, g, d = ("discriminator", "generator"), ("generator",), ("discriminator",)
     assert due == {0: both, 4: g, 6: d, 8: g, 12: both}
     assert lazy_phases({})(0) == ()
+
+
+# Schedules: every loss is twice a parameter, so that an update of rate r takes 2 r from it.
+NUM_STEPS = 8
+COSINE = learning_rate_schedule(NUM_STEPS, 0.5, schedule="cosine")
+
+
+def cosine(step):
+    return 0.25 * (1 + np.cos(np.pi * step / NUM_STEPS))
+
+
+def slope_of(name):
+    def objective(key, params, model_state, microbatch):
+        del key
+        weight = jnp.mean(microbatch["x"])
+        return weight * (params[name] if name else params), (model_state, {})
+
+    return objective
+
+
+def decaying():
+    """A decaying rate, in a chain with links that take no step."""
+    return optax.chain(optax.clip(100.0), optax.trace(0.0), scale_by_schedule_of_step(COSINE))
+
+
+def falls_of_steps(init, update, microbatches, *, phases=(None,) * NUM_STEPS, restart=None):
+    """How far the parameters fall in each step of a run; at step `restart` the state is made anew from arrays."""
+    batch = {"x": jnp.full((microbatches, 3), 2.0)}
+    update = jax.jit(update, static_argnames="phase")
+    states = [init(KEY, batch)]
+    for step, phase in enumerate(phases):
+        state = states[-1]
+        if step == restart:
+            state = jax.tree.unflatten(jax.tree.structure(state), [np.array(leaf) for leaf in jax.tree.leaves(state)])
+        states.append(update(KEY, state, batch, phase=phase)[0])
+    assert [int(state.step) for state in states] == list(range(len(states)))
+    return jax.tree.map(lambda *x: -np.diff(np.stack(x)), *[state.params for state in states])
+
+
+@pytest.mark.parametrize(("n_critic", "microbatches", "restart"), [(4, 1, None), (1, 3, 5), (2, 2, 3)])
+def test_all_updates_of_a_step_have_its_rate_in_a_game(n_critic, microbatches, restart):
+    """Also the further updates on regularizers, in their phases, and after a restart from the saved arrays."""
+    init, update = two_player(
+        lambda key, microbatch: ({"generator": jnp.array(1.0), "discriminator": jnp.array(2.0)}, ()),
+        generator=Player(slope_of("generator"), decaying(), regularizer=slope_of("generator")),
+        discriminator=Player(slope_of("discriminator"), decaying(), regularizer=slope_of("discriminator")),
+        n_critic=n_critic,
+        microbatches=microbatches,
+    )
+    both = ("discriminator", "generator")
+    phases = [both, (), ("generator",), None, both, ("discriminator",), (), both]
+    fell = falls_of_steps(init, update, n_critic * microbatches, phases=phases, restart=restart)
+    for name, each in {"generator": 1, "discriminator": n_critic}.items():
+        updates = np.array([2 if phase and name in phase else 1 for phase in phases])
+        expected = 2.0 * cosine(np.arange(NUM_STEPS)) * updates * each
+        np.testing.assert_allclose(fell[name], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("microbatches", "restart"), [(1, 4), (3, None)])
+def test_the_rate_is_that_of_the_step_for_one_player(microbatches, restart):
+    init, update = one_player(
+        lambda key, microbatch: (jnp.array(1.0), ()), Player(slope_of(None), decaying()), microbatches=microbatches
+    )
+    fell = falls_of_steps(init, update, microbatches, restart=restart)
+    np.testing.assert_allclose(fell, 2.0 * cosine(np.arange(NUM_STEPS)), rtol=1e-4)
+
+
+def test_schedules_go_on_from_the_step_of_a_state_whatever_its_optimizer_has_seen():
+    """As after updates that were skipped: the step counts those, the optimizer's state does not."""
+    init, update = one_player(lambda key, microbatch: (jnp.array(1.0), ()), Player(slope_of(None), decaying()))
+    batch = {"x": jnp.full((1, 3), 2.0)}
+    after, _ = update(KEY, init(KEY, batch)._replace(step=jnp.int32(6)), batch)
+    np.testing.assert_allclose(1.0 - after.params, 2.0 * cosine(6), rtol=1e-5)

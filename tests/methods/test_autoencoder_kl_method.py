@@ -54,7 +54,8 @@ def decoded(model, params):
 @pytest.mark.parametrize("likelihood", ["laplace", "gaussian"])
 def test_the_loss_is_the_likelihood_of_the_decoded_mean_and_the_divergence(likelihood):
     settings = {"likelihood": likelihood, "scale": 0.3, "learn_scale": False, "kl_weight": 0.1}
-    model = make(tiny(gan={"weight": 0.0, "feature_weight": 0.0}, autoencoder=settings), SPEC, Env())
+    off = {"weight": 0.0, "feature_weight": 0.0, "start_steps": 0}
+    model = make(tiny(gan=off, autoencoder=settings), SPEC, Env())
     state = jax.jit(model.init)(KEY, BATCH)
     assert set(state.params) == {"network"}
     state = state._replace(params=with_posterior(state.params))

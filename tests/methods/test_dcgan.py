@@ -1,15 +1,20 @@
 """DCGAN: its losses and batch statistics put together by hand, latents by example, official sizes, refusals."""
 
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from by_hand import GAMES, assert_close, descend, slope, waves
+from flax import linen as nn
 
 from configs import dcgan as dcgan_config
 from jaxgen.core import keys, trees
 from jaxgen.core.build import build_model
 from jaxgen.core.contract import Env, ModelSpec
+from jaxgen.methods.gan import dcgan
 from jaxgen.methods.gan.dcgan import make
 from jaxgen.nn.dcgan import Discriminator, Generator
 
@@ -33,6 +38,7 @@ def build(**settings):
     return make(config, SPEC, Env())
 
 
+@jax.jit
 def latents_of(step_key, index):
     return jax.vmap(lambda key: jax.random.normal(key, (LATENT_DIM,)))(keys.per_example(step_key, index))
 
@@ -136,5 +142,134 @@ def test_refusals():
         build(loss="non_saturing")
     config = dcgan_config.get_config("tiny")
     config.gan.class_conditional = True
-    with pytest.raises(ValueError, match="no classes"):
+    with pytest.raises(ValueError, match=r"gan\.class_conditional is True, but the data has no classes"):
         make(config, SPEC._replace(num_classes=0), Env())
+    config.discriminator.update({"batch_norm": False, "momentum": 0.5})
+    with pytest.raises(ValueError, match=r"discriminator\.momentum is 0\.5, but has no effect with .*batch_norm=False"):
+        make(config, SPEC, Env())
+    config.discriminator.update({"batch_norm": True})
+    make(config, SPEC, Env())
+    with pytest.raises(ValueError, match=r"gan\.n_critic is 0, but must be at least 1"):
+        build(n_critic=0)
+
+
+# Whole updates by hand: networks that are formulas, everything else in NumPy.
+G_WEIGHTS, D_WEIGHTS = waves(LATENT_DIM, 8, phase=0.3) / 2, waves(8, phase=2.0)
+G_CLASSES, D_CLASSES = waves(3, phase=1.0), waves(3, phase=0.1)
+RATES = {"generator": 0.5, "discriminator": 0.25}
+
+
+class FormulaGenerator(Generator):
+    """Depends on latent, class, the batch's mean latent (the running one unless `train`), and keeps the latter."""
+
+    @nn.compact
+    def __call__(self, z, label=None, *, train):
+        scale, stat = self.param("scale", nn.initializers.ones, ()), self.variable("batch_stats", "mean", jnp.zeros, ())
+        mean = jnp.mean(z) if train else stat.value
+        shift = jnp.zeros(len(z)) if label is None else jnp.float32(G_CLASSES)[label]
+        if train:
+            stat.value = 0.75 * stat.value + 0.25 * mean
+        return jnp.tanh(scale * (z @ jnp.float32(G_WEIGHTS) + shift[:, None]) + mean).reshape(-1, *self.image_shape)
+
+
+class FormulaDiscriminator(Discriminator):
+    """Depends on image, class, the mean of the batch, and the running mean; without it if `batch_norm` is off."""
+
+    @nn.compact
+    def __call__(self, x, label=None, *, train):
+        scale = self.param("scale", nn.initializers.ones, ())
+        shift = jnp.zeros(len(x)) if label is None else jnp.float32(D_CLASSES)[label]
+        logits = scale * (x.reshape(len(x), -1) @ jnp.float32(D_WEIGHTS) + shift)
+        if not self.batch_norm:
+            return logits
+        stat = self.variable("batch_stats", "mean", jnp.zeros, ())
+        logits = logits + (3.0 * jnp.mean(x) if train else 0.0) + 2.0 * stat.value
+        if train:
+            stat.value = 0.75 * stat.value + 0.25 * jnp.mean(x)
+        return logits
+
+
+def generate(scale, z, shift, mean):
+    return np.tanh(scale * (z @ G_WEIGHTS + shift[:, None]) + mean)
+
+
+def judge(scale, x, shift, running, norm):
+    return scale * (x @ D_WEIGHTS + shift) + norm * (3.0 * x.mean() + 2.0 * running)
+
+
+def play_by_hand(batch, classes, norm, *, g=0.7, d=0.4, old=0.6, running=-0.8):
+    """Two updates of the discriminator on two microbatches each, one of the generator, from these numbers on."""
+    x = np.array(batch["image"], np.float64).reshape(4, 3, 8)
+    g_shift, d_shift = (classes * table[np.array(batch["label"])] for table in (G_CLASSES, D_CLASSES))
+    make_loss, judge_loss = GAMES["least_squares"]
+    losses, logits = [], []
+
+    def latents(stream, k):
+        return np.array(latents_of(keys.stream(KEY, stream), batch["index"][k]), np.float64)
+
+    for critic in ((0, 1), (2, 3)):
+        seen = []  # the logits of real and generated images, by the discriminator's scale
+        for k in critic:
+            z = latents("discriminator", k)
+            fake = generate(g, z, g_shift[k], z.mean())
+            between = 0.75 * running + 0.25 * x[k].mean()
+            real_at = partial(judge, x=x[k], shift=d_shift[k], running=running, norm=norm)
+            fake_at = partial(judge, x=fake, shift=d_shift[k], running=between, norm=norm)
+            seen.append(lambda d, pair=(real_at, fake_at): [logits_at(d) for logits_at in pair])
+            running = 0.75 * between + 0.25 * fake.mean()
+
+        def of_discriminator(p, seen=seen):
+            return np.mean([judge_loss(*both(p["d"])).mean() for both in seen])
+
+        losses.append(of_discriminator({"d": d}))
+        logits += [np.mean(both(d), axis=1) for both in seen]
+        d = descend({"d": np.array(d)}, slope(of_discriminator, {"d": np.array(d)}), RATES["discriminator"])["d"]
+    drawn = {k: latents("generator", k) for k in (2, 3)}
+
+    def of_generator(p):
+        fake = {k: generate(p["g"], z, g_shift[k], z.mean()) for k, z in drawn.items()}
+        return np.mean([make_loss(judge(d, fake[k], d_shift[k], running, norm)).mean() for k in fake])
+
+    for z in drawn.values():
+        old = 0.75 * old + 0.25 * z.mean()
+    after = {"d": d, "g": descend({"g": g}, slope(of_generator, {"g": np.array(g)}), RATES["generator"])["g"]}
+    metrics = {"loss/discriminator": np.mean(losses), "loss/generator": of_generator({"g": g})}
+    metrics |= dict(zip(("logits/real", "logits/fake"), np.mean(logits, axis=0), strict=True))
+    return after, {"generator": {"mean": old}, "discriminator": {"mean": running}}, metrics
+
+
+@pytest.mark.parametrize(("classes", "norm"), [(True, True), (False, True), (True, False)])
+def test_an_update_of_formulas_by_hand(monkeypatch, classes, norm):
+    """Real images are judged before generated ones; a player's turn moves the batch statistics of its own network."""
+    monkeypatch.setattr(dcgan, "Generator", FormulaGenerator)
+    monkeypatch.setattr(dcgan, "Discriminator", FormulaDiscriminator)
+    config = dcgan_config.get_config("tiny")
+    config.gan.update({"n_critic": 2, "loss": "least_squares", "class_conditional": classes})
+    config.train.microbatches, config.discriminator.batch_norm = 2, norm
+    for name, section in config.optimizer.items():
+        section.update({"name": "sgd", "learning_rate": RATES[name], "b1": 0.0})
+    model = make(config, SPEC._replace(image_shape=(2, 2, 2)), Env())
+    assert (model.microbatches, model.spec) == (4, ModelSpec((2, 2, 2), 3 * classes, (LATENT_DIM,)))
+    index = jnp.array([[5, 2, 9], [1, 0, 7], [3, 11, 4], [8, 6, 10]])
+    batch = {"image": jax.random.uniform(KEY, (4, 3, 2, 2, 2), minval=-0.5), "index": index, "label": index % 3}
+    start = {"generator": {"scale": jnp.array(0.7)}, "discriminator": {"scale": jnp.array(0.4)}}
+    stats = {"generator": {"mean": jnp.array(0.6)}, "discriminator": {"mean": jnp.array(-0.8)} if norm else {}}
+    state = jax.eval_shape(model.init, KEY, batch)
+    assert jax.tree.structure((state.params, state.model_state)) == jax.tree.structure((start, stats))
+    state = state._replace(step=jnp.int32(0), params=start, model_state=stats)
+    after, metrics = jax.jit(model.update)(KEY, state, batch)
+
+    params, expected_stats, expected = play_by_hand(batch, classes, norm)
+    assert_close({k: metrics[k] for k in expected}, expected)
+    assert_close({"d": after.params["discriminator"]["scale"], "g": after.params["generator"]["scale"]}, params)
+    for name in ("generator", "discriminator") if norm else ("generator",):
+        assert_close(after.model_state[name], expected_stats[name])
+
+    # Images are normalized by the running mean, whatever the batch, and are of the class that is asked for.
+    cond, sample_keys = {"label": jnp.array([2, 0])}, jax.random.split(KEY, 2)
+    z = keys.normal(sample_keys, (LATENT_DIM,))
+    mean = expected_stats["generator"]["mean"]
+    images = generate(params["g"], np.array(z, np.float64), classes * G_CLASSES[[2, 0]], mean).reshape(2, 2, 2, 2)
+    variables = model.eval_variables(after)
+    np.testing.assert_allclose(model.sample(sample_keys, variables, cond), images, rtol=1e-4)
+    np.testing.assert_allclose(model.decode(variables, z, cond), images, rtol=1e-4)

@@ -21,7 +21,7 @@ ALPHA_BAR = timesteps.alpha_bar(TABLE)
 
 def tiny(**changes):
     config = ddpm.get_config("tiny")
-    config.optimizer.name, config.optimizer.b1 = "sgd", 0.0
+    config.optimizer.name, config.optimizer.b1, config.optimizer.b2 = "sgd", 0.0, 0.999
     config.optimizer.learning_rate, config.optimizer.schedule, config.optimizer.clip_norm = 1.0, "constant", None
     config.model.channel_multipliers, config.model.attention_resolutions = (1,), ()  # compiles faster
     config.model.dropout = 0.0

@@ -24,7 +24,7 @@ def config_of(**settings):
     config = stylegan2_config.get_config("tiny")
     config.gan.update({"class_conditional": False} | settings)
     for section in config.optimizer.values():
-        section.name, section.learning_rate, section.b1 = "sgd", RATE, 0.0
+        section.name, section.learning_rate, section.b1, section.b2 = "sgd", RATE, 0.0, 0.999
     return config
 
 
@@ -128,8 +128,10 @@ def test_regularizers_count_in_their_phases_only(trained):
     }
     assert set(more) - set(without) == added
     assert outcomes[NOBODY][0].model_state["path_length"] == 0.0
-    assert build(r1_gamma=0.0, path_length_weight=0.0).phase(0) == NOBODY
-    assert build(r1_gamma=0.0, path_length_every_steps=2).phase(2) == ("generator",)
+    off = {"path_length_weight": 0.0, "path_length_every_steps": 4}
+    assert build(r1_gamma=0.0, r1_every_steps=16, **off).phase(0) == NOBODY
+    assert build(r1_gamma=0.0, r1_every_steps=16, path_length_every_steps=2).phase(2) == ("generator",)
+    assert build(r1_every_steps=2, **off).phase(2) == ("discriminator",)
 
 
 def test_the_average_style_moves_towards_each_batch(trained):
@@ -195,9 +197,19 @@ def loud(variables):
     return jax.tree_util.tree_map_with_path(strength, variables)
 
 
+PATHS_OFF = {"path_length_weight": 0.0, "path_length_every_steps": 4}
 REFUSED = {
     "r1_every_steps is 0, but must be at least 1": {"r1_every_steps": 0},
     "path_length_shrink is 0, but must be at least 1": {"path_length_shrink": 0},
+    r"path_length_every_steps is -1, but must be at least 1": {"path_length_every_steps": -1},
+    r"w_avg_decay is -0.5, but must lie in \[0, 1\]": {"w_avg_decay": -0.5},
+    r"path_length_decay is 1.01, but must lie in \[0, 1\]": {"path_length_decay": 1.01},
+    r"r1_gamma is -1.0, but must be at least 0": {"r1_gamma": -1.0},
+    r"path_length_weight is nan, but must be at least 0": {"path_length_weight": float("nan")},
+    r"gan.r1_every_steps is 8, but has no effect with gan.r1_gamma=0: leave": {"r1_gamma": 0.0, "r1_every_steps": 8},
+    r"gan.path_length_every_steps is 1, but has no effect with gan.path_length_w": {"path_length_weight": 0.0},
+    r"gan.path_length_shrink is 4, but has no effect with gan.path_length_w": PATHS_OFF | {"path_length_shrink": 4},
+    r"gan.path_length_decay is 0.5, but has no effect with gan.path_length_w": PATHS_OFF | {"path_length_decay": 0.5},
     r"style_mixing is 1.5, but must lie in \[0, 1\]": {"style_mixing": 1.5},
     "gan.loss is 'hing'.* Did you mean hinge": {"loss": "hing"},
 }
@@ -207,6 +219,19 @@ REFUSED = {
 def test_settings_that_cannot_be_are_refused(sentence):
     with pytest.raises(ValueError, match=sentence):
         build(**REFUSED[sentence])
+
+
+def test_a_cutoff_of_no_truncation_is_refused():
+    config = config_of()
+    config.sampler.truncation_cutoff = 2
+    with pytest.raises(
+        ValueError, match=r"sampler\.truncation_cutoff is 2, but has no effect with .*psi=1: leave it at"
+    ):
+        stylegan2.make(config, SPEC, Env())
+
+
+def test_settings_at_the_ends_of_their_ranges_are_taken():
+    build(style_mixing=1.0, w_avg_decay=0.0, path_length_decay=1.0, path_length_shrink=1)
 
 
 def test_batches_and_images_that_do_not_fit_are_refused():

@@ -1,19 +1,22 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from ml_collections import ConfigDict
 
-from jaxgen.optim.optimizers import learning_rate_schedule, make_optimizer, make_player_optimizers, with_lazy_updates
+from configs import common
+from jaxgen.core.config import call
+from jaxgen.optim.optimizers import RULES, make_optimizer, make_player_optimizers, with_lazy_updates
 
 RATE = 0.5
 
 
 def steps(optimizer, params, gradients):
-    """The parameters after each of the gradients."""
+    """The parameters after each of the gradients, one a step of the run."""
     state, trajectory = optimizer.init(params), []
-    for gradient in gradients:
-        updates, state = optimizer.update(gradient, state, params)
+    for step, gradient in enumerate(gradients):
+        updates, state = optimizer.update(gradient, state, params, step=jnp.int32(step))
         params = optax.apply_updates(params, updates)
         trajectory.append(params)
     return trajectory
@@ -25,51 +28,41 @@ def first_step(gradient, **options):
     return steps(optimizer, {"w": jnp.zeros_like(gradient)}, [{"w": gradient}])[0]["w"]
 
 
-@pytest.mark.parametrize("warmup_steps", [0, 4])
+def test_the_rate_is_that_of_the_runs_step_however_many_updates_there_are():
+    """With warm-up and decay; several updates of one step share its rate, and a step that is left out counts."""
+    optimizer = make_optimizer(
+        num_steps=10, name="sgd", b1=0.0, learning_rate=RATE, warmup_steps=4, schedule="linear", weight_decay=0.1
+    )
+    params, gradient = {"kernel": jnp.array(2.0)}, {"kernel": jnp.array(3.0)}
+    state = optimizer.init(params)
+    assert not jax.tree.leaves(state)
+    climb_and_fall = {0: 0.25, 1: 0.5, 3: 1.0, 8: 2 / 7}
+    for step in (0, 1, 1, 1, 3, 8, 8, 0):
+        updates, state = optimizer.update(gradient, state, params, step=jnp.int32(step))
+        expected = -RATE * climb_and_fall[step] * (3.0 + 0.1 * 2.0)
+        np.testing.assert_allclose(updates["kernel"], expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
-    ("schedule", "shape"), [("constant", lambda t: 1.0), ("linear", lambda t: 1 - t), ("cosine", None)]
+    ("schedule", "decay_steps", "last"), [("inverse_sqrt", 4, 0.4**0.5), ("cosine", None, 0.0), ("constant", None, 1.0)]
 )
-def test_a_schedule_climbs_then_follows_its_shape_down_to_zero(warmup_steps, schedule, shape):
-    shape = shape or (lambda t: (1 + np.cos(np.pi * t)) / 2)
-    rate = learning_rate_schedule(24, RATE, schedule=schedule, warmup_steps=warmup_steps)
-    climb = [float(rate(count)) for count in range(warmup_steps)]
-    np.testing.assert_allclose(climb, [RATE * (n + 1) / warmup_steps for n in range(warmup_steps)], rtol=1e-6)
-    top = max(warmup_steps - 1, 0)  # the update that has the full rate
-    np.testing.assert_allclose(rate(top), RATE, rtol=1e-6)
-    np.testing.assert_allclose(rate(24), RATE * shape(1.0), atol=1e-7)
-    if not warmup_steps:
-        np.testing.assert_allclose([rate(6), rate(12)], [RATE * shape(0.25), RATE * shape(0.5)], rtol=1e-6)
-    assert np.all(np.diff([rate(count) for count in range(top, 25)]) <= 1e-7)
+def test_settings_of_the_schedule_reach_it(schedule, decay_steps, last):
+    optimizer = make_optimizer(
+        num_steps=9, name="sgd", b1=0.0, learning_rate=RATE, schedule=schedule, decay_steps=decay_steps
+    )
+    updates, _ = optimizer.update(jnp.array(3.0), optimizer.init(jnp.array(0.0)), jnp.array(0.0), step=jnp.int32(9))
+    np.testing.assert_allclose(updates, -RATE * 3.0 * last, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("warmup_steps", [0, 3])
-def test_the_inverse_square_root_counts_updates_from_the_first(warmup_steps):
-    """Update t has RATE / sqrt(max(t / 9, 1)), wherever the climb ended."""
-    rate = learning_rate_schedule(100, RATE, schedule="inverse_sqrt", warmup_steps=warmup_steps, decay_steps=9)
-    t = np.array([4, 9, 16, 36, 100])
-    np.testing.assert_allclose([rate(count) for count in t - 1], RATE / np.sqrt(np.maximum(t / 9, 1)), rtol=1e-6)
-
-
-@pytest.mark.parametrize(("schedule", "decay_steps"), [("inverse_sqrt", None), ("inverse_sqrt", 0), ("cosine", 5)])
-def test_decay_steps_belong_to_one_schedule(schedule, decay_steps):
-    with pytest.raises(ValueError, match=f"decay_steps is {decay_steps} and optimizer.schedule is '{schedule}'"):
-        make_optimizer(num_steps=10, schedule=schedule, decay_steps=decay_steps)
-
-
-def test_a_negative_warmup_is_refused():
-    with pytest.raises(ValueError, match=r"optimizer\.warmup_steps is -1"):
-        make_optimizer(num_steps=10, warmup_steps=-1)
-
-
-def test_a_run_shorter_than_its_warmup_ends_on_the_way_up():
-    rate = learning_rate_schedule(3, RATE, schedule="cosine", warmup_steps=10)
-    np.testing.assert_allclose([rate(0), rate(1), rate(2)], [0.1 * RATE, 0.2 * RATE, 0.3 * RATE], rtol=1e-6)
-
-
-def test_updates_count_from_the_first_step_of_the_climb():
-    optimizer = make_optimizer(num_steps=10, name="sgd", b1=0.0, learning_rate=RATE, warmup_steps=4)
-    trajectory = steps(optimizer, jnp.zeros(()), [jnp.ones(())] * 5)
-    np.testing.assert_allclose(-np.diff([0.0, *trajectory]) / RATE, [0.25, 0.5, 0.75, 1.0, 1.0], rtol=1e-6)
+def test_moments_count_their_own_updates():
+    """Adam's bias correction is that of the second update, also where both are of step 5."""
+    optimizer = make_optimizer(num_steps=10, learning_rate=RATE, b1=0.5, b2=0.75)
+    state, params = optimizer.init(jnp.array(0.0)), jnp.array(0.0)
+    for gradient in (1.0, -3.0):
+        updates, state = optimizer.update(jnp.array(gradient), state, params, step=jnp.int32(5))
+    mean = (0.5 * 0.5 * 1.0 + 0.5 * -3.0) / (1 - 0.5**2)
+    square = (0.75 * 0.25 * 1.0 + 0.25 * 9.0) / (1 - 0.75**2)
+    np.testing.assert_allclose(updates, -RATE * mean / np.sqrt(square), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -78,11 +71,74 @@ def test_updates_count_from_the_first_step_of_the_climb():
         ("sgd", [-RATE * 3.0, RATE * 4.0]),
         ("adam", [-RATE, RATE]),  # Kingma & Ba 2015: bias-corrected, the first step has the length of the rate
         ("lion", [-RATE, RATE]),
-        ("rmsprop", [-RATE / np.sqrt(1 - 0.99), RATE / np.sqrt(1 - 0.99)]),
+        ("rmsprop", [-RATE / np.sqrt(1 - 0.999), RATE / np.sqrt(1 - 0.999)]),
     ],
 )
 def test_the_first_step_of_each_rule(name, expected):
-    np.testing.assert_allclose(first_step(jnp.array([3.0, -4.0]), name=name, b2=0.99), expected, rtol=1e-5)
+    np.testing.assert_allclose(first_step(jnp.array([3.0, -4.0]), name=name), expected, rtol=1e-5)
+
+
+def second_step(name, b1, b2):
+    """What the second update adds, after gradients of 1 and -3, by the rule's formula."""
+    g1, g2 = 1.0, -3.0
+    mean, square = b1 * (1 - b1) * g1 + (1 - b1) * g2, b2 * (1 - b2) * g1**2 + (1 - b2) * g2**2
+    return (
+        -RATE
+        * {
+            "adam": mean / (1 - b1**2) / np.sqrt(square / (1 - b2**2)),
+            "sgd": b1 * g1 + g2,
+            "rmsprop": g2 / np.sqrt(square),
+            "lion": np.sign(b1 * (1 - b2) * g1 + (1 - b1) * g2),  # Chen et al. 2023, algorithm 2
+        }[name]
+    )
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_second_step_of_each_rule_with_the_decays_that_it_has(name):
+    decays = {"b1": 0.75, "b2": 0.5} if name != "lion" else {"b1": 0.95, "b2": 0.5}
+    own = {key: value for key, value in decays.items() if key in RULES[name].decays}
+    optimizer = make_optimizer(num_steps=10, name=name, learning_rate=RATE, **own)
+    first, second = steps(optimizer, jnp.zeros(()), [jnp.array(1.0), jnp.array(-3.0)])
+    np.testing.assert_allclose(second - first, second_step(name, **decays), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "key", "default"), [("sgd", "b2", 0.999), ("rmsprop", "b1", 0.9)])
+def test_a_decay_that_a_rule_does_not_have_is_refused(name, key, default):
+    sentence = rf"optimizer\.{key} is 0\.5, but has no effect with optimizer\.name={name}: leave it at {default}\."
+    with pytest.raises(ValueError, match=sentence):
+        make_optimizer(num_steps=10, name=name, **{key: 0.5})
+    make_optimizer(num_steps=10, name=name, **{key: default})
+    with pytest.raises(ValueError, match=sentence):  # as a section of the config too
+        call(make_optimizer, ConfigDict({"name": name, key: 0.5}), where="optimizer", num_steps=10)
+
+
+def test_the_section_that_configs_start_from_is_one_for_every_rule():
+    for name in RULES:
+        section = common.optimizer()
+        section.name = name
+        call(make_optimizer, section, where="optimizer", num_steps=10)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"learning_rate": -1e-3}, r"learning_rate is -0\.001, but must be finite and at least 0"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan, but must be finite"),
+        ({"learning_rate": float("inf")}, "learning_rate is inf, but must be finite"),
+        ({"b1": 1.0}, r"b1 is 1\.0, but must be in \[0, 1\)"),
+        ({"b2": -0.1}, r"b2 is -0\.1, but must be in \[0, 1\)"),
+        ({"weight_decay": -0.1}, r"weight_decay is -0\.1, but must be finite and at least 0"),
+        ({"clip_norm": 0.0}, r"clip_norm is 0\.0, but must be positive, or None"),
+        ({"clip_norm": float("nan")}, "clip_norm is nan, but must be positive"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(settings, sentence):
+    with pytest.raises(ValueError, match=rf"optimizer\.{sentence}"):
+        make_optimizer(num_steps=10, **settings)
+
+
+def test_numbers_at_the_ends_of_their_ranges_are_taken():
+    make_optimizer(num_steps=10, learning_rate=0.0, b1=0.0, b2=0.0, weight_decay=1.5, clip_norm=1e-6)
 
 
 def test_b1_is_the_momentum_of_sgd():
@@ -128,7 +184,12 @@ def test_each_player_has_the_optimizer_of_its_subsection():
     section = ConfigDict(
         {"generator": {"name": "sgd", "b1": 0.0, "learning_rate": 0.1}, "discriminator": {"name": "adam"}}
     )
+    section.generator.schedule = "linear"
     optimizers = make_player_optimizers(section, "generator", "discriminator", num_steps=10)
+    late, _ = optimizers["generator"].update(
+        jnp.array(3.0), optimizers["generator"].init(jnp.zeros(())), jnp.zeros(()), step=jnp.int32(4)
+    )
+    np.testing.assert_allclose(late, -0.3 * 0.6, rtol=1e-6)
     after = {name: steps(optimizer, jnp.zeros(()), [jnp.array(3.0)])[0] for name, optimizer in optimizers.items()}
     np.testing.assert_allclose([after["generator"], after["discriminator"]], [-0.3, -2e-4], rtol=1e-5)
 
@@ -163,3 +224,12 @@ def test_lazy_updates_forget_as_much_in_an_interval():
     np.testing.assert_allclose(5 * adjusted["learning_rate"], 4 * RATE)
     assert (adjusted["name"], adjusted["clip_norm"]) == ("adam", 3.0)
     assert with_lazy_updates(ConfigDict({"b1": 0.0}), 16) == {"b1": 0.0}
+
+
+@pytest.mark.parametrize(("name", "kept"), [("sgd", "b2"), ("rmsprop", "b1")])
+def test_lazy_updates_leave_a_decay_alone_that_the_rule_does_not_have(name, kept):
+    adjusted = with_lazy_updates(ConfigDict({"name": name, "b1": 0.9, "b2": 0.999}), 1)
+    own = {"b1": 0.9, "b2": 0.999}
+    assert adjusted == {"name": name, kept: own.pop(kept)} | {key: value**0.5 for key, value in own.items()}
+    with pytest.raises(ValueError, match=r"optimizer\.name is 'sdg', .* Did you mean sgd"):
+        with_lazy_updates(ConfigDict({"name": "sdg"}), 4)

@@ -66,7 +66,7 @@ def test_an_optimizer_with_forced_normalization_keeps_weights_normalized(name):
     grads = jax.tree.map(jnp.ones_like, params)
     after = {}
     for key, optimizer in {"forced": forced, "free": free}.items():
-        updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        updates, _ = optimizer.update(grads, optimizer.init(params), params, step=jnp.int32(0))
         after[key] = optax.apply_updates(params, updates)
     np.testing.assert_allclose(rms(after["forced"]["conv"]["kernel"]), 1.0, rtol=1e-5)
     expected = normalized_weights(after["free"], ".*kernel")

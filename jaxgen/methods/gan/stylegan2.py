@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.core import keys
 from jaxgen.core.builders import InitVariables, Objective, Player, lazy_phases, two_player
-from jaxgen.core.config import call, choose
+from jaxgen.core.config import call, choose, refuse_ignored
 from jaxgen.core.contract import (
     Conditioning,
     Env,
@@ -98,6 +98,7 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
     settings = call(Settings, config.gan, where="gan")
     sampler = call(SamplerSettings, config.sampler, where="sampler")
     _check(settings)
+    _check_ignored(settings, sampler)
     spec = for_classes(spec, settings.class_conditional, where="gan")
     game = _game(config, settings, spec, env)
     spec = spec._replace(latent_shape=(game.generator.z_dim,))
@@ -164,6 +165,26 @@ def _check(settings: Settings) -> None:
     for name in ("style_mixing", "w_avg_decay", "path_length_decay"):
         if not 0.0 <= getattr(settings, name) <= 1.0:
             raise ValueError(f"gan.{name} is {getattr(settings, name)}, but must lie in [0, 1].")
+    for name in ("r1_gamma", "path_length_weight"):
+        if not getattr(settings, name) >= 0.0:
+            raise ValueError(f"gan.{name} is {getattr(settings, name)}, but must be at least 0.")
+
+
+def _check_ignored(settings: Settings, sampler: SamplerSettings) -> None:
+    """Refuses settings of what is switched off."""
+    if not settings.r1_gamma:
+        unused = {"r1_every_steps": settings.r1_every_steps}
+        refuse_ignored(Settings, unused, where="gan", because="with gan.r1_gamma=0")
+    if not settings.path_length_weight:
+        unused = {
+            "path_length_every_steps": settings.path_length_every_steps,
+            "path_length_shrink": settings.path_length_shrink,
+            "path_length_decay": settings.path_length_decay,
+        }
+        refuse_ignored(Settings, unused, where="gan", because="with gan.path_length_weight=0")
+    if sampler.truncation_psi == 1.0:
+        unused = {"truncation_cutoff": sampler.truncation_cutoff}
+        refuse_ignored(SamplerSettings, unused, where="sampler", because="with sampler.truncation_psi=1")
 
 
 def _game(config: ConfigDict, settings: Settings, spec: ModelSpec, env: Env) -> Game:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.core import keys
 from jaxgen.core.builders import InitVariables, Objective, Player, one_player, two_player
-from jaxgen.core.config import call
+from jaxgen.core.config import call, refuse_ignored
 from jaxgen.core.contract import (
     Batch,
     Conditioning,
@@ -165,6 +165,8 @@ def _autoencoder(config: ConfigDict, spec: ModelSpec) -> Autoencoder:
             f"gan.feature_weight is {gan.feature_weight}, but without a discriminator there are no features: "
             "set gan.weight above 0 as well."
         )
+    if not gan.weight:
+        refuse_ignored(GanSettings, {"start_steps": gan.start_steps}, where="gan", because="with gan.weight=0")
     return Autoencoder(
         call(AutoencoderKL, config.model, where="model", image_channels=image_channels, dtype=dtype),
         call(PatchDiscriminator, config.discriminator, where="discriminator", dtype=dtype),

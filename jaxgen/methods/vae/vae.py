@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.core import keys
 from jaxgen.core.builders import InitVariables, Objective, Player, one_player
-from jaxgen.core.config import call
+from jaxgen.core.config import call, refuse_ignored
 from jaxgen.core.contract import (
     Conditioning,
     Env,
@@ -128,6 +128,9 @@ def _spec_of(settings: Settings, spec: ModelSpec) -> ModelSpec:
     spec = for_classes(spec, settings.class_conditional, where="vae")
     if settings.sigma <= 0.0:
         raise ValueError(f"vae.sigma is {settings.sigma}, but must be positive.")
+    if settings.likelihood == "bernoulli":
+        unused = {"sigma": settings.sigma, "learn_sigma": settings.learn_sigma}
+        refuse_ignored(Settings, unused, where="vae", because="with vae.likelihood=bernoulli")
     return spec._replace(
         latent_shape=(settings.latent_dim,),
         likelihood="lower_bound" if settings.likelihood == "gaussian" else None,
