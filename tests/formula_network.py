@@ -78,7 +78,7 @@ def make_formula(section, *, out_channels, num_classes, dtype, **rest):
 
 
 class Recorder(nn.Module):
-    """Calls `record` with what it sees of a batch: images, noise labels, labels."""
+    """Calls `record` with what it sees of a batch: images, noise labels, labels and, if there is one, the vector."""
 
     record: Callable
     out_channels: int
@@ -87,7 +87,8 @@ class Recorder(nn.Module):
     def __call__(self, x, noise_label, label=None, *, vector=None, train, dropout_keys=None):
         a = self.param("a", lambda key: jnp.zeros(()))
         if train:
-            jax.debug.callback(lambda *arrays: self.record([*map(np.array, arrays)]), x, noise_label, label)
+            arrays = (x, noise_label, label, *(() if vector is None else (vector,)))
+            jax.debug.callback(lambda *arrays: self.record([*map(np.array, arrays)]), *arrays)
         return a * x[..., : self.out_channels]
 
 
