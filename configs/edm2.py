@@ -44,6 +44,8 @@ def imagenet512(width: int, learning_rate: float, dropout: float, num_steps: int
     config.model.dropout = dropout
     config.model.remat = True
     config.diffusion.label_dropout = 0.0  # guidance is by a smaller model
+    config.diffusion.path = "normalized(sigma_data=0.5)"  # the standard deviation that the latents are brought to
+    config.diffusion.parameterization = "edm(sigma_data=0.5)"
     config.sampler.clip = False
     return config
 

@@ -73,7 +73,8 @@ def _trained(config: ConfigDict, setting: str) -> Trained | None:
     require(finished.model, "denoise", by=f"{directory}, as a {setting},")
     variables, _ = load_variables(finished, train_settings(own), directory, None)
     assert finished.model.denoise is not None
-    return Trained(finished.model.denoise, jax.tree.map(np.asarray, variables), finished.model.spec.num_classes)
+    spec = finished.model.spec
+    return Trained(finished.model.denoise, jax.tree.map(np.asarray, variables), spec.num_classes, spec.sigma_data)
 
 
 def of_latents(config: ConfigDict) -> bool:

@@ -14,7 +14,8 @@ Batch = Mapping[str, Array]
 """A training batch. Every array has the leading axes [K, B] (microbatches, examples):
 
 - `image`: uint8 [K, B, H, W, C] as it comes from the host; float32 in [-1, 1] once `with_preprocessing` has seen it.
-  Of cached latents, float32 [K, B, h, w, 2c], which `with_latents` makes [K, B, h, w, c] of variance about 1;
+  Of cached latents, float32 [K, B, h, w, 2c], which `with_latents` makes [K, B, h, w, c] of the model's
+  `ModelSpec.sigma_data`;
 - `index`: int32 [K, B], the position of the example in the step's global batch; all per-example randomness hangs on it;
 - `label`: int32 [K, B], for data that has classes.
 """
@@ -56,12 +57,15 @@ class ModelSpec(NamedTuple):
       latent_shape: shape of what `encode` makes of one image, and `decode` takes; None where latents are shaped as
         images, or there are none.
       likelihood: what `log_prob` returns, if there is one.
+      sigma_data: standard deviation of the data that the model's preconditioning assumes; None for a model that assumes
+        none. Latents are brought to it, or to 1 if it is None.
     """
 
     image_shape: tuple[int, int, int]
     num_classes: int = 0
     latent_shape: tuple[int, ...] | None = None
     likelihood: Literal["exact", "lower_bound"] | None = None
+    sigma_data: float | None = None
 
 
 def for_classes(spec: ModelSpec, class_conditional: bool, *, where: str) -> ModelSpec:
@@ -193,11 +197,13 @@ class Trained(NamedTuple):
       denoise: that of its model.
       variables: what it was trained to.
       num_classes: those that it is conditioned on, 0 for none.
+      sigma_data: standard deviation of the data that its preconditioning assumes; None if it assumes none.
     """
 
     denoise: Denoise
     variables: Variables
     num_classes: int = 0
+    sigma_data: float | None = None
 
 
 class GenerativeModel(NamedTuple):

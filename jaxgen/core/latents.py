@@ -21,7 +21,7 @@ from jaxgen.core.contract import (
 
 
 class Autoencoder(NamedTuple):
-    """A trained autoencoder that nothing trains any further, and what brings its latents to mean 0 and variance 1.
+    """A trained autoencoder that nothing trains any further, and what brings its latents to mean 0 and deviation 1.
 
     Attributes:
       model: has `encode` and `decode`.
@@ -65,9 +65,10 @@ def with_latents(model: GenerativeModel, autoencoder: Autoencoder) -> Generative
     """Lets a model of latents be trained on cached posteriors, and be used as a model of images.
 
     Training batches hold mean and standard deviation of each latent, one after the other along the channels of `image`.
-    A latent is drawn anew each time. Variables are `{"model": ..., "autoencoder": ...}`. Latents of `encode` and
-    `decode` are those that the inner model is trained on; noise levels and likelihoods would be those of latents, so
-    that there is no `denoise` and no `log_prob`.
+    A latent is drawn anew each time, and brought to mean 0 and to the standard deviation that the model assumes,
+    `model.spec.sigma_data`, or 1 if it assumes none. Variables are `{"model": ..., "autoencoder": ...}`. Latents of
+    `encode` and `decode` are those that the inner model is trained on; noise levels and likelihoods would be those of
+    latents, so that there is no `denoise` and no `log_prob`.
 
     Raises:
       ValueError: if the autoencoder cannot encode and decode.
@@ -76,6 +77,7 @@ def with_latents(model: GenerativeModel, autoencoder: Autoencoder) -> Generative
     encoder, decoder = autoencoder.model.encode, autoencoder.model.decode
     assert encoder is not None
     assert decoder is not None  # as was required
+    autoencoder = _standardizing_to(model.spec.sigma_data or 1.0, autoencoder)
 
     def init(key: Key[Array, ""], batch: Batch) -> TrainState:
         return model.init(key, _draw(autoencoder, key, batch))
@@ -118,6 +120,11 @@ def with_latents(model: GenerativeModel, autoencoder: Autoencoder) -> Generative
     )
 
 
+def _standardizing_to(deviation: float, autoencoder: Autoencoder) -> Autoencoder:
+    """The autoencoder, with a scale that brings latents to that standard deviation instead of to 1."""
+    return autoencoder._replace(scale=autoencoder.scale / np.float32(deviation))
+
+
 def _draw(autoencoder: Autoencoder, key: Key[Array, ""], batch: Batch) -> Batch:
     """A batch of standardized latents from one of posteriors; each example's noise is its own."""
     index = batch["index"]
@@ -130,4 +137,4 @@ def _draw(autoencoder: Autoencoder, key: Key[Array, ""], batch: Batch) -> Batch:
 def _image_spec(spec: ModelSpec, autoencoder: Autoencoder) -> ModelSpec:
     """What the outside is told of a model of latents."""
     image_shape = autoencoder.model.spec.image_shape
-    return spec._replace(image_shape=image_shape, latent_shape=spec.image_shape, likelihood=None)
+    return spec._replace(image_shape=image_shape, latent_shape=spec.image_shape, likelihood=None, sigma_data=None)

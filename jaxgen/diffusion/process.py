@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgen.core.config import call_text
-from jaxgen.diffusion import algebra
+from jaxgen.core.config import bind_text
+from jaxgen.diffusion import algebra, assumptions
 from jaxgen.diffusion.algebra import Mixture, Scalars
 from jaxgen.diffusion.noise_labels import NoiseLabel
 from jaxgen.diffusion.parameterizations import Parameterization
@@ -17,7 +17,11 @@ from jaxgen.diffusion.weightings import Weighting
 
 
 class Process(NamedTuple):
-    """One piece of each kind."""
+    """One piece of each kind.
+
+    `sigma_data` is the standard deviation of the data that the pieces assume, all of them the same, or None if none of
+    them assumes any.
+    """
 
     path: Path
     parameterization: Parameterization
@@ -25,6 +29,7 @@ class Process(NamedTuple):
     noise_label: NoiseLabel
     times: Times
     weighting: Weighting
+    sigma_data: float | None = None
 
     def mixture(self, sigma: Scalars) -> Mixture:
         """The coefficients of what the network sees and predicts at some noise levels."""
@@ -70,13 +75,17 @@ def make_process(
       where: the section of the config, for error messages.
 
     Raises:
-      ValueError: if a name is unknown, or its values are wrong; says which there are.
+      ValueError: if a name is unknown, or its values are wrong; says which there are. If two pieces assume different
+        standard deviations of the data.
     """
+    assumed = {}
 
     def piece(module: str, name: str, text: str) -> Any:
-        return call_text(f"jaxgen.diffusion.{module}", text, where=f"{where}.{name}")
+        found = bind_text(f"jaxgen.diffusion.{module}", text, where=f"{where}.{name}", later=())
+        assumed[f"{where}.{name}={text}"] = assumptions.assumed_by(found, "sigma_data")
+        return found()
 
-    return Process(
+    pieces = (
         piece("paths", "path", path),
         piece("parameterizations", "parameterization", parameterization),
         _shifted(piece("schedules", "schedule", schedule), shift),
@@ -84,6 +93,7 @@ def make_process(
         piece("times", "times", times),
         piece("weightings", "weighting", weighting),
     )
+    return Process(*pieces, assumptions.agreed("sigma_data", assumed))
 
 
 def _shifted(schedule: Schedule, factor: float) -> Schedule:

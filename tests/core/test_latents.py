@@ -98,6 +98,25 @@ def test_the_model_is_one_of_images():
     assert MODEL.update(KEY, STATE, batch_of(0.0, 1.0, (1, 1)), phase=5)[1]["phase"] == 5
 
 
+def test_latents_are_brought_to_the_deviation_that_their_model_assumes():
+    spec = INNER.spec._replace(sigma_data=0.25)
+    model = with_latents(INNER._replace(spec=spec), AUTOENCODER)
+    batch = batch_of(SHIFT, SCALE, (2, 2000))  # the aggregate posterior, of mean `shift` and deviation `scale`
+    for image in (model.update(KEY, STATE, batch, phase=5)[0].params, model.init(KEY, batch).params):
+        np.testing.assert_allclose(image.mean((0, 1, 2, 3)), 0.0, atol=5 * 0.25 / np.sqrt(16_000))
+        np.testing.assert_allclose(image.std((0, 1, 2, 3)), 0.25, rtol=0.03)
+    variables, latents = model.eval_variables(STATE), jax.random.normal(KEY, (3, 2, 2, 2))
+    images = model.decode(variables, latents)
+    sized = np.asarray(latents).repeat(2, axis=1).repeat(2, axis=2)
+    np.testing.assert_allclose(images, 3.0 * (sized / 0.25 * SCALE + SHIFT), rtol=1e-5)
+    np.testing.assert_allclose(model.encode(jax.random.split(KEY, 3), variables, images), latents, atol=1e-5)
+    sample_keys = keys.per_example(KEY, jnp.arange(3))
+    np.testing.assert_array_equal(
+        model.sample(sample_keys, variables), model.decode(variables, 7.0 + noise(sample_keys))
+    )
+    assert model.spec.sigma_data is None  # which would be that of images
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="needs a model with decode"):
         with_latents(INNER, AUTOENCODER._replace(model=PIXELS._replace(decode=None)))

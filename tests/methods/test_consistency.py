@@ -139,6 +139,7 @@ def test_the_curriculum_follows_the_updates():
 def test_samples_are_the_starts_of_paths_through_new_noise(monkeypatch):
     monkeypatch.setattr(consistency, "make_network", lambda *args, **kwargs: Formula())
     changes = {"sigma_min": LOW, "sigma_max": 10.0, "sigma_data": DATA, "noise_label": "log_sigma(scale=1.0)"}
+    changes["curriculum"] = f"ect(sigma_min={LOW}, sigma_max=10.0)"
     config = tiny(sampler__sigmas=(2.0,), **{f"consistency__{key}": value for key, value in changes.items()})
     image_keys, label = keys.per_example(jax.random.key(1), jnp.arange(3)), jnp.array([4, 0, 10])
     images = jax.jit(build_model(config, DIGITS).sample)(image_keys, PARAMS, {"label": label})
@@ -166,6 +167,10 @@ def tiny(**changes):
 @pytest.mark.parametrize(("changes", "sentence"), [
     ({"consistency__curriculum": "slow"}, "consistency.curriculum is 'slow'"),
     ({"consistency__weighting": "snr"}, "consistency.weighting is 'snr'"),
+    ({"consistency__sigma_max": 50.0}, r"sigma_max=50.0, but consistency.curriculum=ect\(.*\) sigma_max=40.0"),
+    ({"consistency__curriculum": "ct"}, r"sigma_max=40.0, but consistency.curriculum=ct sigma_max=80.0"),
+    ({"consistency__sigma_min": 0.01}, r"sigma_min=0.01, but consistency.curriculum=ect\(.*\) sigma_min=0.002"),
+    ({"consistency__sigma_data": 0.0}, r"sigma_data=0.0, but it must be positive"),
     ({"sampler__sigmas": (0.5, 1.0)}, "must descend"),
     ({"sampler__sigmas": (100.0,)}, "must descend"),
 ])  # fmt: skip
@@ -187,6 +192,12 @@ def test_a_student_starts_with_its_teachers_weights_and_cannot_go_on_without_it(
     alone = build_model(named, DIGITS)  # as for sampling
     with pytest.raises(ValueError, match="only with the teacher"):
         jax.eval_shape(alone.update, keys.root_key(0), alone.init(keys.root_key(0), whole_batch()), whole_batch())
+    preconditioned = teacher._replace(sigma_data=0.5)
+    with pytest.raises(ValueError, match=r"sigma_data=0\.75, but the teacher.* sigma_data=0\.5"):
+        build_model(named, DIGITS, Env(teacher=preconditioned))
+    build_model(own, DIGITS, Env(teacher=preconditioned))  # whose denoiser alone is asked
+    build_model(named, DIGITS, Env(teacher=teacher._replace(sigma_data=0.75)))
+    assert first.spec.sigma_data == 0.75
     wider = tiny(consistency__teacher="somewhere", model__base_channels=16)
     with pytest.raises(ValueError, match="another than the student's"):
         build_model(wider, DIGITS, Env(teacher=teacher)).init(keys.root_key(0), whole_batch())

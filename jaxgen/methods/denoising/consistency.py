@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.core import keys, trees
 from jaxgen.core.builders import Objective, Player, one_player
-from jaxgen.core.config import call, call_text
+from jaxgen.core.config import bind_text, call, call_text
 from jaxgen.core.contract import (
     Conditioning,
     Env,
@@ -29,7 +29,7 @@ from jaxgen.core.contract import (
     TrainState,
     for_classes,
 )
-from jaxgen.diffusion import consistency, guidance, paths, schedules, uniforms
+from jaxgen.diffusion import assumptions, consistency, guidance, paths, schedules, uniforms
 from jaxgen.diffusion.algebra import per_image
 from jaxgen.diffusion.curricula import Curriculum
 from jaxgen.diffusion.denoisers import clip_denoised
@@ -128,6 +128,7 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
     settings = call(Settings, config.consistency, where="consistency")
     sampler = call(Sampler, config.sampler, where="sampler")
     spec = for_classes(spec, settings.class_conditional, where="consistency")
+    spec = spec._replace(sigma_data=settings.sigma_data)
     _check(settings, sampler, env)
     process = make_process(config, settings, spec)
 
@@ -174,9 +175,19 @@ def make_process(config: ConfigDict, settings: Settings, spec: ModelSpec) -> Pro
         num_classes=spec.num_classes,
         dtype=config.train.compute_dtype,
     )
-    curriculum = call_text("jaxgen.diffusion.curricula", settings.curriculum, where="consistency.curriculum")
+    curriculum = _curriculum(settings)
     noise_label = call_text("jaxgen.diffusion.noise_labels", settings.noise_label, where="consistency.noise_label")
     return Process(network, settings, curriculum, noise_label, spec.num_classes)
+
+
+def _curriculum(settings: Settings) -> Curriculum:
+    """The curriculum by its name, whose levels run over the paths: from sigma_min to sigma_max."""
+    where, text = "consistency.curriculum", settings.curriculum
+    curriculum = bind_text("jaxgen.diffusion.curricula", text, where=where, later=())
+    for name in ("sigma_min", "sigma_max"):
+        assumed = {"consistency": getattr(settings, name), f"{where}={text}": assumptions.assumed_by(curriculum, name)}
+        assumptions.agreed(name, assumed)
+    return curriculum()
 
 
 def make_objective(process: Process, neighbor: Neighbor, total: int) -> Objective:
@@ -268,6 +279,10 @@ def _labels(example_keys: Array, process: Process, batch: Microbatch) -> Array |
 def _check(settings: Settings, sampler: Sampler, env: Env) -> None:
     if settings.teacher is None and env.teacher is not None:
         raise ValueError("There is a teacher, but consistency.teacher is None: name its work directory there.")
+    assumed = {"consistency": settings.sigma_data}
+    if env.teacher is not None and settings.start_from_teacher:
+        assumed["the teacher, whose weights the student starts from,"] = env.teacher.sigma_data
+    assumptions.agreed("sigma_data", assumed)
     levels = (settings.sigma_max, *sampler.sigmas, settings.sigma_min)
     if settings.sigma_min <= 0.0 or any(a <= b for a, b in itertools.pairwise(levels)):
         raise ValueError(f"The levels sigma_max, sampler.sigmas, sigma_min must descend to above 0, not {levels}.")

@@ -233,6 +233,7 @@ def _diffusion(config: ConfigDict, spec: ModelSpec) -> Diffusion:
         process.schedule.timesteps(by="diffusion.learned_variance=True")
     if settings.likelihood == "bound":
         process.schedule.timesteps(by="diffusion.likelihood='bound'")
+    spec = spec._replace(sigma_data=process.sigma_data)
     spec = spec._replace(likelihood=None if settings.likelihood == "none" else "lower_bound")
     network = make_network(
         config.model,
