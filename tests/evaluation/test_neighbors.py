@@ -118,6 +118,17 @@ def test_blocks_are_as_large_as_is_allowed_and_no_larger(monkeypatch):
     assert LARGEST_BLOCK * 8 == 128 * 2**20  # bytes
 
 
+def test_the_kth_of_many_neighbours_is_the_kth():
+    line = np.random.default_rng(5).permutation(3000)[:2001].astype(float)[:, None]
+    assert kth_neighbor_distances(line, 700) == pytest.approx(np.sort(np.abs(line - line.T), axis=1)[:, 700])
+
+
+def test_distances_far_from_the_origin_lose_no_digits():
+    rows = np.array([1e7, -1e7, 3e6]) + np.random.default_rng(6).standard_normal((30, 3))
+    expected = np.sort(distances(rows, rows), axis=1)[:, 2]
+    assert kth_neighbor_distances(rows, 2) == pytest.approx(expected, rel=1e-9)
+
+
 def test_rounding_leaves_no_distance_below_zero():
     rows = 1e6 + np.random.default_rng(4).standard_normal((50, 3))
     for _, squared in neighbors._squared_distance_blocks(rows, rows):
