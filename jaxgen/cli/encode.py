@@ -1,7 +1,7 @@
 """`launch.py encode`: cache the latents of a trained autoencoder's data, for a model that is trained on them."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from jaxgen.cli.main import refusals
 from jaxgen.core import config as configs
 from jaxgen.core import images, keys
 from jaxgen.core.contract import ModelSpec
-from jaxgen.data import ENDLESS, Dataset
+from jaxgen.data import ENDLESS, Dataset, subset_indices
 from jaxgen.data.sources import latents
 from jaxgen.methods.vae.autoencoder_kl import PosteriorFn
 from jaxgen.parallel import sampling
@@ -84,13 +84,14 @@ def write_splits(
       directory: an empty one.
       coder: the autoencoder.
       data: its data, by split.
-      num_train: how many images of the training split; all if None, or `ENDLESS_IMAGES` of endless data.
+      num_train: how many images of the training split, a subset drawn by `data.subset_indices`; all if None, or
+        `ENDLESS_IMAGES` of endless data.
       mirror: whether training images are encoded a second time mirrored, as examples of their own.
       dtype: to store, float32 or float16.
     """
     statistics = Statistics(coder.latent_shape[-1])
-    train = _encode(coder, data["train"], count=_count(data["train"], num_train), mirror=mirror)
-    test = _encode(coder, data["test"], count=_count(data["test"], None), mirror=False)
+    train = _encode(coder, data["train"], limit=num_train, mirror=mirror)
+    test = _encode(coder, data["test"], limit=None, mirror=False)
     for split, encoded in (("train", train), ("test", test)):
         batches = statistics.watch(encoded.batches) if split == "train" else encoded.batches
         latents.save_moments(
@@ -107,7 +108,9 @@ class Encoded(NamedTuple):
     label: Int[np.ndarray, " n"]
 
 
-def _encode(coder: Coder, data: Dataset, *, count: int, mirror: bool) -> Encoded:
+def _encode(coder: Coder, data: Dataset, *, limit: int | None, mirror: bool) -> Encoded:
+    chosen = subset_indices(data, limit or (ENDLESS_IMAGES if len(data.examples) == ENDLESS else None))
+    count = len(chosen)
     passes = (False, True) if mirror else (False,)
     label = np.zeros(count * len(passes), np.int32)
 
@@ -118,7 +121,7 @@ def _encode(coder: Coder, data: Dataset, *, count: int, mirror: bool) -> Encoded
     def batches() -> Iterator[np.ndarray]:
         unused_keys = keys.per_example(keys.root_key(0), jnp.arange(count))
         for i, mirrored in enumerate(passes):
-            reader = Reader(data, label[i * count :], mirrored)
+            reader = Reader(data, chosen, label[i * count : (i + 1) * count], mirrored)
             yield from sampling.map_batches(
                 moments, coder.mesh, unused_keys, coder.variables, {"image": reader}, batch_size=coder.batch_size
             )
@@ -128,14 +131,22 @@ def _encode(coder: Coder, data: Dataset, *, count: int, mirror: bool) -> Encoded
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """Images that are read when they are asked for, as an array in the place of which it stands; notes their labels."""
+    """Images that are read when they are asked for, as an array in the place of which it stands; notes their labels.
+
+    Attributes:
+      data: what to read.
+      chosen: which of its examples stand at 0, 1, ...
+      label: where their labels are noted.
+      mirrored: whether the images are.
+    """
 
     data: Dataset
+    chosen: Sequence[int] | Int[np.ndarray, " n"]
     label: Int[np.ndarray, " n"]
     mirrored: bool = False
 
     def __getitem__(self, indices: Int[np.ndarray, " b"]) -> UInt8[np.ndarray, "b h w c"]:
-        examples = self.data.examples.__getitems__([int(index) for index in indices])
+        examples = self.data.examples.__getitems__([int(self.chosen[index]) for index in indices])
         if self.data.num_classes:
             self.label[indices] = [example["label"] for example in examples]
         batch = np.stack([example["image"] for example in examples])
@@ -192,8 +203,3 @@ def _output(flags: Any) -> Path:
     except OSError as error:
         raise ValueError(f"{output} cannot be written ({error.strerror}): choose another --output.") from error
     return output
-
-
-def _count(data: Dataset, wanted: int | None) -> int:
-    length = len(data.examples)
-    return min(length, wanted or (ENDLESS_IMAGES if length == ENDLESS else length))

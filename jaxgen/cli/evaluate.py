@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from jaxgen.cli import setup
 from jaxgen.cli.main import refusals
-from jaxgen.core.contract import GenerativeModel
+from jaxgen.core import subsets
+from jaxgen.core.contract import GenerativeModel, ModelSpec
 from jaxgen.data import Dataset, read_arrays
 from jaxgen.evaluation import inception, report
 from jaxgen.evaluation.inception import Inception, SplitFeatures
@@ -58,7 +59,7 @@ def evaluate_run(config: ConfigDict, directory: Path, *, step: int | None = None
         held_out = _arrays(setup.load_pixels(config, directory, "test", faults["test"]))
         if network is not None:
             inception.check(held_out.images)
-        labels = sampling.balanced_labels(experiment.model.spec, settings.num_samples)
+        labels = sample_labels(experiment.model.spec, settings.num_samples)
     mesh = experiment.runner.mesh
     samples = sampling.draw_images(
         experiment.model,
@@ -71,7 +72,7 @@ def evaluate_run(config: ConfigDict, directory: Path, *, step: int | None = None
     )
     cache_dir = directory / "evaluation"
     reconstructions = _reconstructions(experiment.model, variables, held_out, mesh=mesh, batch_size=batch_size)
-    scored = _first(held_out, settings.num_likelihood)
+    scored = subset(held_out, settings.num_likelihood)
     likelihood = _likelihood(experiment.model, variables, scored, mesh=mesh, batch_size=batch_size)
     extracted = _inception(network, samples, train, held_out, mesh=mesh, cache_dir=cache_dir)
     if not hosts.is_first():
@@ -99,8 +100,21 @@ def _arrays(data: Dataset) -> LabeledImages:
     return LabeledImages(arrays["image"], arrays.get("label"))
 
 
-def _first(split: LabeledImages, count: int) -> LabeledImages:
-    return LabeledImages(split.images[:count], None if split.labels is None else split.labels[:count])
+def subset(split: LabeledImages, count: int) -> LabeledImages:
+    """Returns at most `count` images of a split with their labels: always the same ones, drawn from all over it."""
+    indices = np.sort(subsets.draw(len(split.images), count))
+    return LabeledImages(split.images[indices], None if split.labels is None else split.labels[indices])
+
+
+def sample_labels(spec: ModelSpec, count: int) -> np.ndarray | None:
+    """Returns labels for `count` samples: all classes in turn, but for the last turn's, which are drawn if not all.
+
+    So samples that are fewer than the classes are not all of the first classes, which the data's images are not either.
+    """
+    labels = sampling.balanced_labels(spec, count)
+    if labels is not None and (rest := count % spec.num_classes):
+        labels[-rest:] = np.sort(subsets.draw(spec.num_classes, rest))
+    return labels
 
 
 def _reconstructions(

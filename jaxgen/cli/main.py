@@ -29,7 +29,9 @@ _MODULES = {"import": "import_weights"}  # of commands whose names no module can
 
 flags.DEFINE_string("config", None, "train, import, plan: a file of configs/, with an optional :variant.")
 flags.DEFINE_string("workdir", None, "Directory of the run; by default, runs/<config>-<variant> for train.")
-flags.DEFINE_integer("num_samples", None, "sample: how many images to draw; encode: of training images, at most.")
+flags.DEFINE_integer(
+    "num_samples", None, "sample: how many images to draw; encode: of training images, at most, a drawn subset."
+)
 flags.DEFINE_integer("seed", 0, "sample: image i is a function of this seed and of i.")
 flags.DEFINE_string("output", None, "sample: the .npz to write; encode, ema: the directory to make.")
 flags.DEFINE_list("labels", None, "sample: classes to draw in turn; by default all of them, balanced.")

@@ -14,7 +14,7 @@ from jaxgen.parallel import hosts, sampling
 from jaxgen.training.settings import train_settings
 from jaxgen.training.workdir import load_spec, whole_file
 
-GRID_LIMIT = 400
+GRID_LIMIT = 400  # the first images, which is what is said; their classes take turns
 
 
 def main(config: ConfigDict, flags: Any, *, started: float) -> int:

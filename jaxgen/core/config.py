@@ -175,6 +175,8 @@ def override(config: ConfigDict, name: str, text: str) -> None:
     wanted = parent.get_type(key)
     value = text if wanted is str and text != "None" else _literal(text)
     try:
+        if isinstance(value, bool) and wanted in (int, float):  # which a ConfigDict takes for a number
+            raise TypeError
         parent[key] = value
     except TypeError as error:
         raise ValueError(f"{path} is {text!r}, but must be of type {wanted.__name__}.") from error

@@ -24,7 +24,7 @@ UNREADABLE = (OSError, ValueError, RuntimeError, SyntaxError, EOFError, struct.e
 """What damaged bytes make Pillow (the last four, too) and array_record (RuntimeError) raise."""
 
 _PROBED = 100
-"""So many of the first examples are tried until one can be read."""
+"""So many of the first examples are tried until one can be read, for its shape alone, which all must have."""
 
 
 class FaultyExampleError(ValueError):

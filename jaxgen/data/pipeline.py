@@ -9,6 +9,7 @@ import grain
 import numpy as np
 from jaxtyping import Int, Int64
 
+from jaxgen.core import subsets
 from jaxgen.data.dataset import ENDLESS, Dataset
 
 _READ_AHEAD_STEPS = 4
@@ -62,8 +63,7 @@ def read_arrays(dataset: Dataset, *, limit: int | None = None, num_threads: int 
 
     Args:
       dataset: what to read.
-      limit: reads at most so many examples: of a dataset that has more, a subset drawn without replacement by a fixed
-        seed, in the dataset's order (of an endless one, the first).
+      limit: reads at most so many examples, those of `subset_indices`.
       num_threads: threads that decode.
 
     Returns:
@@ -72,7 +72,7 @@ def read_arrays(dataset: Dataset, *, limit: int | None = None, num_threads: int 
     Raises:
       ValueError: if the dataset is endless and there is no limit, or if an example cannot be read.
     """
-    indices = _subset(len(dataset.examples), limit)
+    indices = subset_indices(dataset, limit)
     chunks = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
     with ThreadPoolExecutor(num_threads) as pool:
         parts = list(pool.map(functools.partial(_read, dataset), chunks))
@@ -113,35 +113,32 @@ def shuffled(positions: Int64[np.ndarray, " n"], *, length: int, seed: int) -> I
     An endless dataset is not shuffled: a seed starts at a place of its own.
     """
     if length == ENDLESS:
-        return (positions + _random_bits(seed, 0, 1).astype(np.int64)) & ENDLESS
+        return (positions + subsets.random_bits(seed, 0, 1).astype(np.int64)) & ENDLESS
     epochs, within = np.divmod(positions, length)
     indices = np.empty_like(positions)
     for epoch in np.unique(epochs):
         members = epochs == epoch
-        indices[members] = _permutation(seed, int(epoch), length)[within[members]]
+        indices[members] = subsets.permutation(seed, int(epoch), length)[within[members]]
     return indices
 
 
-@functools.lru_cache(maxsize=2)
-def _permutation(seed: int, epoch: int, length: int) -> Int[np.ndarray, " length"]:
-    """The order of one epoch. NumPy promises that raw bits stay the same over its versions; of shuffles it does not."""
-    return np.argsort(_random_bits(seed, epoch, length), kind="stable")
+def subset_indices(dataset: Dataset, limit: int | None) -> Sequence[int] | Int[np.ndarray, " n"]:
+    """Returns the indices of at most `limit` examples, rising; of all if the limit is None.
 
+    Of a dataset that has more, they are a subset drawn by `core.subsets.draw`, always the same. Of an endless one they
+    are the first, which are a fair draw already: its examples are independent of each other.
 
-def _random_bits(seed: int, epoch: int, count: int) -> np.ndarray:
-    return np.random.Philox(key=[seed % 2**64, epoch]).random_raw(count)
-
-
-def _subset(length: int, limit: int | None) -> Sequence[int] | np.ndarray:
+    Raises:
+      ValueError: if the limit is below 1, or the dataset is endless and there is none.
+    """
+    length = len(dataset.examples)
     if limit is not None and limit < 1:
         raise ValueError(f"The limit is {limit}, but at least one example must be read.")
-    if length == ENDLESS:
-        if limit is None:
-            raise ValueError("An endless dataset cannot be read as a whole: give a limit.")
-        return range(limit)
-    if limit is None or limit >= length:
-        return range(length)
-    return np.sort(_permutation(0, 0, length)[:limit])
+    if length == ENDLESS and limit is None:
+        raise ValueError("An endless dataset cannot be read as a whole: give a limit.")
+    if limit is None or length == ENDLESS:
+        return range(min(length, limit or length))
+    return np.sort(subsets.draw(length, limit))
 
 
 def _read(dataset: Dataset, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:

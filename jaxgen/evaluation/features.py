@@ -194,7 +194,7 @@ def _fit(
         updates, opt_state = optimizer.update(jax.grad(loss)(variables, batch, targets), opt_state, variables)
         return (optax.apply_updates(variables, updates), opt_state), None
 
-    variables = network.init(keys.stream(key, "init"), images[:1])
+    variables = network.init(keys.stream(key, "init"), images[:1])  # only the shape counts
     carry, _ = jax.lax.scan(update, (variables, optimizer.init(variables)), jnp.arange(settings.training_steps))
     return carry[0]
 

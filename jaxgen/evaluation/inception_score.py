@@ -10,7 +10,10 @@ import numpy as np
 from jaxtyping import Float
 
 SPLITS = 10
-"""Of the samples, in their order; the score is the mean over these, and depends on their size."""
+"""Stretches of the samples in their order; the score is the mean over these, and depends on their size.
+
+Samples are drawn independently and their classes take turns, so that a stretch is as good as a drawn subset.
+"""
 
 
 class InceptionScore(NamedTuple):

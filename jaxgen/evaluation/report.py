@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from ml_collections import ConfigDict
 
+from jaxgen.core import subsets
 from jaxgen.core.config import call
 from jaxgen.evaluation import features
 from jaxgen.evaluation.features import Classifier, ClassifierSettings
@@ -21,6 +22,8 @@ from jaxgen.evaluation.neighbors import kth_neighbor_distances, nearest_distance
 
 Figure = dict[str, Any]
 """`value`, and its protocol: `num_samples`, `seed`, `features`, `reference`, `k`, which way is `better`, a `note`.
+
+`subset_seed` is that of all subsets: of splits of which not all images are taken, and of images judged at equal sizes.
 
 `held_out`, where it makes sense, says what a perfect model would score: its `value` is that of the held-out images,
 judged as if they were samples. Since most figures depend on how many are judged, `samples_at_same_size` gives the
@@ -49,7 +52,7 @@ class EvaluationSettings(NamedTuple):
       num_samples: images drawn from the model.
       seed: that they are drawn with.
       k: neighbours for precision, recall, density and coverage.
-      num_likelihood: held-out images whose likelihood is taken, at most, of a model that has one.
+      num_likelihood: held-out images whose likelihood is taken, at most, of a model that has one; a drawn subset.
       max_pixel_features: in pixel space, larger images are averaged over blocks down to this many numbers.
       inception: directory of the Inception network, for FID, KID and the Inception score; None to do without.
       classifier: how the classifier that gives features is trained.
@@ -75,6 +78,10 @@ def evaluation_settings(config: ConfigDict) -> EvaluationSettings:
         raise ValueError(f"evaluate.k is {settings.k}, but must be at least 1.")
     if settings.num_samples <= settings.k:
         raise ValueError(f"evaluate.num_samples is {settings.num_samples}, but must be above evaluate.k, {settings.k}.")
+    if settings.num_likelihood < 2:
+        raise ValueError(
+            f"evaluate.num_likelihood is {settings.num_likelihood}, but must be at least 2, for a standard error."
+        )
     if settings.inception is not None and settings.num_samples < SPLITS:
         raise ValueError(
             f"evaluate.num_samples is {settings.num_samples}, but must be at least {SPLITS} with evaluate.inception."
@@ -144,7 +151,7 @@ def evaluate(
         figures |= _reconstruction_figures(reconstructions, held_out.images)
     if likelihood is not None:
         figures |= _likelihood_figures(likelihood, held_out.images[0].size)
-    return figures
+    return {name: figure | {"subset_seed": subsets.SEED} for name, figure in figures.items()}
 
 
 def format_table(figures: Mapping[str, Figure]) -> str:
@@ -299,7 +306,9 @@ def _memorization_figures(space: Space) -> dict[str, Figure]:
 def _beside_held_out(space: Space, measure: Callable[[np.ndarray], Mapping[str, float | None]]) -> dict[str, Figure]:
     """Measures the samples, and as many of the samples as of the held-out images."""
     size = min(len(space.samples), len(space.held_out))
-    values, matched, ideal = map(measure, (space.samples, _subset(space.samples, size), _subset(space.held_out, size)))
+    # Drawn, since both often come ordered by class.
+    some_samples, some_held_out = (rows[subsets.draw(len(rows), size)] for rows in (space.samples, space.held_out))
+    values, matched, ideal = map(measure, (space.samples, some_samples, some_held_out))
     return {
         name: {
             "value": value,
@@ -307,11 +316,6 @@ def _beside_held_out(space: Space, measure: Callable[[np.ndarray], Mapping[str, 
         }
         for name, value in values.items()
     }
-
-
-def _subset(rows: Float[np.ndarray, "n d"], size: int) -> Float[np.ndarray, "size d"]:
-    """Some rows at random, always the same: samples often come ordered by class."""
-    return rows[np.random.default_rng(0).permutation(len(rows))[:size]]
 
 
 def _class_figures(

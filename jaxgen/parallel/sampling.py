@@ -77,6 +77,9 @@ def _lies_on(mesh: Mesh, x: Any) -> bool:
 def balanced_labels(spec: ModelSpec, count: int, chosen: Sequence[int] = ()) -> np.ndarray | None:
     """Labels for `count` images: the chosen classes in turn, or all of them; None for an unconditional model.
 
+    Fewer images than classes are of the first classes, so that label i is the same for every count: what is to stand
+    for all classes needs a drawn subset of them instead.
+
     Raises:
       ValueError: if classes are chosen that the model does not have.
     """

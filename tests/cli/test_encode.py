@@ -10,12 +10,15 @@ import pytest
 from launching import contents, launch
 
 from jaxgen.cli import encode, frozen, setup
-from jaxgen.core import images
-from jaxgen.data import load, read_arrays
+from jaxgen.core import images, subsets
+from jaxgen.data import Dataset, load, read_arrays
+from jaxgen.data.dataset import decoded_dataset
 from jaxgen.methods.vae.autoencoder_kl import make_posterior
+from jaxgen.parallel.mesh import make_mesh
 from jaxgen.training.workdir import load_config
 
 NUM_TRAIN = 24
+CHOSEN = np.sort(subsets.draw(1437, NUM_TRAIN))
 KEYS = jax.random.split(jax.random.key(0), NUM_TRAIN)
 QUICK = ("--config.train.num_steps=1", "--config.train.steps_per_dispatch=1", "--config.parallel.num_devices=1")
 
@@ -63,13 +66,41 @@ def test_the_cache_is_what_the_posterior_says_of_the_images(first_stage, cache):
     pixels = setup.load_data(config, "train")
     originals = read_arrays(pixels)
     cached = read_arrays(data)
-    np.testing.assert_array_equal(cached["label"], originals["label"][:NUM_TRAIN])
+    np.testing.assert_array_equal(cached["label"], originals["label"][CHOSEN])
     posterior = make_posterior(config, setup.spec_of(pixels))
-    mean, std = posterior(autoencoder.variables, images.to_float(jnp.asarray(originals["image"][:NUM_TRAIN])))
+    mean, std = posterior(autoencoder.variables, images.to_float(jnp.asarray(originals["image"][CHOSEN])))
     np.testing.assert_allclose(cached["image"], np.concatenate([mean, std], axis=-1), atol=1e-5)
     np.testing.assert_allclose(autoencoder.shift, mean.mean((0, 1, 2)), rtol=1e-4)
     second_moment = (np.square(mean) + np.square(std)).mean((0, 1, 2))
     np.testing.assert_allclose(autoencoder.scale, np.sqrt(second_moment - autoencoder.shift**2), rtol=1e-4)
+
+
+def by_class(length: int) -> Dataset:
+    """Examples in the order of their 5 classes; each shows its number."""
+
+    def decode(item):
+        return {"image": np.full((2, 2, 1), item, np.uint8), "label": np.int32(item * 5 // length)}
+
+    dataset = decoded_dataset(range(length), decode, str)
+    return dataset._replace(num_classes=5, class_names=tuple("abcde"))
+
+
+@pytest.mark.parametrize("batch_size", [7, 64])
+def test_some_of_the_training_images_are_a_drawn_subset_and_all_of_them_are_in_order(tmp_path, batch_size):
+    def posterior(variables, pixels):
+        return pixels[:, :1, :1] + variables, jnp.zeros_like(pixels[:, :1, :1])
+
+    coder = encode.Coder(posterior, jnp.float32(1.0), (1, 1, 1), make_mesh(1), batch_size)
+    data = {"train": by_class(100), "test": by_class(30)}
+    cached = encode.write_splits(tmp_path, coder, data, num_train=40, mirror=True, dtype="float32")
+    assert cached.num_examples == {"train": 80, "test": 30}
+    numbers = {split: np.rint(np.load(tmp_path / split / "moments.npy")[:, 0, 0, 0] * 127.5) for split in data}
+    chosen = np.sort(subsets.draw(100, 40))
+    np.testing.assert_array_equal(numbers["train"], np.tile(chosen, 2))
+    np.testing.assert_array_equal(numbers["test"], np.arange(30))
+    labels = np.load(tmp_path / "train" / "label.npy")
+    np.testing.assert_array_equal(labels, np.tile(chosen // 20, 2))
+    assert set(labels) == set(range(5))
 
 
 def test_mirrored_images_are_examples_of_their_own(first_stage, tmp_path):
@@ -79,7 +110,7 @@ def test_mirrored_images_are_examples_of_their_own(first_stage, tmp_path):
     cached = read_arrays(data)
     assert np.load(tmp_path / "cache" / "train" / "moments.npy").dtype == np.float16
     np.testing.assert_array_equal(cached["label"][:NUM_TRAIN], cached["label"][NUM_TRAIN:])
-    originals = read_arrays(setup.load_data(load_config(first_stage), "train"))["image"][:NUM_TRAIN]
+    originals = read_arrays(setup.load_data(load_config(first_stage), "train"))["image"][CHOSEN]
     for half, pixels in (
         (cached["image"][:NUM_TRAIN], originals),
         (cached["image"][NUM_TRAIN:], originals[:, :, ::-1]),

@@ -1,5 +1,8 @@
 import dataclasses
 import inspect
+import re
+import sys
+import types
 from typing import Literal, NamedTuple
 
 import flax.linen as nn
@@ -92,7 +95,15 @@ def test_override_reads_tuples_and_fills_what_is_open():
         ("seed.x", "1", r"^config\.seed\.x is not a setting; config\.seed is no section"),
         ("seed", "one", r"^config\.seed is 'one', but must be of type int"),
         ("model.rate", "(1,)", r"^config\.model\.rate is '\(1,\)', but must be of type float"),
-        ("log.x", "2", r"^config\.log\.x is '2', but must be of type bool"),
+        ("log.x", "2", r"^config\.log\.x is '2', but must be of type bool\.$"),
+        ("seed", "True", r"^config\.seed is 'True', but must be of type int\.$"),
+        ("seed", "2.0", r"^config\.seed is '2\.0', but must be of type int\.$"),
+        ("model.rate", "false", r"^config\.model\.rate is 'false', but must be of type float\.$"),
+        ("model.unset", "True", r"^config\.model\.unset is 'True', but must be of type float\.$"),
+        ("model.widths", "3", r"^config\.model\.widths is '3', but must be of type tuple\.$"),
+        ("modl.name", "b", r"^config\.modl is not a setting; config has log, model, seed\. Did you mean model\?$"),
+        ("model.zzz", "b", r"^config\.model\.zzz is not a setting; config\.model has name, rate, unset, widths\.$"),
+        ("seed.x.y", "1", r"^config\.seed\.x is not a setting; config\.seed is no section\.$"),
         ("model", "2", r"^config\.model is '2', but must be"),
         ("", "2", r"^config\. is not a setting"),
     ],
@@ -200,3 +211,165 @@ def test_call_text_calls_what_is_named_with_what_is_given(text, sigma_data):
 def test_call_text_refuses(text, sentence):
     with pytest.raises(ValueError, match=sentence):
         configs.call_text("jaxgen.diffusion.weightings", text, where="weighting")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("model.name", "1.5", "1.5"),  # text is text
+        ("model.name", "True", "True"),
+        ("model.name", "'quoted'", "'quoted'"),
+        ("model.name", "None", None),
+        ("model.unset", "3", 3.0),
+        ("model.rate", "-2", -2.0),
+        ("model.widths", "[4, (5,)]", (4, (5,))),
+        ("log.x", "false", False),
+        ("seed", "-7", -7),
+        ("seed", "0x10", 16),
+    ],
+)
+def test_override_reads_literals_but_for_strings(name, text, value):
+    config = example()
+    configs.override(config, name, text)
+    section, key = ([config] + [config[part] for part in name.split(".")[:-1]])[-1], name.split(".")[-1]
+    assert section[key] == value
+    assert type(section[key]) is type(value)
+    unchanged = [line.split(":")[0] for line in configs.differences(config, example())]
+    assert unchanged == [name]
+
+
+def test_override_finds_a_section_within_sections():
+    config = ConfigDict({"a": {"b": {"c": 1}}, "c": 5})
+    configs.override(config, "a.b.c", "2")
+    assert (config.a.b.c, config.c) == (2, 5)
+
+
+class Typed(NamedTuple):
+    flag: bool = False
+    count: int = 1
+    maybe: int | None = None
+    rate: float = 1.0
+    maybe_rate: float | None = None
+    rates: tuple[float, ...] = ()
+    pairs: tuple[tuple[str, int], ...] = ()
+    mixed: tuple[str, float] = ("a", 1.0)
+    either: int | str = 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "type_name"),
+    [
+        ("flag", 1, "bool"),
+        ("flag", None, "bool"),
+        ("count", True, "int"),
+        ("count", False, "int"),
+        ("maybe", True, "int | None"),
+        ("maybe", 2.0, "int | None"),
+        ("rate", True, "float"),
+        ("rate", None, "float"),
+        ("maybe_rate", False, "float | None"),
+        ("rates", (1.0, True), "tuple[float, ...]"),
+        ("rates", (True,), "tuple[float, ...]"),
+        ("rates", 1.0, "tuple[float, ...]"),
+        ("rates", None, "tuple[float, ...]"),
+        ("pairs", (("a", 1), ("b", 1.5)), "tuple[tuple[str, int], ...]"),
+        ("pairs", (("a", 1, 1),), "tuple[tuple[str, int], ...]"),
+        ("mixed", (1.0, "a"), "tuple[str, float]"),
+        ("mixed", ("a",), "tuple[str, float]"),
+        ("mixed", ("a", 1.0, 1.0), "tuple[str, float]"),
+        ("either", 1.5, "int | str"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_the_type(name, value, type_name):
+    with pytest.raises(
+        ValueError, match=f"^x\\.{name} is {re.escape(repr(value))}, but must be .*{re.escape(type_name)}"
+    ):
+        configs.call(Typed, {name: value}, where="x")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("flag", True),
+        ("count", 0),
+        ("maybe", 3),
+        ("maybe", None),
+        ("rate", 2),
+        ("maybe_rate", None),
+        ("rates", ()),
+        ("rates", (1, 2.5)),
+        ("pairs", (("a", 1), ("b", 2))),
+        ("mixed", ("b", 2)),
+        ("either", "a"),
+        ("either", 3),
+    ],
+)
+def test_a_value_of_the_type_is_taken_as_it_is(name, value):
+    assert getattr(configs.call(Typed, {name: value}, where="x"), name) == value
+
+
+def test_the_settings_that_are_missing_are_all_named():
+    def target(a: int, b: int, c: int = 3, *, d: int):
+        return a, b, c, d
+
+    with pytest.raises(ValueError, match=r"^x\.y lacks b, d: set x\.y\.b in the config\.$"):
+        configs.call(target, {"a": 1}, where="x.y")
+    assert configs.call(target, {"a": 1, "d": 4}, where="x.y", b=2) == (1, 2, 3, 4)
+    with pytest.raises(ValueError, match=r"^x\.y\.e is not a setting; x\.y takes a, c, d\.$"):
+        configs.call(target, {"e": 1}, where="x.y", b=2)
+
+
+def test_a_parameter_without_a_type_takes_anything_and_lists_become_tuples_all_the_way_down():
+    def target(anything, tree: dict):
+        return anything, tree
+
+    assert configs.call(target, {"anything": [1, [2]], "tree": {"a": [3]}}, where="x") == ((1, (2,)), {"a": (3,)})
+
+
+def test_a_call_is_bound_before_what_comes_later_is_known(monkeypatch):
+    def scaled(x: float, *, factor: float = 2.0) -> float:
+        return factor * x
+
+    module = types.ModuleType("of_functions")
+    scaled.__module__, module.scaled, module._hidden = "of_functions", scaled, scaled
+    monkeypatch.setitem(sys.modules, "of_functions", module)
+    bound = configs.bind_text("of_functions", "scaled(factor=3.0)", where="scale", later=["x"])
+    assert (bound(x=5.0), bound(x=-1.0)) == (15.0, -3.0)
+    assert configs.call_text("of_functions", "scaled", where="scale", x=5.0) == 10.0
+    with pytest.raises(ValueError, match=r"^scale=scaled lacks x: set scale=scaled\.x in the config\.$"):
+        configs.bind_text("of_functions", "scaled", where="scale", later=[])
+    with pytest.raises(ValueError, match=r"^scale is '_hidden', but must be one of scaled\.$"):
+        configs.call_text("of_functions", "_hidden", where="scale", x=5.0)
+    with pytest.raises(ValueError, match=r"^scale=scaled\.x is not a setting; scale=scaled takes factor\.$"):
+        configs.call_text("of_functions", "scaled(x=1.0)", where="scale", x=5.0)
+
+
+def test_a_package_offers_the_functions_that_are_called_like_its_modules():
+    assert configs._function("jaxgen.diffusion.samplers", "heun", where="sampler").__name__ == "heun"
+    with pytest.raises(ValueError, match=r"^sampler is 'huen', but must be one of ancestral, .*Did you mean heun\?$"):
+        configs._function("jaxgen.diffusion.samplers", "huen", where="sampler")
+
+
+def test_modules_are_found_by_dotted_paths_in_order_and_none_is_imported(tmp_path, monkeypatch):
+    package = tmp_path / "found_below"
+    for path in ("__init__.py", "zeta.py", "alpha.py", "inner/__init__.py", "inner/one.py"):
+        (package / path).parent.mkdir(parents=True, exist_ok=True)
+        (package / path).write_text("" if "__init__" in path else "raise ImportError('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert configs.module_names("found_below") == ["alpha", "inner.one", "zeta"]
+
+
+def test_json_is_sorted_and_indented_and_ends_its_line():
+    assert configs.to_json(ConfigDict({"b": (1, 2), "a": {"c": None}})) == (
+        '{\n  "a": {\n    "c": null\n  },\n  "b": [\n    1,\n    2\n  ]\n}\n'
+    )
+
+
+def test_differences_tell_none_and_false_from_what_is_absent():
+    ours, theirs = ConfigDict({"a": None, "s": {"b": False}}), ConfigDict({"s": {"b": 0.5}, "t": (1, [2])})
+    assert configs.differences(ours, theirs) == [
+        "a: None now, 'absent' there",
+        "s.b: False now, 0.5 there",
+        "t: 'absent' now, (1, (2,)) there",
+    ]
+    assert configs.differences(ours, theirs, ignore=("s", "a")) == ["t: 'absent' now, (1, (2,)) there"]

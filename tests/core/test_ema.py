@@ -110,3 +110,79 @@ def test_other_widths_are_reconstructed(sigma_rel):
 def test_reconstruction_needs_snapshots():
     with pytest.raises(ValueError, match="no snapshots"):
         ema.reconstruction_weights([], Snapshot(10, 0.1))
+
+
+def test_a_warm_average_by_hand_over_several_updates():
+    """Decays 1/10, 2/11, 3/12, then 0.3: above the fourth cap of 4/13."""
+    values = [2.0, -1.0, 4.0, 3.0, 7.0]
+    expected, average = [], 100.0
+    for decay, value in zip([1 / 10, 2 / 11, 3 / 12, 0.3, 0.3], values, strict=True):
+        average = decay * average + (1 - decay) * value
+        expected.append(average)
+    tracked = track(ema.single(ema.constant(decay=0.3, warmup=True)), values)["x"]
+    np.testing.assert_allclose(tracked, expected, rtol=1e-6)
+
+
+def test_a_constant_average_by_hand_over_several_updates():
+    values = [2.0, -1.0, 4.0]
+    tracked = track(ema.single(ema.constant(decay=0.75, warmup=False)), values)["x"]
+    np.testing.assert_allclose(tracked, [75.5, 56.375, 43.28125], rtol=1e-6)
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, 1.5, float("nan")])
+def test_decays_lie_in_zero_to_below_one(decay):
+    with pytest.raises(ValueError, match=rf"^ema\.decay is {decay}, but must be at least 0 and below 1\.$"):
+        ema.constant(decay=decay, warmup=False)
+    assert float(ema.constant(decay=0.0, warmup=False)(jnp.int32(9))) == 1.0
+
+
+def test_weights_of_zero_and_one_leave_nothing_of_the_other_number():
+    huge, small = jnp.float32(1e30), jnp.float32(0.1)
+    for weight, expected in ((0.0, huge), (1.0, small)):
+        average = ema.single(lambda step, weight=weight: jnp.float32(weight))
+        assert average.update({"x": huge}, {"x": small}, jnp.int32(0))["x"] == expected
+    for weight in (0.25, 0.75):
+        average = ema.single(lambda step, weight=weight: jnp.float32(weight))
+        blended = average.update({"x": jnp.float32(2.0)}, {"x": jnp.float32(10.0)}, jnp.int32(0))["x"]
+        np.testing.assert_allclose(blended, 2.0 + 8.0 * weight, rtol=1e-6)
+
+
+def test_relative_deviations_by_hand():
+    """Of 1: uniform over [0, T] has 1/sqrt(12); of t: sqrt(1/18); eq. 123."""
+    np.testing.assert_allclose([ema.relative_std(0.0), ema.relative_std(1.0)], [12**-0.5, 18**-0.5], rtol=1e-12)
+    np.testing.assert_allclose(ema.UNIFORM_STD, 12**-0.5, rtol=1e-12)
+    np.testing.assert_allclose(ema.gamma(18**-0.5), 1.0, rtol=1e-9)
+
+
+@pytest.mark.parametrize("pair", [((40, 0.05), (100, 0.25)), ((40, 0.25), (100, 0.05)), ((70, 0.1), (70, 0.2))])
+def test_overlaps_are_integrals_of_products_of_profiles(pair):
+    """Profiles (gamma + 1) t^gamma / T^(gamma + 1) up to their steps T, which differ."""
+    a, b = (Snapshot(*each) for each in pair)
+    end = min(a.step, b.step)
+    nodes, weights = np.polynomial.legendre.leggauss(200)
+    t = (nodes + 1) * end / 2
+    products = np.ones_like(t)
+    for step, sigma_rel in (a, b):
+        g = ema.gamma(sigma_rel)
+        products *= (g + 1) * (t / step) ** g / step
+    expected = products @ weights * end / 2
+    for first, second in ((a, b), (b, a)):
+        np.testing.assert_allclose(ema._overlap(first, second), expected, rtol=1e-9)
+
+
+def test_the_distance_of_profiles_by_their_overlaps():
+    """|2 a - b|^2 / |b|^2 = (4 aa - 4 ab + bb) / bb."""
+    a, b = Snapshot(40, 0.1), Snapshot(100, 0.2)
+    aa, ab, bb = ema._overlap(a, a), ema._overlap(a, b), ema._overlap(b, b)
+    expected = np.sqrt((4 * aa - 4 * ab + bb) / bb)
+    np.testing.assert_allclose(ema.profile_distance([a], np.array([2.0]), b), expected, rtol=1e-9)
+    assert ema.profile_distance([b], np.array([1.0]), b) == pytest.approx(0.0, abs=1e-7)
+
+
+def test_weights_of_two_snapshots_solve_the_two_equations_and_are_scaled_to_sum_to_one():
+    a, b, target = Snapshot(50, 0.05), Snapshot(80, 0.2), Snapshot(80, 0.1)
+    matrix = np.array([[ema._overlap(a, a), ema._overlap(a, b)], [ema._overlap(b, a), ema._overlap(b, b)]])
+    x, y = np.linalg.inv(matrix) @ [ema._overlap(a, target), ema._overlap(b, target)]
+    weights = ema.reconstruction_weights([a, b], target)
+    np.testing.assert_allclose(weights, [x / (x + y), y / (x + y)], rtol=1e-9)
+    assert abs(x + y - 1) > 1e-3

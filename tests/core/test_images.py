@@ -46,3 +46,28 @@ def test_a_png_holds_the_picture_enlarged_by_a_whole_factor(tmp_path, shape, fac
     images.save_png(str(tmp_path / "picture.png"), picture)
     read = np.asarray(Image.open(tmp_path / "picture.png")).reshape(shape[0] * factor, shape[1] * factor, shape[2])
     np.testing.assert_array_equal(read, np.kron(picture, np.ones((factor, factor, 1), np.uint8)))
+
+
+@pytest.mark.parametrize(
+    ("n", "columns", "shape"),
+    [(1, None, (2, 3)), (2, None, (2, 7)), (4, None, (5, 7)), (7, None, (8, 11)), (7, 7, (2, 27)), (3, 1, (8, 3))],
+)
+def test_a_grid_is_nearly_square_unless_its_columns_are_given(n, columns, shape):
+    tiles = np.arange(1, n + 1, dtype=np.uint8)[:, None, None, None] * np.ones((n, 2, 3, 1), np.uint8)
+    picture = images.grid(tiles, columns=columns)[..., 0]
+    assert picture.shape == shape
+    assert np.count_nonzero(picture) == n * 6  # what is between and left over is black
+    # Read row by row, the tiles come in their order.
+    assert [number for number in picture[::3, ::4].ravel() if number] == list(range(1, n + 1))
+
+
+@pytest.mark.parametrize(("min_side", "factor"), [(15, 1), (16, 2), (23, 2), (24, 3), (1, 1)])
+def test_a_png_is_enlarged_as_long_as_its_longer_side_stays_within_the_side_asked_for(tmp_path, min_side, factor):
+    images.save_png(str(tmp_path / "picture.png"), np.zeros((6, 8, 3), np.uint8), min_side=min_side)
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert picture.size == (8 * factor, 6 * factor)
+
+
+def test_floats_are_fractions_of_127_and_a_half():
+    np.testing.assert_allclose(images.to_float(jnp.asarray([0, 51, 255], jnp.uint8)), [-1.0, -0.6, 1.0], rtol=1e-6)
+    np.testing.assert_array_equal(images.to_uint8(jnp.array([-1.0, -0.6, 0.25, 1.0])), [0, 51, 159, 255])

@@ -1,3 +1,5 @@
+import zlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,3 +47,34 @@ def test_fold_each_folds_a_number_or_a_name_into_every_key():
     for i in range(3):
         np.testing.assert_array_equal(bits(keys.fold_each(image_keys, "z")[i]), bits(keys.stream(image_keys[i], "z")))
         np.testing.assert_array_equal(bits(keys.fold_each(image_keys, 4)[i]), bits(keys.at_step(image_keys[i], 4)))
+
+
+def test_keys_are_folds_by_hand():
+    root = keys.root_key(11)
+    np.testing.assert_array_equal(bits(root), bits(jax.random.key(11)))
+    np.testing.assert_array_equal(bits(keys.at_step(root, 5)), bits(jax.random.fold_in(root, 5)))
+    index = np.array([[4, 0, 9], [2, 2, 1]], np.int32)
+    each = keys.per_example(root, jnp.asarray(index))
+    assert each.shape == (2, 3)
+    for place, i in np.ndenumerate(index):
+        np.testing.assert_array_equal(bits(each[place]), bits(jax.random.fold_in(root, i)))
+
+
+def test_the_hash_of_a_stream_is_pinned():
+    """A run that is resumed, or repeated next year, must find the same streams."""
+    streams = {"flip": 0x9AFEE455, "sample": 0xF10B76C3, "": 0}
+    assert {name: zlib.crc32(name.encode()) for name in streams} == streams
+    for name, value in streams.items():
+        expected = jax.random.fold_in(jax.random.key(0), np.uint32(value))
+        np.testing.assert_array_equal(bits(keys.stream(keys.root_key(0), name)), bits(expected))
+
+
+def test_draws_of_each_key_are_those_of_the_key_alone():
+    each = keys.per_example(keys.root_key(3), jnp.arange(40))
+    coins = keys.bernoulli(each, 0.3)
+    np.testing.assert_array_equal(coins, [jax.random.bernoulli(key, 0.3) for key in each])
+    assert 4 <= coins.sum() <= 20
+    assert (keys.bernoulli(each, 0.0).sum(), keys.bernoulli(each, 1.0).sum()) == (0, 40)
+    noise = keys.normal(each, (2, 3))
+    assert noise.shape == (40, 2, 3)
+    np.testing.assert_allclose(noise[7], jax.random.normal(each[7], (2, 3)), rtol=1e-6)

@@ -165,3 +165,92 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(x, loss):
 def test_a_finite_update_passes():
     state, metrics = run(skip_nonfinite(risky()), 1, {"x": jnp.array(3.0), "loss": jnp.array(1.0)})
     assert (state.params["w"], state.opt_state["count"], metrics["skipped"]) == (3.0, 1.0, 0.0)
+
+
+def test_flips_are_the_coins_of_the_stream_of_their_own_name():
+    batch = uint8_batch(microbatches=2, size=8)
+    coins = [jax.random.bernoulli(jax.random.fold_in(keys.stream(KEY, "flip"), i)) for i in range(16)]
+    np.testing.assert_array_equal(mirrored(batch).reshape(-1), coins)
+
+
+def test_images_are_not_flipped_unless_asked_for_and_the_rest_of_a_batch_is_left_alone():
+    seen = {}
+
+    def look(params, batch):
+        seen.update(batch)
+        return params, {}
+
+    batch = uint8_batch() | {"label": jnp.arange(128).reshape(2, 64)}
+    wrapped = with_preprocessing(make_model(look, w=jnp.zeros(())))
+    wrapped.update(KEY, wrapped.init(KEY, batch), batch)
+    np.testing.assert_array_equal(seen["image"], images.to_float(batch["image"]))
+    assert (seen["label"] is batch["label"], seen["index"] is batch["index"]) == (True, True)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_model_is_initialized_on_floats_flipped_like_those_of_a_step(flip):
+    model = make_model(lambda params, batch: ({"image": batch["image"]}, {}), image=jnp.zeros(()))
+    model = model._replace(init=lambda key, batch: TrainState(jnp.int32(0), batch["image"], (), ()))
+    batch = uint8_batch()
+    initial = with_preprocessing(model, flip=flip).init(KEY, batch).params
+    np.testing.assert_array_equal(initial, seen_by_model(batch, flip=flip))
+
+
+@pytest.mark.parametrize(
+    "wrap", [with_preprocessing, lambda model: with_ema(model, decay=0.5), skip_nonfinite], ids=["pre", "ema", "skip"]
+)
+def test_wrappers_hand_on_the_key_and_the_phase_and_keep_the_rest_of_the_model(wrap):
+    seen = []
+
+    def update(key, state, batch, *, phase=None):
+        seen.append((key, phase))
+        return state._replace(step=state.step + 1), {}
+
+    model = jump()._replace(update=update, microbatches=3, phase=lambda step: step // 2, denoise=lambda: 7)
+    wrapped = wrap(model)
+    batch = uint8_batch()
+    wrapped.update(KEY, wrapped.init(KEY, batch), batch, phase="late")
+    wrapped.update(KEY, wrapped.init(KEY, batch), batch)
+    assert [phase for _, phase in seen] == ["late", None]
+    np.testing.assert_array_equal(jax.random.key_data(seen[0][0]), jax.random.key_data(KEY))
+    assert (wrapped.microbatches, wrapped.phase(5), wrapped.denoise()) == (3, 2, 7)
+    assert wrapped.sample is model.sample
+
+
+def test_the_kinds_of_averages_are_constant_and_warm_unless_told_otherwise():
+    state, _ = run(with_ema(jump()), 2)
+    np.testing.assert_allclose(state.ema["params/w"], 1 - 1 / 10 * 2 / 11, rtol=1e-6)
+    assert set(state.ema) == {"params/w", "params/b", "model_state/stat"}
+    state, _ = run(with_ema(jump(), warmup=False), 2)
+    np.testing.assert_allclose(state.ema["params/w"], 1 - 0.9999**2, rtol=1e-2)
+    state, _ = run(with_ema(jump(), kind="power"), 1)
+    assert set(state.ema) == {"0", "1"}
+    weights = [float(ema.power(sigma_rel=width)(jnp.int32(1))) for width in (0.05, 0.10)]
+    growing = make_model(lambda params, batch: ({"w": params["w"] + 1.0}, {}), w=jnp.zeros(()))
+    state, _ = run(with_ema(growing, kind="power"), 2)
+    np.testing.assert_allclose([state.ema[i]["params/w"] for i in "01"], [1 + weight for weight in weights], rtol=1e-6)
+
+
+@pytest.mark.parametrize("field", ["params", "opt_state", "model_state", "ema", "metrics"])
+def test_a_number_that_is_not_finite_is_found_wherever_it_is(field):
+    def update(key, state, batch, *, phase=None):
+        del key, phase
+        metrics, state = {"loss": jnp.float32(2.0)}, state._replace(step=state.step + 1)
+        good = {"a": jnp.full(3, 5.0), "b": jnp.ones(())}
+        state = state._replace(params=good, opt_state=good, model_state=good, ema=good)
+        bad = {"a": jnp.array([5.0, 5.0, batch["x"]]), "b": jnp.ones(())}
+        return (
+            (state, {**metrics, "m": batch["x"]}) if field == "metrics" else (state._replace(**{field: bad}), metrics)
+        )
+
+    model = skip_nonfinite(jump()._replace(update=update))
+    zeros = {"a": jnp.zeros(3), "b": jnp.zeros(())}
+    state = TrainState(jnp.int32(4), zeros, zeros, zeros, zeros)
+    taken, metrics = model.update(KEY, state, {"x": jnp.float32(6.0)})
+    assert (taken.step, taken.params["a"][0], metrics["skipped"], metrics["loss"]) == (5, 5.0, 0.0, 2.0)
+    for x in (jnp.nan, jnp.inf, -jnp.inf):
+        skipped, metrics = model.update(KEY, state, {"x": jnp.float32(x)})
+        assert (skipped.step, metrics["skipped"], metrics["loss"]) == (5, 1.0, 2.0)
+        for tree in skipped[1:]:
+            np.testing.assert_array_equal(tree["a"], zeros["a"])
+            assert tree["b"] == 0.0

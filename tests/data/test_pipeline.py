@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import jaxgen.data
-from jaxgen.data import ENDLESS, Dataset, read_arrays, train_batches
+from jaxgen.core import subsets
+from jaxgen.data import ENDLESS, Dataset, read_arrays, subset_indices, train_batches
 from jaxgen.data.dataset import decoded_dataset
 from jaxgen.data.pipeline import shuffled
 
@@ -80,6 +81,8 @@ def test_the_order_is_that_of_the_seed():
     first, again, other = (numbers(take(4, dataset, seed=seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
+    negative, far = (numbers(take(4, dataset, seed=seed)) for seed in (-1, -2))  # near 2^64, where floats are coarse
+    assert (negative != far).any()
 
 
 @pytest.mark.parametrize("start_step", [0, 1, 7])
@@ -188,18 +191,23 @@ def test_read_arrays_reads_everything_in_order():
 
 
 def test_read_arrays_takes_a_fixed_subset_from_all_over():
-    first, again = (read_arrays(numbered(200), limit=50)["image"][:, 0, 0, 0] for _ in range(2))
-    np.testing.assert_array_equal(first, again)
-    assert (np.diff(first.astype(int)) > 0).all()
-    assert len(first) == 50
-    assert first.max() > 150
+    """That of all subsets, in the data's order, whoever reads it and with how many threads."""
+    expected = np.sort(subsets.draw(200, 50))
+    assert expected.max() > 150
+    np.testing.assert_array_equal(subset_indices(numbered(200), 50), expected)
+    for threads in (1, 3):
+        read = read_arrays(numbered(200), limit=50, num_threads=threads)
+        np.testing.assert_array_equal(read["image"][:, 0, 0, 0], expected)
+        np.testing.assert_array_equal(read["label"], expected % 10)
 
 
 def test_read_arrays_needs_a_limit_where_there_is_no_end():
     dataset = jaxgen.data.load("shapes", "train", image_size=8)
     with pytest.raises(ValueError, match="give a limit"):
         read_arrays(dataset)
-    assert read_arrays(dataset, limit=300)["image"].shape == (300, 8, 8, 3)
+    images = read_arrays(dataset, limit=300)["image"]
+    assert images.shape == (300, 8, 8, 3)
+    np.testing.assert_array_equal(images[299], dataset.examples[299]["image"])
     with pytest.raises(ValueError, match="The limit is 0"):
         read_arrays(dataset, limit=0)
 

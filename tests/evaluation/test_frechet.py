@@ -66,3 +66,45 @@ def test_features_without_a_covariance_are_refused():
         gaussian(np.zeros((1, 3)))
     with pytest.raises(ValueError, match="not finite"):
         gaussian(np.array([[0.0], [np.nan]]))
+
+
+def test_a_covariance_that_does_not_commute_has_the_closed_form_of_two_dimensions():
+    """The trace of a root of a 2x2 product is sqrt(tr + 2 sqrt(det)), by its two eigenvalues."""
+    a_cov, b_cov = np.array([[2.0, 0.6], [0.6, 1.0]]), np.array([[0.5, -0.3], [-0.3, 3.0]])
+    a = Gaussian(np.array([1.0, -2.0]), np.linalg.cholesky(a_cov).T)
+    b = Gaussian(np.array([0.5, 4.0]), np.linalg.cholesky(b_cov).T)
+    product = a_cov @ b_cov
+    root_trace = np.sqrt(np.trace(product) + 2 * np.sqrt(np.linalg.det(product)))
+    expected = 0.25 + 36.0 + 3.0 + 3.5 - 2 * root_trace
+    assert frechet_between(a, b) == pytest.approx(expected, rel=1e-12)
+
+
+def test_means_and_unbiased_covariances_by_hand():
+    fitted = gaussian(np.array([[1.0, 0.0], [3.0, 0.0], [5.0, 6.0]]))
+    np.testing.assert_allclose(fitted.mean, [3.0, 2.0])
+    np.testing.assert_allclose(fitted.root.T @ fitted.root, [[4.0, 6.0], [6.0, 12.0]])  # 8 / 2, 12 / 2, 24 / 2
+    one_dimension = frechet_distance(np.array([[0.0], [2.0]]), np.array([[5.0], [9.0]]))  # deviations sqrt(2), sqrt(8)
+    assert one_dimension == pytest.approx(6.0**2 + 2.0)
+
+
+@pytest.mark.parametrize(("images", "rows"), [(4, 4), (5, 5), (6, 5)])
+def test_a_factor_has_as_many_rows_as_there_are_images_or_dimensions(images, rows):
+    """The fewer of the two, so that comparing few images in many dimensions costs little."""
+    features = np.random.default_rng(6).standard_normal((images, 5))
+    fitted = gaussian(features)
+    assert fitted.root.shape == (rows, 5)
+    np.testing.assert_allclose(fitted.root.T @ fitted.root, np.cov(features, rowvar=False), rtol=1e-9, atol=1e-12)
+
+
+def test_eigenvalues_that_are_rounding_errors_have_the_root_zero():
+    few = np.random.default_rng(5).standard_normal((3, 6))
+    root = gaussian(np.tile(few, (4, 1))).root  # 2 directions in 6 dimensions
+    assert np.sum(np.any(np.abs(root) > 0, axis=1)) == 2
+    assert np.isfinite(root).all()
+
+
+def test_a_distance_is_never_negative():
+    features = 1e4 * np.random.default_rng(7).standard_normal((300, 12))
+    distances = [frechet_distance(features[:n], features[:n]) for n in range(20, 300, 20)]
+    assert min(distances) >= 0.0
+    assert max(distances) < 1e-3

@@ -38,3 +38,26 @@ def test_splits_follow_the_order():
 def test_fewer_images_than_splits_are_refused():
     with pytest.raises(ValueError, match="over 10 splits needs as many images, and there are 9"):
         inception_score(np.zeros((9, 3)))
+
+
+def test_the_score_written_out_with_uneven_splits():
+    """The mean divergence of p(y|x) from its mean within a split, not over all, exponentiated split by split."""
+    logits = 2 * np.random.default_rng(0).standard_normal((11, 4)) + [1.0, 0.0, -1.0, 0.5]
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    scores = []
+    for split in (p[:3], p[3:7], p[7:]):
+        marginal = split.mean(axis=0)
+        scores.append(np.exp(np.mean(np.sum(split * np.log(split / marginal), axis=1))))
+    assert inception_score(logits, splits=3) == pytest.approx((np.mean(scores), np.std(scores)), rel=1e-12)
+    assert inception_score(logits + 1e5, splits=3) == pytest.approx((np.mean(scores), np.std(scores)), rel=1e-6)
+
+
+def test_ten_splits_unless_told_otherwise_and_as_many_images_do():
+    logits = np.random.default_rng(1).standard_normal((10, 3))
+    assert inception_score(logits) == pytest.approx((1.0, 0.0))  # one image a split
+    assert inception_score(np.repeat(logits, 2, axis=0)) == inception_score(np.repeat(logits, 2, axis=0), splits=10)
+
+
+def test_float32_logits_are_summed_in_float64():
+    logits = (10 * np.random.default_rng(2).standard_normal((30, 5))).astype(np.float32)
+    assert inception_score(logits) == pytest.approx(inception_score(logits.astype(np.float64)), rel=1e-13)

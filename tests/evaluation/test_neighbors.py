@@ -9,6 +9,8 @@ from jaxgen.evaluation.neighbors import kth_neighbor_distances, nearest_distance
 
 GOLDEN = Path(os.environ.get("JAXGEN_GOLDEN_DIR", Path(__file__).parents[1] / "golden"))
 
+LARGEST_BLOCK = neighbors.BLOCK_ELEMENTS
+
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
@@ -64,3 +66,71 @@ def test_radii_may_be_given():
 def test_k_out_of_range_is_refused(k):
     with pytest.raises(ValueError, match="k must be at least 1 and below the number of rows, 3"):
         kth_neighbor_distances(np.zeros((3, 2)), k)
+
+
+def figures_written_out(real, fake, k):
+    """The definitions, point by point."""
+
+    def radius(rows, i):
+        return sorted(np.linalg.norm(rows[i] - other) for j, other in enumerate(rows) if j != i)[k - 1]
+
+    real_radii = [radius(real, i) for i in range(len(real))]
+    fake_radii = [radius(fake, i) for i in range(len(fake))]
+    gaps = [[np.linalg.norm(r - f) for r in real] for f in fake]
+    inside_real = [[gap <= r for gap, r in zip(row, real_radii, strict=True)] for row in gaps]
+    inside_fake = [[gap <= r for gap in row] for row, r in zip(gaps, fake_radii, strict=True)]
+    return (
+        np.mean([any(row) for row in inside_real]),
+        np.mean([any(column) for column in zip(*inside_fake, strict=True)]),
+        np.mean([sum(row) for row in inside_real]) / k,
+        np.mean([any(column) for column in zip(*inside_real, strict=True)]),
+    )
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_figures_of_sets_that_differ_in_size_and_spread_by_their_definitions(k):
+    rng = np.random.default_rng(3)
+    real, fake = rng.standard_normal((23, 2)), 0.6 * rng.standard_normal((17, 2)) + [0.8, -0.4]
+    ours = precision_recall_density_coverage(real, fake, k=k)
+    assert ours == pytest.approx(figures_written_out(real, fake, k), rel=1e-12)
+    assert len({round(figure, 6) for figure in ours}) == 4  # no two can be taken for each other
+
+
+def test_a_point_on_the_border_of_a_ball_lies_in_it():
+    real, fake = np.array([[0.0], [2.0], [10.0]]), np.array([[-2.0], [20.0], [42.0]])
+    # Radii of the reals: 2, 2, 8, so that -2 is just inside the ball of 0. Radii of the fakes: all 22.
+    assert precision_recall_density_coverage(real, fake, k=1) == pytest.approx((1 / 3, 1.0, 1 / 3, 1 / 3))
+    fake = np.array([[20.0], [29.0], [62.0]])  # 20 just reaches 11
+    assert precision_recall_density_coverage(real, fake, k=1).recall == 0.0
+    assert precision_recall_density_coverage(real + 1, fake, k=1).recall == pytest.approx(1 / 3)
+
+
+def test_blocks_are_as_large_as_is_allowed_and_no_larger(monkeypatch):
+    monkeypatch.setattr(neighbors, "BLOCK_ELEMENTS", 35)
+    blocks = list(neighbors._squared_distance_blocks(np.ones((8, 2)), np.zeros((10, 2))))
+    assert [(rows.start, rows.stop, squared.shape) for rows, squared in blocks] == [
+        (0, 3, (3, 10)),
+        (3, 6, (3, 10)),
+        (6, 8, (2, 10)),
+    ]
+    blocks = list(neighbors._squared_distance_blocks(np.ones((2, 2)), np.zeros((36, 2))))
+    assert [squared.shape for _, squared in blocks] == [(1, 36), (1, 36)]  # a row at least
+    assert LARGEST_BLOCK * 8 == 128 * 2**20  # bytes
+
+
+def test_the_kth_of_many_neighbours_is_the_kth():
+    line = np.random.default_rng(5).permutation(3000)[:2001].astype(float)[:, None]
+    assert kth_neighbor_distances(line, 700) == pytest.approx(np.sort(np.abs(line - line.T), axis=1)[:, 700])
+
+
+def test_distances_far_from_the_origin_lose_no_digits():
+    rows = np.array([1e7, -1e7, 3e6]) + np.random.default_rng(6).standard_normal((30, 3))
+    expected = np.sort(distances(rows, rows), axis=1)[:, 2]
+    assert kth_neighbor_distances(rows, 2) == pytest.approx(expected, rel=1e-9)
+
+
+def test_rounding_leaves_no_distance_below_zero():
+    rows = 1e6 + np.random.default_rng(4).standard_normal((50, 3))
+    for _, squared in neighbors._squared_distance_blocks(rows, rows):
+        assert squared.min() >= 0.0
+    assert nearest_distances(rows, rows).max() < 1e-3

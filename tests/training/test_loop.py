@@ -50,9 +50,13 @@ def fit(
     phase=lambda step: None,
     programs=None,
     watched=False,
+    events=None,
 ):
-    """Runs the loop on a state that counts steps; returns its result and the events in their order."""
-    events = []
+    """Runs the loop on a state that counts steps; returns its result and the events in their order.
+
+    A caller who expects an error gives the list of `events`, so as to see what happened before it.
+    """
+    events = [] if events is None else events
     losses = np.arange(1.0, num_steps + 1) if losses is None else losses
     watchdog, profiler = Watchdog(None, on_hang=print), Profiler(Path("none"), num_steps=1, at_step=None, say=print)
     if watched:
@@ -199,15 +203,55 @@ def test_an_interruption_ends_the_run_after_the_present_dispatch_with_its_metric
 def test_no_metrics_are_lost_whenever_the_signal_comes(looks):
     """A signal may come between any two looks at the flag."""
     seen = itertools.count()
-    (state, stopped), events = fit(8, 2, interrupted=lambda: next(seen) >= looks)
-    assert stopped in (state, None if state == 8 else state)
-    assert [event[1] for event in of(events, "metrics")] == list(range(2, state + 1, 2))
+    result, events = fit(8, 2, interrupted=lambda: next(seen) >= looks, hooks=[("save", 4)])
+    last = min(2 * (looks + 1), 8)  # it is looked for once after each dispatch, and there are four
+    assert result == (last, last if looks < 4 else None)
+    assert next(seen) == min(looks + 1, 4)
+    assert of(events, "run") == [("run", step) for step in range(0, last, 2)]
+    assert of(events, "metrics") == [("metrics", step, [step - 1, step]) for step in range(2, last + 1, 2)]
+    assert of(events, "save") == [("save", step, step) for step in range(4, last + 1, 4)]
+    for save in of(events, "save"):
+        assert events.index(("metrics", save[1], [save[1] - 1, save[1]])) < events.index(save)
 
 
-def test_nothing_is_saved_of_a_state_whose_metrics_are_not_finite():
-    losses = np.array([1.0, 1.0, 1.0, np.inf, 1.0, 1.0])
-    with pytest.raises(loop.NonFiniteError):
-        fit(6, 2, losses=losses, hooks=[("save", 4)])
+@pytest.mark.parametrize("interrupted", [False, True])
+@pytest.mark.parametrize(
+    ("bad", "runs", "metrics", "saves"),
+    [
+        (2, [0], [], []),  # of the dispatch that has just run, after which it is saved
+        (3, [0, 2], [2], [2]),
+        (4, [0, 2], [2], [2]),
+        (5, [0, 2, 4], [2, 4], [2, 4]),
+    ],
+)
+def test_nothing_is_saved_of_a_state_whose_metrics_are_not_finite(bad, runs, metrics, saves, interrupted):
+    losses, events = np.ones(6), []
+    losses[bad - 1] = np.inf
+    last = -(-bad // 2) * 2  # of the dispatch with the bad step, at whose end a signal may come
+    with pytest.raises(loop.NonFiniteError, match=f"at step {bad}"):
+        fit(
+            6,
+            2,
+            losses=losses,
+            hooks=[("save", 2)],
+            events=events,
+            interrupted=lambda: interrupted and events[-1] == ("run", last - 2),
+        )
+    assert of(events, "run") == [("run", step) for step in runs]
+    assert of(events, "metrics") == [("metrics", step, [1.0, 1.0]) for step in metrics]
+    assert of(events, "save") == [("save", step, step) for step in saves]
+
+
+def test_bad_metrics_of_the_last_dispatch_and_of_one_without_a_save_are_seen_too():
+    for bad, runs in ((5, [0, 2, 4]), (1, [0, 2])):
+        losses, events = np.ones(6), []
+        losses[bad - 1] = np.nan
+        with pytest.raises(loop.NonFiniteError, match=f"at step {bad}"):
+            fit(6, 2, losses=losses, hooks=[("save", 4)], events=events)
+        assert of(events, "run") == [("run", step) for step in runs]  # one dispatch late
+        assert of(events, "save") == ([("save", 4, 4)] if bad == 5 else [])
+    finite, events = fit(6, 2, losses=np.ones(6), hooks=[("save", 4)])
+    assert (finite, of(events, "save")) == ((6, None), [("save", 4, 4)])
 
 
 @pytest.mark.parametrize(
