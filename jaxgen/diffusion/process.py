@@ -4,9 +4,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxgen.core.config import call_text
-from jaxgen.diffusion import algebra
+from jaxgen.diffusion import algebra, uniforms
 from jaxgen.diffusion.algebra import Mixture, Scalars
 from jaxgen.diffusion.noise_labels import NoiseLabel
 from jaxgen.diffusion.parameterizations import Parameterization
@@ -70,13 +71,14 @@ def make_process(
       where: the section of the config, for error messages.
 
     Raises:
-      ValueError: if a name is unknown, or its values are wrong; says which there are.
+      ValueError: if a name is unknown, or its values are wrong; says which there are. Also if a weight is infinite at
+        an end of the noise levels.
     """
 
     def piece(module: str, name: str, text: str) -> Any:
         return call_text(f"jaxgen.diffusion.{module}", text, where=f"{where}.{name}")
 
-    return Process(
+    process = Process(
         piece("paths", "path", path),
         piece("parameterizations", "parameterization", parameterization),
         _shifted(piece("schedules", "schedule", schedule), shift),
@@ -84,6 +86,21 @@ def make_process(
         piece("times", "times", times),
         piece("weightings", "weighting", weighting),
     )
+    sigmas, weights = _at_the_ends(process)
+    if not np.isfinite(weights).all():
+        raise ValueError(
+            f"{where}.weighting is {weighting!r}, whose weights of {where}.parameterization {parameterization!r} are "
+            f"{weights.tolist()} at the ends {sigmas.tolist()} of the noise levels, but must be finite."
+        )
+    return process
+
+
+def _at_the_ends(process: Process) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the greatest noise levels, of the schedule and of training, and the weights there."""
+    with jax.ensure_compile_time_eval():
+        drawn = process.times(process.schedule, jnp.array([uniforms.MARGIN, 1.0 - uniforms.MARGIN]))
+        sigmas = jnp.concatenate([jnp.array(process.schedule.range), drawn])
+        return np.asarray(sigmas), np.asarray(process.weight(sigmas))
 
 
 def _shifted(schedule: Schedule, factor: float) -> Schedule:

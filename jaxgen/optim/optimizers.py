@@ -30,7 +30,7 @@ def make_optimizer(
 
     Args:
       num_steps: number of updates in the run, where decaying schedules reach zero.
-      name: `adam`, `sgd` (with momentum `b1`), `rmsprop` (with decay `b2`) or `lion`.
+      name: `adam`, `radam` (rectified, Liu et al. 2020), `sgd` (with momentum `b1`), `rmsprop` (with decay `b2`) or `lion`.
       learning_rate: the highest rate of the schedule.
       schedule: what follows the warm-up.
       warmup_steps: updates of linear growth from zero.
@@ -47,6 +47,7 @@ def make_optimizer(
     """
     rules = {
         "adam": lambda: optax.scale_by_adam(b1, b2),
+        "radam": lambda: optax.scale_by_radam(b1, b2),
         "sgd": lambda: optax.trace(b1) if b1 else optax.identity(),
         "rmsprop": lambda: optax.scale_by_rms(b2),
         "lion": lambda: optax.scale_by_lion(b1, b2),
