@@ -19,7 +19,9 @@ def independent(example_keys: Key[Array, " n"]) -> Float[Array, " n"]:
 
 
 def low_discrepancy(key: Key[Array, ""], index: Int[Array, " n"], batch_size: int) -> Float[Array, " n"]:
-    """Numbers spread evenly over [MARGIN, 1 - MARGIN] by the step's batch, from one common offset (Kingma et al. 2021, app. I.1).
+    """Numbers spread evenly over (0, 1) by the step's batch, from one common offset (Kingma et al. 2021, app. I.1).
+
+    They lie in [MARGIN, 1 - MARGIN].
 
     Args:
       key: the key of the step.

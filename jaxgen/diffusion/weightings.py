@@ -57,9 +57,9 @@ def edm(*, sigma_data: float = 0.5) -> Weighting:
 
 
 def sigmoid(*, bias: float = 0.0) -> Weighting:
-    """For the error of eps, w = sigmoid(bias - log SNR) (Kingma and Gao 2023; Hoogeboom et al. 2024).
+    """For the error of eps, the sigmoid of (bias - log SNR) (Kingma and Gao 2023; Hoogeboom et al. 2024).
 
-    Those losses are integrals of w over log SNR: under uniform times they have a factor -d log SNR / dt / 2 beside w.
+    Those losses are integrals over log SNR: under uniform times they have a factor -d log SNR / dt / 2 beside it.
     Here a noise level weighs as often as `times` draws it, for this and all other weightings. The two are the same, up
     to a constant, where log SNR is drawn uniformly: times `uniform` on the schedule `log_linear`.
     """

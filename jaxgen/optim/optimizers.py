@@ -30,7 +30,7 @@ def make_optimizer(
 
     Args:
       num_steps: number of updates in the run, where decaying schedules reach zero.
-      name: `adam`, `radam` (rectified, Liu et al. 2020), `sgd` (with momentum `b1`), `rmsprop` (with decay `b2`) or `lion`.
+      name: `adam`, `radam` (Liu et al. 2020), `sgd` (with momentum `b1`), `rmsprop` (with decay `b2`) or `lion`.
       learning_rate: the highest rate of the schedule.
       schedule: what follows the warm-up.
       warmup_steps: updates of linear growth from zero.

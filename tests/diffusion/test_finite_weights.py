@@ -1,4 +1,4 @@
-"""Losses at both ends of the noise levels: finite, with their gradients, for every combination of pieces that there is."""
+"""Losses at both ends of the noise levels: finite, with their gradients, for every combination of pieces."""
 
 import inspect
 import itertools
