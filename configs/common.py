@@ -115,6 +115,7 @@ def diffusion(config: ConfigDict) -> ConfigDict:
     config.diffusion.label_dropout = 0.1  # how often the class is hidden, for guidance
     config.diffusion.self_conditioning = False
     config.diffusion.augment_probability = 0.0
+    config.diffusion.augment = "edm"  # or "everything": which augmentations the network is told of
     config.diffusion.learned_variance = False
     config.diffusion.uncertainty_channels = 0
     config.diffusion.likelihood = "none"  # of evaluate: "bound" (discrete schedules) or "ode"

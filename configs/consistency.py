@@ -22,6 +22,7 @@ def cifar10() -> ConfigDict:
     config.train.num_steps = 400_000
     config.train.checkpoint_every_steps = 10_000
     config.train.sample_every_steps = 10_000
+    config.optimizer.name = "radam"
     config.optimizer.learning_rate = 1e-4
     config.ema.decay = 0.99993
 
@@ -53,6 +54,7 @@ def shapes() -> ConfigDict:
     """Class-conditional on the procedural 32x32 shapes, which need no download."""
     config = common.shapes_training(cifar10())
     config.data.batch_size = 128
+    config.optimizer.name = "adam"
     config.optimizer.warmup_steps = 1_000
     config.model = common.shapes_unet()
     config.model.dropout = 0.0

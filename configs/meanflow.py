@@ -32,6 +32,7 @@ def cifar10() -> ConfigDict:
     config.meanflow.times = "logit_normal(mean=-2.0, std=2.0)"
     config.meanflow.interval_share = 0.75
     config.meanflow.adaptive_power = 0.75
+    config.meanflow.adaptive_floor = 1e-3
     config.meanflow.time_scale = 1_000.0
     config.meanflow.interval_features = 128
     config.meanflow.class_conditional = False

@@ -35,7 +35,10 @@ def velocity_and_target(
 
 
 def adaptive_loss(difference: Images, *, power: float = 1.0, floor: float = 1e-3) -> Scalars:
-    """|d|^2 / sg(|d|^2 + floor)^power for each image (section 4.3); at power 1 all weigh alike."""
+    """|d|^2 / sg(|d|^2 + floor)^power for each image (section 4.3); at power 1 all weigh alike.
+
+    The floor is that of the paper and of the official code for CIFAR-10; the official code for ImageNet has 0.01.
+    """
     squared = jnp.sum(difference**2, axis=(1, 2, 3))
     return squared / jax.lax.stop_gradient(squared + floor) ** power
 

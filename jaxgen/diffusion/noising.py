@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Key
 from jaxgen.core import keys
 from jaxgen.core.contract import Microbatch
 from jaxgen.diffusion import algebra, augmentation, importance, uniforms
+from jaxgen.diffusion.augment_recipes import Recipe
 from jaxgen.diffusion.process import Process
 
 
@@ -44,7 +45,7 @@ def add_noise(
     *,
     stratified_over: int | None = None,
     moments: importance.Moments | None = None,
-    augment_probability: float = 0.0,
+    recipe: Recipe | None = None,
 ) -> Noised:
     """Draws noise and noise levels for a microbatch.
 
@@ -56,11 +57,11 @@ def add_noise(
       stratified_over: the size of the step's global batch, over which noise levels are spread evenly; None for
         independent ones.
       moments: second moments of the loss, to draw noise levels by; None to draw them as the process says.
-      augment_probability: see `augmentation.augment`; 0 for no augmentation at all.
+      recipe: of augmentation; None for none.
     """
     clean, vector = batch["image"], None
-    if augment_probability:
-        clean, vector = augmentation.augment(example_keys, clean, probability=augment_probability)
+    if recipe is not None:
+        clean, vector = augmentation.augment(example_keys, clean, recipe)
     if stratified_over is None:
         quantile = uniforms.independent(example_keys)
     else:

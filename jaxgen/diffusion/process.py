@@ -4,9 +4,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxgen.core.config import bind_text
-from jaxgen.diffusion import algebra, assumptions
+from jaxgen.diffusion import algebra, assumptions, uniforms
 from jaxgen.diffusion.algebra import Mixture, Scalars
 from jaxgen.diffusion.noise_labels import NoiseLabel
 from jaxgen.diffusion.parameterizations import Parameterization
@@ -76,7 +77,7 @@ def make_process(
 
     Raises:
       ValueError: if a name is unknown, or its values are wrong; says which there are. If two pieces assume different
-        standard deviations of the data.
+        standard deviations of the data, or a weight is infinite at an end of the noise levels.
     """
     assumed = {}
 
@@ -85,7 +86,7 @@ def make_process(
         assumed[f"{where}.{name}={text}"] = assumptions.assumed_by(found, "sigma_data")
         return found()
 
-    pieces = (
+    process = Process(
         piece("paths", "path", path),
         piece("parameterizations", "parameterization", parameterization),
         _shifted(piece("schedules", "schedule", schedule), shift),
@@ -93,7 +94,22 @@ def make_process(
         piece("times", "times", times),
         piece("weightings", "weighting", weighting),
     )
-    return Process(*pieces, assumptions.agreed("sigma_data", assumed))
+    process = process._replace(sigma_data=assumptions.agreed("sigma_data", assumed))
+    sigmas, weights = _at_the_ends(process)
+    if not np.isfinite(weights).all():
+        raise ValueError(
+            f"{where}.weighting is {weighting!r}, whose weights of {where}.parameterization {parameterization!r} are "
+            f"{weights.tolist()} at the ends {sigmas.tolist()} of the noise levels, but must be finite."
+        )
+    return process
+
+
+def _at_the_ends(process: Process) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the greatest noise levels, of the schedule and of training, and the weights there."""
+    with jax.ensure_compile_time_eval():
+        drawn = process.times(process.schedule, jnp.array([uniforms.MARGIN, 1.0 - uniforms.MARGIN]))
+        sigmas = jnp.concatenate([jnp.array(process.schedule.range), drawn])
+        return np.asarray(sigmas), np.asarray(process.weight(sigmas))
 
 
 def _shifted(schedule: Schedule, factor: float) -> Schedule:

@@ -119,7 +119,7 @@ def karras(*, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.
     )
 
 
-def flow(*, shift: float = 1.0, time_max: float = 0.999) -> Schedule:
+def flow(*, shift: float = 1.0, time_min: float = 1e-5, time_max: float = 0.999) -> Schedule:
     """The linear path's sigma = t / (1 - t), shifted for the resolution.
 
     More pixels need more noise for the same loss of information: `shift` multiplies sigma, which is the shift of time
@@ -127,15 +127,24 @@ def flow(*, shift: float = 1.0, time_max: float = 0.999) -> Schedule:
 
     Args:
       shift: 1 for none; sqrt(m / n) takes a schedule made for n pixels to m.
+      time_min: the least t, above 0 because weights that divide by sigma are infinite there; t is cut off at it.
       time_max: t at time 1, below 1 because sigma is infinite there.
     """
-    if shift <= 0.0 or not 0.0 < time_max < 1.0:
-        raise ValueError(f"flow takes shift > 0 and time_max in (0, 1), not shift={shift} and time_max={time_max}.")
+    if shift <= 0.0 or not 0.0 < time_min < time_max < 1.0:
+        raise ValueError(
+            f"flow takes shift > 0 and 0 < time_min < time_max < 1, not shift={shift}, time_min={time_min} and "
+            f"time_max={time_max}."
+        )
 
     def sigma(time: Array) -> Array:
-        return shift * time_max * time / (1.0 - time_max * time)
+        t = jnp.maximum(time_max * time, time_min)
+        return shift * t / (1.0 - t)
 
-    return Schedule(sigma, lambda sigma: jnp.clip(sigma / (shift + sigma) / time_max, 0.0, 1.0))
+    def time(sigma: Array) -> Array:
+        t = sigma / (shift + sigma)
+        return jnp.where(t > time_min, jnp.minimum(t / time_max, 1.0), 0.0)
+
+    return Schedule(sigma, time)
 
 
 def _from_betas(betas: Float64[np.ndarray, " t"]) -> Schedule:

@@ -22,9 +22,13 @@ def uniform() -> Weighting:
     return lambda mixture, sigma: jnp.ones_like(sigma)
 
 
-def velocity() -> Weighting:
-    """(1 + 1 / sigma)^2, which makes the error that of the linear path's velocity (Li and He 2025, section 3)."""
-    return _of_clean_image(lambda sigma: (1.0 + 1.0 / sigma) ** 2)
+def velocity(*, time_min: float = 0.05) -> Weighting:
+    """1 / t^2 on the linear path, t = sigma / (1 + sigma): the error of the velocity (Li and He 2025, section 3).
+
+    Args:
+      time_min: t is taken for at least this, as in the official code, so that weights are 400 at most; 0 for no limit.
+    """
+    return _of_clean_image(lambda sigma: jnp.maximum(sigma / (1.0 + sigma), time_min) ** -2)
 
 
 def snr() -> Weighting:
@@ -53,7 +57,12 @@ def edm(*, sigma_data: float = 0.5) -> Weighting:
 
 
 def sigmoid(*, bias: float = 0.0) -> Weighting:
-    """For the error of eps, the sigmoid of (bias - log SNR) (Kingma and Gao 2023; Hoogeboom et al. 2024)."""
+    """For the error of eps, the sigmoid of (bias - log SNR) (Kingma and Gao 2023; Hoogeboom et al. 2024).
+
+    Those losses are integrals over log SNR: under uniform times they have a factor -d log SNR / dt / 2 beside it.
+    Here a noise level weighs as often as `times` draws it, for this and all other weightings. The two are the same, up
+    to a constant, where log SNR is drawn uniformly: times `uniform` on the schedule `log_linear`.
+    """
     return _of_clean_image(lambda sigma: sigma**-2 * jax.nn.sigmoid(bias + 2.0 * jnp.log(sigma)))
 
 

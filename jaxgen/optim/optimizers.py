@@ -25,6 +25,7 @@ class Rule(NamedTuple):
 
 RULES = {
     "adam": Rule(optax.scale_by_adam, ("b1", "b2")),
+    "radam": Rule(optax.scale_by_radam, ("b1", "b2")),
     "sgd": Rule(lambda b1, _: optax.trace(b1) if b1 else optax.identity(), ("b1",)),
     "rmsprop": Rule(lambda _, b2: optax.scale_by_rms(b2), ("b2",)),
     "lion": Rule(optax.scale_by_lion, ("b1", "b2")),
@@ -53,7 +54,7 @@ def make_optimizer(
 
     Args:
       num_steps: number of steps in the run, where decaying schedules reach zero.
-      name: `adam`, `sgd` (with momentum `b1`), `rmsprop` (with decay `b2`) or `lion`.
+      name: `adam`, `radam` (Liu et al. 2020), `sgd` (with momentum `b1`), `rmsprop` (with decay `b2`) or `lion`.
       learning_rate: the highest rate of the schedule.
       schedule: what follows the warm-up.
       warmup_steps: steps of linear growth from zero.

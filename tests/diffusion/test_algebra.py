@@ -42,10 +42,45 @@ def test_every_prediction_gives_image_and_noise_back_on_every_path(path, paramet
         (paths.variance_exploding(), np.ones(4)),
         (paths.linear(), 1 - np.asarray(SIGMA) / (1 + np.asarray(SIGMA))),
         (paths.normalized(sigma_data=2.0), 1 / np.sqrt(4 + np.asarray(SIGMA) ** 2)),
+        (paths.normalized(), 1 / np.sqrt(0.25 + np.asarray(SIGMA) ** 2)),
     ],
 )
 def test_paths(path, alpha):
     np.testing.assert_allclose(path(SIGMA), alpha, rtol=1e-6)
+
+
+ALPHA, STD = np.array([0.6, 1.4]), np.array([1.7, 0.2])
+R = np.sqrt((STD / ALPHA) ** 2 + 0.3**2)
+
+
+@pytest.mark.parametrize(
+    ("parameterization", "a", "b"),
+    [
+        (parameterizations.eps(), [0.0, 0.0], [1.0, 1.0]),
+        (parameterizations.x0(), [1.0, 1.0], [0.0, 0.0]),
+        (parameterizations.v(), -STD, ALPHA),
+        (parameterizations.score(), [0.0, 0.0], -1.0 / STD),
+        (parameterizations.scaled_score(), [0.0, 0.0], [-1.0, -1.0]),
+        (parameterizations.velocity(), [-1.0, -1.0], [1.0, 1.0]),
+        (parameterizations.edm(sigma_data=0.3), STD / ALPHA / (0.3 * R), -0.3 / R),
+        (parameterizations.edm(), *(x / np.hypot(STD / ALPHA, 0.5) for x in (2.0 * STD / ALPHA, np.full(2, -0.5)))),
+    ],
+)
+def test_parameterizations(parameterization, a, b):
+    ours = parameterization(jnp.float32(ALPHA), jnp.float32(STD))
+    np.testing.assert_allclose(ours[0], a, rtol=1e-6)
+    np.testing.assert_allclose(ours[1], b, rtol=1e-6)
+
+
+def test_the_two_equations_and_their_solution_by_numbers():
+    m = algebra.Mixture(*(jnp.float32([x]) for x in (2.0, 3.0, 0.5, -4.0)))
+    x0, eps, one = jnp.full((1, 2, 3, 1), 7.0), jnp.full((1, 2, 3, 1), 11.0), jnp.ones((1, 2, 3, 1))
+    assert m.determinant == 2.0 * -4.0 - 3.0 * 0.5
+    np.testing.assert_allclose(algebra.noisy(m, x0, eps), (2 * 7 + 3 * 11) * one)
+    np.testing.assert_allclose(algebra.target(m, x0, eps), (0.5 * 7 - 4 * 11) * one)
+    np.testing.assert_allclose(algebra.clean(m, 47.0 * one, -40.5 * one), x0, rtol=1e-6)
+    np.testing.assert_allclose(algebra.noise(m, 47.0 * one, -40.5 * one), eps, rtol=1e-6)
+    np.testing.assert_allclose(algebra.prediction_weight(m, jnp.float32([5.0])), 5.0 * (3.0 / 9.5) ** 2, rtol=1e-6)
 
 
 def test_velocity_is_the_derivative_of_the_linear_path():
@@ -103,8 +138,16 @@ def test_edm_is_the_preconditioning_of_its_paper():
         (weightings.min_snr(gamma=2.0), lambda snr: np.minimum(snr, 2.0)),
         (weightings.soft_min_snr(gamma=2.0), lambda snr: snr * 2.0 / (snr + 2.0)),
         (weightings.p2(gamma=0.5, k=2.0), lambda snr: snr / np.sqrt(2.0 + snr)),
-        (weightings.edm(sigma_data=0.5), lambda snr: snr + 4.0),
+        (weightings.edm(sigma_data=0.3), lambda snr: snr + 1 / 0.09),
         (weightings.sigmoid(bias=1.0), lambda snr: snr / (1.0 + np.exp(np.log(snr) - 1.0))),
+        (weightings.velocity(time_min=0.0), lambda snr: (1.0 + np.sqrt(snr)) ** 2),
+        (weightings.velocity(), lambda snr: np.minimum((1.0 + np.sqrt(snr)) ** 2, 400.0)),  # Li & He 2025: t_eps = 0.05
+        (weightings.velocity(time_min=0.4), lambda snr: np.minimum((1.0 + np.sqrt(snr)) ** 2, 6.25)),
+        (weightings.min_snr(), lambda snr: np.minimum(snr, 5.0)),
+        (weightings.soft_min_snr(), lambda snr: snr * 5.0 / (snr + 5.0)),
+        (weightings.p2(), lambda snr: snr / (1.0 + snr)),
+        (weightings.edm(), lambda snr: snr + 4.0),
+        (weightings.sigmoid(), lambda snr: snr / (1.0 + snr)),
     ],
 )
 def test_a_weighting_means_the_same_for_every_parameterization(weighting, of_clean_image):
@@ -123,7 +166,7 @@ def test_a_weighting_means_the_same_for_every_parameterization(weighting, of_cle
     ("weighting", "path", "parameterization"),
     [
         (weightings.snr(), paths.variance_preserving(), parameterizations.eps()),
-        (weightings.velocity(), paths.linear(), parameterizations.velocity()),
+        (weightings.velocity(time_min=0.0), paths.linear(), parameterizations.velocity()),
         (weightings.edm(sigma_data=0.3), paths.normalized(sigma_data=0.3), parameterizations.edm(sigma_data=0.3)),
     ],
 )

@@ -65,7 +65,7 @@ def test_exponential_levels_have_equal_ratios():
         (lambda: levels.timesteps(schedules.flow(), 4), "a discrete schedule"),
         (lambda: levels.respaced(schedules.flow(), 4, section_counts=(4,)), "a discrete schedule"),
         (lambda: levels.respaced(LINEAR, 4, section_counts=(2, 3)), "add up"),
-        (lambda: levels.uniform_time(schedules.flow(), 4, last=0.0), "descending"),
+        (lambda: levels.uniform_time(schedules.flow(), 4, last=1.0), "descending"),
         (lambda: levels.karras(LINEAR, 4, sigma_min=3.0, sigma_max=2.0), "sigma_min < sigma_max"),
         (lambda: levels.exponential(LINEAR, 4, sigma_min=0.0), "sigma_min < sigma_max"),
     ],

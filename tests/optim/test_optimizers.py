@@ -141,13 +141,31 @@ def test_numbers_at_the_ends_of_their_ranges_are_taken():
     make_optimizer(num_steps=10, learning_rate=0.0, b1=0.0, b2=0.0, weight_decay=1.5, clip_norm=1e-6)
 
 
+def test_radam_is_momentum_until_the_second_moment_is_known_and_then_rectified_adam():
+    """Liu et al. 2020, algorithm 2, with b2 = 0.9: rho_t passes 5 in the seventh update."""
+    gradients = np.array([3.0, -1.0, 2.0, 0.5, 4.0, -2.0, 1.5, 2.5])
+    optimizer = make_optimizer(num_steps=10, name="radam", learning_rate=RATE, b1=0.8, b2=0.9)
+    actual = np.diff([0.0, *steps(optimizer, jnp.zeros(()), [jnp.float32(g) for g in gradients])])
+    m = v = 0.0
+    expected, rho_inf = [], 2.0 / (1.0 - 0.9) - 1.0
+    for t, g in enumerate(gradients, 1):
+        m, v = 0.8 * m + 0.2 * g, 0.9 * v + 0.1 * g**2
+        rho = rho_inf - 2.0 * t * 0.9**t / (1.0 - 0.9**t)
+        factor = 1.0
+        if rho > 5.0:
+            r = np.sqrt((rho - 4.0) * (rho - 2.0) * rho_inf / ((rho_inf - 4.0) * (rho_inf - 2.0) * rho))
+            factor = r / np.sqrt(v / (1.0 - 0.9**t))
+        expected.append(-RATE * factor * m / (1.0 - 0.8**t))
+    np.testing.assert_allclose(actual, expected, rtol=1e-4)
+
+
 def test_b1_is_the_momentum_of_sgd():
     optimizer = make_optimizer(num_steps=10, name="sgd", b1=0.75, learning_rate=RATE)
     trajectory = steps(optimizer, jnp.zeros(()), [jnp.ones(())] * 2)
     np.testing.assert_allclose(trajectory, [-RATE, -RATE - RATE * 1.75], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "lion"])
+@pytest.mark.parametrize("name", ["sgd", "adam", "radam", "lion"])
 def test_weight_decay_is_decoupled_and_spares_biases_and_scales(name):
     """At gradients of zero, kernels and embeddings shrink by 1 - rate * decay, whatever the rule; no others do."""
     params = {"a": {"kernel": jnp.ones(3), "bias": jnp.ones(3)}, "b": {"embedding": jnp.ones(2), "scale": jnp.ones(2)}}
@@ -175,7 +193,7 @@ def test_the_rule_sees_the_clipped_gradient():
 
 def test_an_unknown_rule_is_refused_with_those_there_are():
     with pytest.raises(
-        ValueError, match=r"optimizer\.name is 'adm', .* adam, sgd, rmsprop, lion\. Did you mean adam\?"
+        ValueError, match=r"optimizer\.name is 'adm', .* adam, radam, sgd, rmsprop, lion\. Did you mean adam\?"
     ):
         make_optimizer(num_steps=10, name="adm")
 

@@ -29,7 +29,6 @@ from jaxgen.core.contract import (
 )
 from jaxgen.diffusion import (
     algebra,
-    augmentation,
     denoisers,
     guidance,
     importance,
@@ -39,6 +38,8 @@ from jaxgen.diffusion import (
     noising,
     variational,
 )
+from jaxgen.diffusion.augment_recipes import Recipe
+from jaxgen.diffusion.augmentation import make_recipe
 from jaxgen.diffusion.process import Process, make_process
 from jaxgen.diffusion.samplers.ancestral_learned import VarianceDenoiser
 from jaxgen.diffusion.samplers.ddim import ddim
@@ -67,7 +68,8 @@ class Settings(NamedTuple):
       class_conditional: whether the network sees the class.
       label_dropout: how often, in training, it sees the null token instead (Ho & Salimans 2022).
       self_conditioning: whether the network also sees its own estimate, from a first pass (Chen et al. 2023).
-      augment_probability: of geometric augmentations that the network is told of; 0 for none.
+      augment_probability: of each augmentation that the network is told of; 0 for none at all.
+      augment: a function in `diffusion.augment_recipes`: which augmentations there are.
       learned_variance: whether the network also predicts the variance of the reverse steps, trained by L_hybrid (Nichol
         & Dhariwal 2021); for discrete schedules.
       uncertainty_channels: if positive, the width of a head that learns the error to expect at each noise level, and
@@ -90,6 +92,7 @@ class Settings(NamedTuple):
     label_dropout: float = 0.1
     self_conditioning: bool = False
     augment_probability: float = 0.0
+    augment: str = "edm"
     learned_variance: bool = False
     uncertainty_channels: int = 0
     likelihood: Literal["none", "bound", "ode"] = "none"
@@ -118,6 +121,7 @@ class Diffusion(NamedTuple):
     network: nn.Module
     uncertainty: Uncertainty
     spec: ModelSpec
+    recipe: Recipe | None
 
     def predict(
         self,
@@ -241,7 +245,8 @@ def _diffusion(config: ConfigDict, spec: ModelSpec) -> Diffusion:
         num_classes=spec.num_classes,
         dtype=config.train.compute_dtype,
     )
-    return Diffusion(settings, process, network, Uncertainty(settings.uncertainty_channels), spec)
+    recipe = make_recipe(settings.augment, settings.augment_probability, spec.image_shape)
+    return Diffusion(settings, process, network, Uncertainty(settings.uncertainty_channels), spec, recipe)
 
 
 def _init_variables(diffusion: Diffusion) -> InitVariables:
@@ -250,7 +255,7 @@ def _init_variables(diffusion: Diffusion) -> InitVariables:
     def init_variables(key: Key[Array, ""], batch: Microbatch) -> tuple[PyTree, PyTree]:
         x, noise_label = batch["image"], jnp.zeros(len(batch["image"]))
         x = jnp.concatenate([x, x], axis=-1) if settings.self_conditioning else x
-        vector = jnp.zeros((len(x), augmentation.NUM_LABELS)) if settings.augment_probability else None
+        vector = None if diffusion.recipe is None else jnp.zeros((len(x), diffusion.recipe.num_labels))
         params = {"network": diffusion.network.init(key, x, noise_label, vector=vector, train=False)["params"]}
         if settings.uncertainty_channels:
             params["uncertainty"] = diffusion.uncertainty.init(keys.stream(key, "uncertainty"), noise_label)["params"]
@@ -275,7 +280,7 @@ def _objective(diffusion: Diffusion, batch_size: int, axis_name: str | None) -> 
             batch,
             stratified_over=batch_size if settings.stratified else None,
             moments=model_state.get("loss_moments"),
-            augment_probability=settings.augment_probability,
+            recipe=diffusion.recipe,
         )
         prediction = diffusion.predict(
             params,
