@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# XLA's own CPU convolutions are slow. This option of jaxlib 0.10 has a library run them, up to twice as fast. A jaxlib
-# that does not know an option refuses to start, so it is set for the versions that it was measured on only.
+# XLA's own CPU convolutions are slow. With this value of the option a library runs each product and convolution by
+# itself, up to three times as fast. With no value, and with LIBRARY_FUSION_TYPE_DOT, the library also takes what comes
+# before and after a product, which 0.10 computes wrong (docs/reliability.md). A jaxlib that does not know an option
+# refuses to start, so it is set for the versions that it was verified on only.
 _CPU_OPTION = "--xla_cpu_experimental_ynn_fusion_type"
-_CPU_VALUE = "LIBRARY_FUSION_TYPE_DOT"
-_CPU_VERSIONS = ("0.10.",)
-
+_CPU_VALUE = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+_CPU_VERSIONS = ("0.10.0", "0.10.1", "0.10.2", "0.11.0", "0.11.1", "0.11.2", "0.12.0", "0.12.0.1")
 
 _PLAN_DEVICES = 2_048  # XLA's CPU client has no more; see cli.plan
 
@@ -27,8 +28,8 @@ def prepare(arguments: Sequence[str] = ()) -> None:
     `JAXGEN_XLA_FLAGS=0` keeps XLA_FLAGS as they are; `JAX_COMPILATION_CACHE_DIR` moves the compilation cache.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    version = importlib.metadata.version("jaxlib")
-    if os.environ.get("JAXGEN_XLA_FLAGS") != "0" and _CPU_OPTION not in flags and version.startswith(_CPU_VERSIONS):
+    verified = importlib.metadata.version("jaxlib") in _CPU_VERSIONS
+    if os.environ.get("JAXGEN_XLA_FLAGS") != "0" and _CPU_OPTION not in flags and verified:
         os.environ["XLA_FLAGS"] = f"{flags} {_CPU_OPTION}={_CPU_VALUE}".strip()
     if "plan" in arguments[1:]:
         os.environ["JAX_PLATFORMS"] = "cpu"

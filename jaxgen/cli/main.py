@@ -15,11 +15,14 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from jaxgen.core import config as configs
-from jaxgen.parallel import hosts, launchers
+from jaxgen.parallel import backend, hosts, launchers
 
 COMMANDS = ("train", "sample", "evaluate", "encode", "import", "ema", "checkpoints", "plan")
 TOGETHER = ("train", "sample", "evaluate")
 """Commands that several processes can do as one."""
+
+COMPUTING = ("train", "sample", "evaluate", "encode", "import", "ema")
+"""Commands whose arrays come from programs of JAX, which a wrong compiler would spoil without a word."""
 
 DEFAULT_CONFIG = "configs/ddpm.py"
 REFUSED = 2
@@ -139,6 +142,8 @@ def _run(command: str, more: list[str], arguments: list[str], *, started: float)
                 raise ValueError(f"{command} takes {override} only together with --config=FILE, which it applies to.")
             name, _, value = override.removeprefix(_OVERRIDE).partition("=")
             configs.override(config, name, value)
+        if command in COMPUTING:
+            backend.check_backend()
     module = importlib.import_module(f"jaxgen.cli.{_MODULES.get(command, command)}")
     from jaxgen.data.faults import DataFaultError
 

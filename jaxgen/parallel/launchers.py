@@ -7,7 +7,7 @@ the package `kubernetes` is installed. `docs/multihost` has a script for each, a
 import importlib.util
 import os
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jax._src import clusters
 
@@ -16,6 +16,9 @@ NUM_PROCESSES = "JAX_NUM_PROCESSES"
 PROCESS_ID = "JAX_PROCESS_ID"
 
 _OPEN_MPI_SIZE = "OMPI_COMM_WORLD_SIZE"
+_OPEN_MPI_RANK = "OMPI_COMM_WORLD_RANK"
+_OPEN_MPI_LOCAL_RANK = "OMPI_COMM_WORLD_LOCAL_RANK"
+_OPEN_MPI_4_ADDRESS = "OMPI_MCA_orte_hnp_uri"
 _KUBERNETES_INDEX = "JOB_COMPLETION_INDEX"
 
 
@@ -33,6 +36,45 @@ class Place(NamedTuple):
     num_processes: int
     process_id: int
     local_device_ids: list[int] | None = None
+
+
+@runtime_checkable
+class Launcher(Protocol):
+    """What a launcher tells of a process; JAX's own are classes with these methods."""
+
+    def get_process_count(self) -> int:
+        """Returns how many processes there are."""
+
+    def get_process_id(self) -> int:
+        """Returns which of them this is."""
+
+    def get_local_process_id(self) -> int | None:
+        """Returns which of its host's processes this is; None if it has all devices of the host."""
+
+    def get_coordinator_address(self, timeout_secs: int | None, override_coordinator_port: str | None) -> str:
+        """Returns HOST:PORT of process 0."""
+
+
+class OpenMpi:
+    """Open MPI's mpirun. JAX's class reads other variables in each release, and needs mpi4py for Open MPI 5."""
+
+    def get_process_count(self) -> int:
+        """Returns how many processes there are."""
+        return int(os.environ[_OPEN_MPI_SIZE])
+
+    def get_process_id(self) -> int:
+        """Returns which of them this is."""
+        return int(os.environ[_OPEN_MPI_RANK])
+
+    def get_local_process_id(self) -> int | None:
+        """Returns which of its host's processes this is."""
+        return int(os.environ[_OPEN_MPI_LOCAL_RANK])
+
+    def get_coordinator_address(self, timeout_secs: int | None, override_coordinator_port: str | None) -> str:
+        """Returns HOST:PORT of process 0, which mpirun tells up to Open MPI 4."""
+        if _OPEN_MPI_4_ADDRESS not in os.environ:
+            raise RuntimeError("Open MPI 5 gives no address")
+        return clusters.OmpiCluster.get_coordinator_address(timeout_secs, override_coordinator_port)
 
 
 def find(
@@ -93,11 +135,12 @@ def _checked(
     return Place((host, int(port)), num_processes, process_id, local_device_ids)
 
 
-def _launcher() -> type[clusters.ClusterEnv] | None:
-    """The launcher that started this process, among those that JAX knows."""
-    if _OPEN_MPI_SIZE in os.environ:  # JAX looks at a variable that Open MPI 5 does not set
-        return clusters.OmpiCluster
+def _launcher() -> Launcher | None:
+    """Returns the launcher that started this process, Open MPI's or one of those that JAX knows."""
+    if _OPEN_MPI_SIZE in os.environ:
+        return OpenMpi()
     known = [cluster for cluster in clusters.ClusterEnv._cluster_types if not cluster.opt_in_only_method]
+    known.remove(clusters.OmpiCluster)
     if _KUBERNETES_INDEX not in os.environ or importlib.util.find_spec("kubernetes") is None:
         known.remove(clusters.K8sCluster)  # it warns in every container, and knows jobs only
     if "tpu" not in (os.environ.get("JAX_PLATFORMS") or "tpu"):
@@ -105,7 +148,7 @@ def _launcher() -> type[clusters.ClusterEnv] | None:
     return next((cluster for cluster in known if cluster.is_env_present()), None)
 
 
-def _address(launcher: type[clusters.ClusterEnv], timeout_seconds: int) -> str:
+def _address(launcher: Launcher, timeout_seconds: int) -> str:
     port = os.environ.get("JAX_COORDINATOR_PORT")
     return launcher.get_coordinator_address(timeout_secs=timeout_seconds, override_coordinator_port=port)
 

@@ -52,7 +52,10 @@ def test_samples_are_the_tanh_of_the_generators_output_row_by_row():
 
 def test_the_mnist_networks_are_the_official_ones():
     model = build_model(gan.get_config("mnist"), ModelSpec((28, 28, 1), num_classes=10))
-    example = {"image": jax.ShapeDtypeStruct((1, 1, 28, 28, 1), jnp.uint8), "index": jax.ShapeDtypeStruct((1, 1), int)}
+    example = {
+        "image": jax.ShapeDtypeStruct((1, 1, 28, 28, 1), jnp.uint8),
+        "index": jax.ShapeDtypeStruct((1, 1), jnp.int32),
+    }
     params = jax.eval_shape(model.init, keys.root_key(0), example).params
     relu = (100 + 1) * 1200 + (1200 + 1) * 1200 + (1200 + 1) * 784
     maxout = (784 + 1) * 240 * 5 + (240 + 1) * 240 * 5 + (240 + 1)

@@ -108,7 +108,10 @@ def test_a_batch_script_of_slurm_is_no_task(monkeypatch):
 def test_open_mpi_gives_the_address_up_to_its_version_4(monkeypatch):
     set_all(monkeypatch, OPEN_MPI | ADDRESS)
     assert found() == Place(("10.96.0.1", 61440 + 1), 4, 3, [1])
+    monkeypatch.setenv("JAX_COORDINATOR_PORT", "1234")
+    assert found() == Place(("10.96.0.1", 1234), 4, 3, [1])
     monkeypatch.delenv("OMPI_MCA_orte_hnp_uri")
+    monkeypatch.setenv("OMPI_VERSION", "5.0.3")
     with pytest.raises(ValueError, match=r"does not say who the others are .* give --coordinator=HOST:PORT"):
         found()
     assert found("host0:8476") == Place(("host0", 8476), 4, 3, [1])

@@ -1,0 +1,82 @@
+"""What JAX is told before it is imported."""
+
+import importlib.metadata
+
+import pytest
+
+from jaxgen.cli import environment
+
+OPTION = "--xla_cpu_experimental_ynn_fusion_type"
+CHOSEN = f"{OPTION}=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+
+
+@pytest.fixture
+def prepared(monkeypatch):
+    """`prepared(version, arguments, **variables)`: the variables of a process after `prepare`."""
+    names = ("XLA_FLAGS", "JAXGEN_XLA_FLAGS", "JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR", "TF_CPP_MIN_LOG_LEVEL")
+
+    def prepare(version, arguments=(), **variables):
+        values = dict.fromkeys(names) | variables
+        variables = {name: value for name, value in values.items() if value is not None}
+        monkeypatch.setattr(environment.os, "environ", variables)
+        monkeypatch.setattr(importlib.metadata, "version", {"jaxlib": version}.__getitem__)
+        environment.prepare(arguments)
+        return variables
+
+    return prepare
+
+
+@pytest.mark.parametrize("version", ["0.10.2", "0.11.0", "0.12.0.1"])
+def test_the_library_runs_each_product_by_itself(prepared, version):
+    assert prepared(version)["XLA_FLAGS"] == CHOSEN
+    assert prepared(version, XLA_FLAGS="--xla_a=1")["XLA_FLAGS"] == f"--xla_a=1 {CHOSEN}"
+
+
+@pytest.mark.parametrize("version", ["0.9.2", "0.12.1", "0.13.0"])
+def test_a_version_that_may_not_know_the_option_is_not_given_it(prepared, version):
+    assert "XLA_FLAGS" not in prepared(version)
+
+
+def test_what_the_user_has_set_stays(prepared):
+    assert prepared("0.10.2", XLA_FLAGS=f"{OPTION}=")["XLA_FLAGS"] == f"{OPTION}="
+    assert "XLA_FLAGS" not in prepared("0.10.2", JAXGEN_XLA_FLAGS="0")
+    assert prepared("0.10.2", JAXGEN_XLA_FLAGS="1")["XLA_FLAGS"] == CHOSEN
+    assert prepared("0.10.2", JAX_COMPILATION_CACHE_DIR="/there")["JAX_COMPILATION_CACHE_DIR"] == "/there"
+    assert prepared("0.10.2", TF_CPP_MIN_LOG_LEVEL="0")["TF_CPP_MIN_LOG_LEVEL"] == "0"
+
+
+def test_compiled_programs_are_kept_for_the_next_start(prepared):
+    variables = prepared("0.10.2", XDG_CACHE_HOME="/cache")
+    assert variables["JAX_COMPILATION_CACHE_DIR"] == "/cache/jaxgen/compilation"
+    assert variables["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "0.1"
+
+
+@pytest.mark.parametrize(
+    ("flags", "count"),
+    [
+        ((), 1),
+        (("--devices=64",), 64),
+        (("-devices=3", "--devices=5"), 5),
+        (("--devices=x",), 1),
+        (("--devices=4096",), 2048),
+    ],
+)
+def test_plan_compiles_for_the_devices_that_it_is_asked_about(prepared, flags, count):
+    variables = prepared("0.13.0", ("launch.py", "plan", *flags), JAX_PLATFORMS="tpu")
+    assert variables["JAX_PLATFORMS"] == "cpu"
+    expected = f"--xla_force_host_platform_device_count={count} --xla_backend_optimization_level=0"
+    assert variables["XLA_FLAGS"] == expected
+
+
+def test_only_plan_takes_the_place_of_the_devices(prepared):
+    assert "JAX_PLATFORMS" not in prepared("0.10.2", ("plan.py", "train"))
+
+
+def test_a_run_records_what_repeats_it(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["launch.py", "train"])
+    recorded = environment.record()
+    assert recorded["command"] == ["launch.py", "train"]
+    assert recorded["packages"]["jaxlib"] == importlib.metadata.version("jaxlib")
+    assert recorded["processes"] == 1
+    assert recorded["devices"] == ["cpu: cpu"] * 8
+    assert "--xla_force_host_platform_device_count=8" in recorded["XLA_FLAGS"]
