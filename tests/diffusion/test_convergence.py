@@ -50,11 +50,6 @@ def test_quartering_the_steps_divides_the_error_by_the_order(sampler, order, ste
         assert observed < 1.2
 
 
-def test_half_the_curvature_costs_an_order():
-    sampler = partial(dpmpp_3m_sde, eta=0.0)
-    assert np.log(error(sampler, 32) / error(sampler, 128)) / np.log(4.0) < 2.3
-
-
 def two_modes(x, sigma):
     """The ideal denoiser of two narrow Gaussians."""
     mean, tau, sigma = 0.6, 0.1, sigma[:, None, None, None]
@@ -62,19 +57,33 @@ def two_modes(x, sigma):
     return tau**2 / variance * x + sigma**2 / variance * mean * jnp.tanh(mean * x / variance)
 
 
+def curvature_errors(sigmas, start) -> dict[float, float]:
+    """Root mean square errors of both weights of the curvature on two narrow Gaussians."""
+
+    def draw(sampler, sigmas):
+        return jax.jit(lambda x: sampler(keys_of(2), two_modes, x, sigmas))(start)
+
+    exact = draw(partial(rk45, rtol=1e-6, atol=1e-6), sigmas[[0, -2, -1]])
+    samplers = {curvature: partial(dpmpp_3m_sde, eta=0.0, curvature=curvature) for curvature in (0.5, 1.0)}
+    return {c: float(jnp.sqrt(jnp.mean((draw(s, sigmas) - exact) ** 2))) for c, s in samplers.items()}
+
+
 @pytest.mark.parametrize(("num_steps", "better"), [(8, 0.5), (10, 0.5), (12, 0.5), (14, 0.5), (80, 1.0)])
 def test_the_official_curvature_is_the_better_one_in_few_steps(num_steps, better):
     start = 80.0 * jax.random.normal(jax.random.key(2), (2, 8, 8, 1))
-
-    def draw(sampler, steps):
-        sigmas = levels.karras(schedules.karras(), steps)
-        return jax.jit(lambda x: sampler(keys_of(2), two_modes, x, sigmas))(start)
-
-    exact = draw(partial(rk45, rtol=1e-6, atol=1e-6), 2)
-    errors = {
-        c: jnp.mean((draw(partial(dpmpp_3m_sde, eta=0.0, curvature=c), num_steps) - exact) ** 2) for c in (0.5, 1.0)
-    }
+    errors = curvature_errors(levels.karras(schedules.karras(), num_steps), start)
     assert min(errors, key=errors.get) == better
+
+
+def test_half_the_curvature_costs_an_order():
+    start = HIGH * jax.random.normal(jax.random.key(2), (2, 8, 8, 1))
+    few, many = (
+        curvature_errors(levels.exponential(schedules.karras(), n, sigma_min=LOW, sigma_max=HIGH), start)
+        for n in (33, 129)
+    )
+    orders = {c: np.log(few[c] / many[c]) / np.log(4.0) for c in few}
+    assert orders[1.0] > 2.8
+    assert orders[0.5] < 2.6
 
 
 def test_paths_have_heun_steps_of_their_own():

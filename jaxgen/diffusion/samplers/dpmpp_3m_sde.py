@@ -41,7 +41,7 @@ def dpmpp_3m_sde(
       sigmas: noise levels, descending; the last is 0.
       eta: how much noise the SDE adds: 0 for the probability-flow ODE, 1 for the reverse diffusion.
       curvature: weight of the second derivative, relative to that of the exact integral: 0.5 for the official sampler,
-        1 for a method of third order at eta 0.
+        1 for a method of third order at eta 0, apart from its first steps.
 
     Raises:
       ValueError: if `eta` is negative.
