@@ -81,7 +81,7 @@ def refuse_unused(target: Callable[..., Any], settings: Mapping[str, Any], needs
         if not need.met(values) and getattr(values, name) not in allowed:
             raise ValueError(
                 f"{where}.{name} is {getattr(values, name)!r}, but has no effect without {need.words}: set it to "
-                f"{' or '.join(map(repr, allowed))}, or set {need.words}."
+                f"{' or '.join(map(repr, allowed))}."
             )
 
 
