@@ -282,7 +282,8 @@ def digits_training(config: ConfigDict) -> ConfigDict:
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 200
     config.optimizer.b2 = 0.99
-    config.ema.decay = 0.998
+    if config.ema.kind == "constant":
+        config.ema.decay = 0.998
     config.train.num_steps = 4_500
     config.train.sample_every_steps = 1_500
     config.train.checkpoint_every_steps = 500
@@ -303,7 +304,8 @@ def shapes_training(config: ConfigDict) -> ConfigDict:
     config.train.num_steps = 50_000
     config.train.checkpoint_every_steps = 5_000
     config.train.sample_every_steps = 5_000
-    config.ema.decay = 0.999
+    if config.ema.kind == "constant":
+        config.ema.decay = 0.999
     return config
 
 

@@ -46,8 +46,9 @@ def config_on(name: str, layout: str) -> ConfigDict:
     for section in sections:
         train_by_sgd(section, learning_rate=0.01)
     config.train.num_steps = STEPS
-    config.parallel.min_shard_elements = 1
     config.parallel.update(LAYOUTS[layout])
+    if config.parallel.fsdp != 1:
+        config.parallel.min_shard_elements = 1
     if setup.of_latents(config):
         config.data.path = str(cached_latents.directory())
     return config

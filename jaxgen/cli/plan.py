@@ -17,7 +17,7 @@ from jaxgen.core.latents import Autoencoder
 from jaxgen.parallel import hlo, plan
 from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel.hardware import ACCELERATORS, Accelerator
-from jaxgen.parallel.settings import ParallelSettings, make_runner
+from jaxgen.parallel.settings import NEEDS, ParallelSettings, make_runner
 from jaxgen.training.settings import train_settings
 
 COMPILED_FOR = 2048
@@ -74,7 +74,7 @@ def make(config: ConfigDict, devices: int, spec: ModelSpec, *, mesh: list[str] |
     batch_size, factor = config.data.batch_size, _factor(devices)
     _shrink(config, devices, factor)
     model = build_model(config, spec, Env(None, _stand_in(spec) if setup.of_latents(config) else None))
-    parallel = configs.call(ParallelSettings, config.parallel, where="parallel")
+    parallel = configs.call(ParallelSettings, config.parallel, where="parallel", needs=NEEDS)
     runner = make_runner(model, parallel, keys.root_key(config.seed))
     batch = _batch(config, model, spec, runner.mesh)
     target = runner.target(batch)

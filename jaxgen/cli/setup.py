@@ -16,10 +16,12 @@ from jaxgen.core.config import call
 from jaxgen.core.contract import Env, GenerativeModel, ModelSpec, Trained, TrainState, require
 from jaxgen.core.latents import Autoencoder
 from jaxgen.data import Dataset, facts, load, train_batches
+from jaxgen.data.faults import NEEDS as FAULT_NEEDS
 from jaxgen.data.faults import Faults, FaultSettings, tolerant
 from jaxgen.parallel import hosts
 from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel.runner import Runner
+from jaxgen.parallel.settings import NEEDS as PARALLEL_NEEDS
 from jaxgen.parallel.settings import ParallelSettings, axis_name, make_runner
 from jaxgen.training.checkpoint import load_state
 from jaxgen.training.checkpoint import load_variables as read_variables
@@ -53,7 +55,7 @@ def build(config: ConfigDict, spec: ModelSpec, directory: Path | None = None) ->
     Raises:
       ValueError: if a setting is unknown, of a wrong type, or cannot be had.
     """
-    parallel = call(ParallelSettings, config.parallel, where="parallel")
+    parallel = call(ParallelSettings, config.parallel, where="parallel", needs=PARALLEL_NEEDS)
     teacher = _trained(config, "teacher") if directory is None else None
     norms_depth = log_settings(config).norms_depth
     env = Env(axis_name(parallel), _frozen(config, directory), teacher, _trained(config, "guide"), norms_depth)
@@ -93,7 +95,7 @@ def _frozen(config: ConfigDict, directory: Path | None) -> Autoencoder | None:
 def make_faults(config: ConfigDict, split: str, directory: Path | None = None) -> Faults:
     """What is to be done about faulty examples of a split, and their count; in a run's directory, a file names them."""
     given = {name: config.data[name] for name in FaultSettings._fields if name in config.data}
-    settings = call(FaultSettings, given, where="data")
+    settings = call(FaultSettings, given, where="data", needs=FAULT_NEEDS)
     return Faults(settings, split=split, file=None if directory is None else directory / FAULTS)
 
 

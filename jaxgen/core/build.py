@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 from jaxgen.core import config as configs
 from jaxgen.core.contract import Env, GenerativeModel, ModelSpec
 from jaxgen.core.latents import latent_spec, with_latents
-from jaxgen.core.wrappers import skip_nonfinite, with_ema, with_preprocessing
+from jaxgen.core.wrappers import EMA_NEEDS, skip_nonfinite, with_ema, with_preprocessing
 
 
 def build_model(config: ConfigDict, spec: ModelSpec, env: Env = Env()) -> GenerativeModel:
@@ -19,5 +19,5 @@ def build_model(config: ConfigDict, spec: ModelSpec, env: Env = Env()) -> Genera
         model = with_preprocessing(method.make(config, spec, env), flip=config.data.flip)
     else:
         model = with_latents(method.make(config, latent_spec(spec, env.frozen), env), env.frozen)
-    model = configs.call(with_ema, config.ema, where="ema", model=model)
+    model = configs.call(with_ema, config.ema, where="ema", needs=EMA_NEEDS, model=model)
     return skip_nonfinite(model) if config.train.nonfinite == "skip" else model

@@ -10,8 +10,8 @@ import pkgutil
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from types import ModuleType
-from typing import Any, TypeAlias, TypeVar
+from types import MappingProxyType, ModuleType, SimpleNamespace
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from beartype import BeartypeConf
 from beartype.door import is_bearable
@@ -23,19 +23,66 @@ Section: TypeAlias = Mapping[str, Any] | ConfigDict
 _INT_PASSES_FOR_FLOAT = BeartypeConf(is_pep484_tower=True)
 
 
-def call(target: Callable[..., T], section: Section, *, where: str, **given: Any) -> T:
+class Need(NamedTuple):
+    """What a setting needs to have an effect.
+
+    Attributes:
+      words: the settings that it needs, for the error message, such as `diffusion.class_conditional=True`.
+      met: whether the other settings, given as attributes of one object, are so.
+      off: values other than the default that say what is the case without, such as a `label_dropout` of 0.
+    """
+
+    words: str
+    met: Callable[[Any], bool]
+    off: tuple[Any, ...] = ()
+
+
+Needs: TypeAlias = Mapping[str, Need]
+"""By the name of the setting."""
+
+
+def call(
+    target: Callable[..., T], section: Section, *, where: str, needs: Needs = MappingProxyType({}), **given: Any
+) -> T:
     """Calls `target(**section, **given)` after checking every name and type of the section against its signature.
 
     Args:
       target: a function, NamedTuple, dataclass or Flax module; its signature says what the section may hold.
       section: settings by name, such as `config.optimizer`.
       where: the section's path in the config, for the error message.
+      needs: which settings have an effect only beside others.
       **given: arguments that come from the program; the section must not hold them.
 
     Raises:
       ValueError: names the key, the value and what is allowed.
     """
-    return target(**_checked(target, section, where, given), **given)
+    settings = _checked(target, section, where, given)
+    refuse_unused(target, {**settings, **given}, needs, where=where)
+    return target(**settings, **given)
+
+
+def refuse_unused(target: Callable[..., Any], settings: Mapping[str, Any], needs: Needs, *, where: str) -> None:
+    """Refuses settings that would have no effect, unless they are at their defaults.
+
+    Args:
+      target: its signature says what the defaults are.
+      settings: values by name; those that are absent are at their defaults.
+      needs: which settings have an effect only beside others.
+      where: the section's path in the config, for the error message.
+
+    Raises:
+      ValueError: if a setting has none of the values that it may have where it has no effect.
+    """
+    parameters = inspect.signature(target).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+    values = SimpleNamespace(**{**defaults, **settings})
+    for name, need in needs.items():
+        allowed = (defaults[name], *need.off)
+        if not need.met(values) and getattr(values, name) not in allowed:
+            raise ValueError(
+                f"{where}.{name} is {getattr(values, name)!r}, but has no effect without {need.words}: set it to "
+                f"{' or '.join(map(repr, allowed))}."
+            )
 
 
 def _checked(target: Callable[..., Any], section: Section, where: str, given: Iterable[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
 from jaxgen.core import ema, images, keys, trees
+from jaxgen.core.config import Need
 from jaxgen.core.contract import Batch, GenerativeModel, Metrics, TrainState, Variables
 
 
@@ -31,6 +32,14 @@ def with_preprocessing(model: GenerativeModel, *, flip: bool = False) -> Generat
         return model.update(key, state, prepare(key, batch), phase=phase)
 
     return model._replace(init=init, update=update)
+
+
+EMA_NEEDS = {
+    "decay": Need("ema.kind=constant", lambda average: average.kind == "constant"),
+    "warmup": Need("ema.kind=constant", lambda average: average.kind == "constant", (False,)),
+    "sigma_rel": Need("ema.kind=power", lambda average: average.kind == "power"),
+}
+"""Which settings of the section `ema` have an effect only beside others."""
 
 
 def with_ema(

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from jaxgen.core.config import Need
 from jaxgen.data.dataset import Dataset, Example, FaultyExampleError
 
 _ATTEMPTS = 100
@@ -27,6 +28,10 @@ class FaultSettings(NamedTuple):
 
     on_fault: Literal["stop", "skip"] = "stop"
     max_faults: int = 100
+
+
+NEEDS = {"max_faults": Need("data.on_fault=skip", lambda data: data.on_fault == "skip")}
+"""Which of the settings have an effect only beside others."""
 
 
 class DataFaultError(ValueError):

@@ -52,10 +52,7 @@ def classifier_free(
         labels = jnp.concatenate([label, jnp.full_like(label, null_label)])
         both = denoise(jnp.concatenate([x, x]), jnp.concatenate([sigma, sigma]), labels)
         conditional, unconditional = jnp.split(both, 2)
-        estimate = unconditional + weight * (conditional - unconditional)
-        if rescale == 0.0:
-            return estimate
-        return estimate * (1.0 + rescale * (_contrast(conditional) / _contrast(estimate) - 1.0))
+        return _rescaled(unconditional + weight * (conditional - unconditional), conditional, rescale)
 
     return _within(interval, scale, guided, plain)
 
@@ -87,7 +84,12 @@ def classifier(denoise: Denoiser, log_prob_of_label: LogProbability, *, scale: f
 
 
 def autoguidance(
-    denoise: Denoiser, guide: Denoiser, *, scale: float = 1.0, interval: Interval | None = None
+    denoise: Denoiser,
+    guide: Denoiser,
+    *,
+    scale: float = 1.0,
+    interval: Interval | None = None,
+    rescale: float = 0.0,
 ) -> Denoiser:
     """Extrapolates from a worse version of the model, `guide`, beyond the model (Karras et al. 2024, eq. 3).
 
@@ -96,13 +98,24 @@ def autoguidance(
       guide: a smaller or less trained one.
       scale: w, at 1 the model itself.
       interval: noise levels (low, high) with guidance where low < sigma <= high; everywhere if None.
+      rescale: phi in [0, 1], as for `classifier_free`: how far the standard deviation is brought back to the model's.
     """
 
     def guided(x: Images, sigma: Float[Array, " n"], weight: Weight) -> Images:
-        worse = guide(x, sigma)
-        return worse + weight * (denoise(x, sigma) - worse)
+        better, worse = denoise(x, sigma), guide(x, sigma)
+        return _rescaled(worse + weight * (better - worse), better, rescale)
 
     return _within(interval, scale, guided, denoise)
+
+
+def check_interval(interval: Interval | None) -> None:
+    """Refuses an interval that holds no noise level.
+
+    Raises:
+      ValueError: if not 0 <= low < high.
+    """
+    if interval is not None and not 0.0 <= interval[0] < interval[1]:
+        raise ValueError(f"A guidance interval must have 0 <= low < high, not {interval}.")
 
 
 def _within(
@@ -115,8 +128,7 @@ def _within(
     if scale == 1.0:
         return plain
     low, high = interval or (0.0, math.inf)
-    if not 0.0 <= low < high:
-        raise ValueError(f"A guidance interval must have 0 <= low < high, not {interval}.")
+    check_interval(interval)
 
     def limited(x: Images, sigma: Float[Array, " n"]) -> Images:
         inside = (low < sigma) & (sigma <= high)
@@ -124,6 +136,13 @@ def _within(
         return jax.lax.cond(inside.any(), lambda: guided(x, sigma, weight), lambda: plain(x, sigma))
 
     return limited if interval else lambda x, sigma: guided(x, sigma, jnp.full((len(x), 1, 1, 1), scale))
+
+
+def _rescaled(estimate: Images, unguided: Images, rescale: float) -> Images:
+    """The guided estimate with its standard deviation moved towards the unguided one's (Lin et al. 2024, eq. 16)."""
+    if rescale == 0.0:
+        return estimate
+    return estimate * (1.0 + rescale * (_contrast(unguided) / _contrast(estimate) - 1.0))
 
 
 def _contrast(images: Images) -> Float[Array, "n 1 1 1"]:

@@ -1,5 +1,6 @@
 """A diffusion process: the pieces that say what is added to an image, and what a network is asked about it."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -43,6 +44,17 @@ class Process(NamedTuple):
     def weight(self, sigma: Scalars) -> Scalars:
         """The weight of the prediction's squared error at some noise levels."""
         return self.weighting(self.mixture(sigma), sigma)
+
+    def uses_schedule(self, levels: Callable[[Schedule], np.ndarray]) -> bool:
+        """Whether the times of training, the noise labels, or the `levels` of a schedule depend on the schedule."""
+        quantiles = jnp.array([0.25, 0.5, 0.75])
+        with jax.ensure_compile_time_eval():
+            sigma = self.schedule.sigma(quantiles)
+            ours, others = (
+                (self.times(schedule, quantiles), self.noise_label(schedule, sigma), levels(schedule))
+                for schedule in (self.schedule, _shifted(self.schedule, 2.0))
+            )
+        return not all(map(np.array_equal, ours, others))
 
     @property
     def variance_preserving(self) -> bool:

@@ -73,10 +73,15 @@ def diffusion_sde(sigmas: Sigmas, eta: float) -> tuple[PerStep, PerStep, PerStep
     DPM-Solver++ (Lu et al. 2022) has eta = 1, the reverse diffusion; the noise of other eta is as of k-diffusion, down
     to none at 0, the probability-flow ODE. The marginals are those of the diffusion for every eta.
 
+    Raises:
+      ValueError: if `eta` is negative.
+
     Returns:
       pull = 1 - exp(-H), where H = (1 + eta) h; the weight 1 - pull / H of what the estimate changes by in the step,
       if linearly in lambda; std.
     """
+    if eta < 0.0:
+        raise ValueError(f"The sampler's eta must be at least 0, not {eta}.")
     h = log_steps(sigmas)
     pull = -jnp.expm1(-(1.0 + eta) * h)
     variance = -jnp.expm1(-2.0 * eta * jnp.where(jnp.isfinite(h), h, 0.0))  # eta * inf would be no number at eta = 0

@@ -8,10 +8,13 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
+from jaxgen.core.config import Need
 from jaxgen.nn import checks
 from jaxgen.nn.layers import frequency_embedding
 from jaxgen.nn.resample import upsample
 from jaxgen.nn.unet_block import TORCH, ZERO, Style, conv, dense, group_norm, make_block, one_hot
+
+NEEDS = {"num_heads": Need("model.head_channels=0", lambda model: model.head_channels == 0)}
 
 
 class ADMUNet(nn.Module):

@@ -6,6 +6,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
+from jaxgen.core.config import Need
 from jaxgen.nn import checks
 from jaxgen.nn.layers import Dropout, nearest_upsample
 from jaxgen.nn.magnitude_preserving import MPConv, MPDense, MPFourier, mp_cat, mp_silu, mp_sum, normalize
@@ -105,6 +106,9 @@ class Embedding(nn.Module):
             gain = self.param("vector_gain", nn.initializers.zeros_init(), ())
             emb += MPDense(self.channels, name="vector")(vector, gain)
         return mp_silu(emb)
+
+
+NEEDS = {"label_balance": Need("classes", lambda model: model.num_classes > 0)}
 
 
 class EDM2UNet(nn.Module):

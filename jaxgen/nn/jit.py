@@ -5,8 +5,16 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
+from jaxgen.core.config import Need
 from jaxgen.nn import checks, transformer
 from jaxgen.nn.transformer import Block, Conditioning, FinalLayer
+
+NEEDS = {
+    "context_tokens": Need("classes", lambda model: model.num_classes > 0, (0,)),
+    "context_start": Need(
+        "classes and model.context_tokens", lambda model: model.num_classes * model.context_tokens > 0
+    ),
+}
 
 
 class JiT(nn.Module):

@@ -42,6 +42,8 @@ def make_network(
 ) -> nn.Module:
     """Builds the network that a section names: `name` is module.Class below `jaxgen.nn`, the rest are its fields.
 
+    `NEEDS` of the module, where there is one, says which fields have an effect only beside others.
+
     Raises:
       ValueError: if there is no such network, or a field is unknown or of a wrong type.
     """
@@ -51,7 +53,7 @@ def make_network(
     networks = {name: value for name, value in vars(module).items() if _is_network(value, module.__name__)}
     network = config.choose(networks, class_name, where=f"{where}.name of {module_name}")
     given = {"out_channels": out_channels, "num_classes": num_classes, "dtype": dtype}
-    return config.call(network, settings, where=where, **given)
+    return config.call(network, settings, where=where, needs=vars(module).get("NEEDS", {}), **given)
 
 
 def _is_network(value: object, module: str) -> bool:

@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
+from jaxgen.core.config import Need
 from jaxgen.nn import checks
 from jaxgen.nn.edm_unet import Decoder, Encoder, size
 from jaxgen.nn.layers import timestep_embedding
@@ -18,6 +19,9 @@ _INIT = Init(1.0, "fan_avg")
 _LAST_INIT = Init(1e-10, "fan_avg")
 _QKV_INIT = Init(0.2, "fan_avg")
 _FREQUENCY_STD = 16.0
+
+
+NEEDS = {"frequencies": Need("model.embedding=fourier", lambda model: model.embedding == "fourier")}
 
 
 class SongUNet(nn.Module):

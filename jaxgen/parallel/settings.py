@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 from jaxtyping import Array, Key
 
 from jaxgen.core import keys
+from jaxgen.core.config import Need
 from jaxgen.core.contract import GenerativeModel
 from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel import mesh_path, pmap_path
@@ -35,6 +36,13 @@ class ParallelSettings(NamedTuple):
     slices: int | None = None
     rules: tuple[Any, ...] = ()
     min_shard_elements: int = 4096
+
+
+NEEDS = {
+    "rules": Need("parallel.fsdp or parallel.tensor", lambda parallel: (parallel.fsdp, parallel.tensor) != (1, 1)),
+    "min_shard_elements": Need("parallel.fsdp", lambda parallel: parallel.fsdp != 1),
+}
+"""Which of the settings have an effect only beside others."""
 
 
 def axis_name(settings: ParallelSettings) -> str | None:

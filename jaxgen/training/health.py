@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from ml_collections import ConfigDict
 
-from jaxgen.core.config import call
+from jaxgen.core.config import Need, Needs, call, refuse_unused
 
 
 class HealthSettings(NamedTuple):
@@ -35,6 +35,16 @@ class HealthSettings(NamedTuple):
     profile_at_step: int | None = None
 
 
+def _needs(nonfinite: str) -> Needs:
+    """Which of the settings have an effect only beside others, one of them `train.nonfinite`."""
+    rollback = "train.nonfinite=rollback or health.spike_policy=rollback"
+    return {
+        "spike_policy": Need("health.spike_sigmas", lambda health: health.spike_sigmas is not None),
+        "max_rollbacks": Need(rollback, lambda health: "rollback" in (nonfinite, health.spike_policy)),
+        "hang_exit": Need("health.hang_seconds", lambda health: health.hang_seconds is not None),
+    }
+
+
 def health_settings(config: ConfigDict) -> HealthSettings:
     """Reads the section, refusing numbers that make no sense.
 
@@ -50,4 +60,6 @@ def health_settings(config: ConfigDict) -> HealthSettings:
         value = getattr(settings, name)
         if value is not None and value < least:
             raise ValueError(f"health.{name} is {value}, but must be at least {least}.")
+    needs = _needs(config.train.get("nonfinite", "stop"))
+    refuse_unused(HealthSettings, settings._asdict(), needs, where="health")
     return settings

@@ -4,7 +4,7 @@ from typing import Literal, NamedTuple
 
 from ml_collections import ConfigDict
 
-from jaxgen.core.config import call
+from jaxgen.core.config import Need, call, refuse_unused
 from jaxgen.training.failures import OnWriteError
 from jaxgen.training.retention import Retention
 
@@ -51,6 +51,13 @@ class TrainSettings(NamedTuple):
     snapshot_every_steps: int | None = None
 
 
+NEEDS = {
+    "keep_best_count": Need("train.keep_best", lambda train: train.keep_best is not None),
+    "keep_best_mode": Need("train.keep_best", lambda train: train.keep_best is not None),
+}
+"""Which of the settings have an effect only beside others."""
+
+
 def train_settings(config: ConfigDict) -> TrainSettings:
     """Reads the section, refusing numbers that no run can have.
 
@@ -61,6 +68,7 @@ def train_settings(config: ConfigDict) -> TrainSettings:
     for name, value in settings._asdict().items():
         if isinstance(value, int) and value < 1:
             raise ValueError(f"train.{name} is {value}, but must be at least 1.")
+    refuse_unused(TrainSettings, settings._asdict(), NEEDS, where="train")
     if settings.snapshot_every_steps is not None and config.ema.get("kind") != "power":
         raise ValueError("train.snapshot_every_steps is set, but only the averages of ema.kind=power have snapshots.")
     size, slices = config.data.batch_size, settings.microbatches

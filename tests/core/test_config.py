@@ -373,3 +373,44 @@ def test_differences_tell_none_and_false_from_what_is_absent():
         "t: 'absent' now, (1, (2,)) there",
     ]
     assert configs.differences(ours, theirs, ignore=("s", "a")) == ["t: 'absent' now, (1, (2,)) there"]
+
+
+class Options(NamedTuple):
+    kind: Literal["a", "b"] = "a"
+    width: int = 3
+    rate: float = 0.5
+
+
+NEEDS = {
+    "width": configs.Need("options.kind=b", lambda options: options.kind == "b" and options.scale > 1),
+    "rate": configs.Need("options.width above 3", lambda options: options.width > 3, (0.0, None)),
+}
+
+
+def options(scale: int = 2, **section):
+    target = lambda scale, kind="a", width=3, rate=0.5: Options(kind, width, rate)  # noqa: E731
+    return configs.call(target, section, where="options", needs=NEEDS, scale=scale)
+
+
+@pytest.mark.parametrize(
+    "section", [{}, {"width": 3}, {"rate": 0.0}, {"rate": None}, {"kind": "b", "width": 4}, {"rate": 0.5}]
+)
+def test_a_setting_may_be_off_or_at_its_default_where_it_has_no_effect(section):
+    assert options(**section) == Options(**section)
+
+
+@pytest.mark.parametrize(
+    ("section", "sentence"),
+    [
+        ({"width": 4}, r"^options\.width is 4, but has no effect without options\.kind=b: set it to 3\.$"),
+        ({"kind": "b", "width": 4, "scale": 1}, r"^options\.width is 4, but has no effect"),
+        (
+            {"rate": 0.1},
+            r"^options\.rate is 0\.1, but .* without options\.width above 3: set it to 0\.5 or 0\.0 or None\.$",
+        ),
+        ({"kind": "b", "width": 2, "rate": 0.1}, r"^options\.rate is 0\.1, but has no effect"),
+    ],
+)
+def test_a_setting_that_has_no_effect_is_refused(section, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        options(**section)

@@ -121,7 +121,7 @@ def untrained(**changes):
     config = dit.get_config("tiny")
     config.data.batch_size = 6
     config.diffusion.self_conditioning = config.diffusion.learned_variance = False
-    config.diffusion.class_conditional = False
+    config.diffusion.class_conditional, config.diffusion.label_dropout = False, 0.0
     config.sampler.name, config.sampler.levels = "ddim", "uniform_time(last=0.0)"
     for name, value in changes.items():
         section, key = name.split("__")
@@ -245,6 +245,7 @@ def test_samples_are_guided_away_from_a_worse_model():
     config.diffusion.self_conditioning = config.diffusion.learned_variance = False
     config.diffusion.parameterization = "x0"
     config.sampler.name, config.sampler.num_steps, config.sampler.guidance_scale = "ddim", 1, 3.0
+    config.sampler.guide = "runs/guide"
     model = build_model(config, DIGITS, Env(guide=Trained(guide, np.float32(0.1), 10)))
     variables = model.eval_variables(model.init(keys.root_key(0), batch()))
     assert variables["guide"] == np.float32(0.1)

@@ -27,6 +27,9 @@ def dpmpp_2m_sde(
       sigmas: noise levels, descending; the last is 0.
       eta: how much noise the SDE adds: 0 for the probability-flow ODE (`dpmpp_2m`), 1 for the reverse diffusion.
       solver: whether the estimate's change is taken at the step's "midpoint", or integrated exactly, as "heun".
+
+    Raises:
+      ValueError: if `eta` is negative.
     """
     pulls, changes, stds = diffusion_sde(sigmas, eta)
     slopes = {"midpoint": 0.5 * pulls, "heun": changes}[solver] / step_ratios(sigmas)

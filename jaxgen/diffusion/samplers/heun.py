@@ -36,7 +36,11 @@ def heun(
       s_noise: factor on the standard deviation of the added noise.
       path: the coordinates in which slopes are averaged: "ve" for dx / d sigma, "flow" for those of the linear path,
         dz / du with z = (1 - u) x and u = sigma / (1 + sigma).
+
+    Raises:
+      ValueError: if an option is out of range, or has no effect without `churn`.
     """
+    _check(churn, s_min, s_max, s_noise)
     gamma = min(churn / (len(sigmas) - 1), math.sqrt(2.0) - 1.0)
     linear = {"ve": 0.0, "flow": 1.0}[path]
 
@@ -55,6 +59,15 @@ def heun(
         return jax.lax.cond(s > 0.0, corrected, lambda: predicted)
 
     return over_levels(step, x, sigmas)
+
+
+def _check(churn: float, s_min: float, s_max: float, s_noise: float) -> None:
+    if churn < 0.0 or s_noise < 0.0:
+        raise ValueError(f"heun's churn and s_noise must be at least 0, not {churn} and {s_noise}.")
+    if s_min > s_max:
+        raise ValueError(f"heun's s_min must be at most its s_max, and they are {s_min} and {s_max}.")
+    if churn == 0.0 and (s_min, s_max, s_noise) != (0.0, math.inf, 1.0):
+        raise ValueError("heun's s_min, s_max and s_noise have no effect at churn 0: set churn, or leave them out.")
 
 
 def _time(sigma: Scalar, linear: float) -> Scalar:

@@ -57,8 +57,16 @@ def rk45(
       rtol: relative tolerance of the root mean square error of a step,
       atol: and absolute, in units of the image's range.
       max_tries: steps to try, accepted or not; an image that is not done by then is NaN.
+
+    Raises:
+      ValueError: if a tolerance is negative, both are 0, or there are no tries.
     """
     del keys
+    if min(rtol, atol) < 0.0 or rtol + atol == 0.0 or max_tries < 1:
+        raise ValueError(
+            f"rk45 needs rtol and atol of at least 0, one of them positive, and max_tries of at least 1, not {rtol}, "
+            f"{atol} and {max_tries}."
+        )
     sigmas = jnp.asarray(sigmas)
     start, end = jnp.log(sigmas[0]), jnp.log(sigmas[-2])
 

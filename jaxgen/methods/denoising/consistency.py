@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.core import keys, trees
 from jaxgen.core.builders import Objective, Player, one_player
-from jaxgen.core.config import bind_text, call, call_text
+from jaxgen.core.config import Need, bind_text, call, call_text
 from jaxgen.core.contract import (
     Conditioning,
     Env,
@@ -70,6 +70,17 @@ class Settings(NamedTuple):
     teacher: str | None = None
     start_from_teacher: bool = True
     teacher_guidance: float = 1.0
+
+
+NEEDS = {
+    "label_dropout": Need("consistency.class_conditional=True", lambda consistency: consistency.class_conditional),
+    "start_from_teacher": Need("consistency.teacher", lambda consistency: consistency.teacher is not None, (False,)),
+    "teacher_guidance": Need(
+        "consistency.teacher and consistency.class_conditional=True",
+        lambda consistency: consistency.teacher is not None and consistency.class_conditional,
+    ),
+}
+"""Which of the settings have an effect only beside others."""
 
 
 class Sampler(NamedTuple):
@@ -125,7 +136,7 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
     Raises:
       ValueError: if a setting is unknown, of a wrong type or out of range, or the teacher is missing.
     """
-    settings = call(Settings, config.consistency, where="consistency")
+    settings = call(Settings, config.consistency, where="consistency", needs=NEEDS)
     sampler = call(Sampler, config.sampler, where="sampler")
     spec = for_classes(spec, settings.class_conditional, where="consistency")
     spec = spec._replace(sigma_data=settings.sigma_data)

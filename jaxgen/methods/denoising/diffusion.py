@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.core import keys
 from jaxgen.core.builders import InitVariables, Objective, Player, one_player
-from jaxgen.core.config import call
+from jaxgen.core.config import Need, call
 from jaxgen.core.contract import (
     Conditioning,
     Denoise,
@@ -36,6 +36,7 @@ from jaxgen.diffusion import (
     levels,
     likelihood,
     noising,
+    sampling,
     variational,
 )
 from jaxgen.diffusion.augment_recipes import Recipe
@@ -43,7 +44,7 @@ from jaxgen.diffusion.augmentation import make_recipe
 from jaxgen.diffusion.process import Process, make_process
 from jaxgen.diffusion.samplers.ancestral_learned import VarianceDenoiser
 from jaxgen.diffusion.samplers.ddim import ddim
-from jaxgen.diffusion.sampling import LEARNED_VARIANCE, Sampler, make_sampler, steered
+from jaxgen.diffusion.sampling import Sampler, make_sampler, steered
 from jaxgen.nn.networks import make_network
 from jaxgen.nn.uncertainty import Uncertainty
 from jaxgen.optim.optimizers import make_optimizer
@@ -97,6 +98,13 @@ class Settings(NamedTuple):
     uncertainty_channels: int = 0
     likelihood: Literal["none", "bound", "ode"] = "none"
     likelihood_steps: int = 100
+
+
+NEEDS = {
+    "label_dropout": Need("diffusion.class_conditional=True", lambda diffusion: diffusion.class_conditional, (0.0,)),
+    "likelihood_steps": Need("diffusion.likelihood='ode'", lambda diffusion: diffusion.likelihood == "ode"),
+}
+"""Which of the settings have an effect only beside others."""
 
 
 class Prediction(NamedTuple):
@@ -173,10 +181,14 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
         microbatches=config.train.microbatches,
         env=env,
     )
-    sampler = call(Sampler, config.sampler, where="sampler")
-    if sampler.name == LEARNED_VARIANCE and not diffusion.settings.learned_variance:
-        raise ValueError(f"sampler.name is {sampler.name}, which needs diffusion.learned_variance=True: use ancestral.")
-    draw, sigmas = make_sampler(sampler, diffusion.process.schedule)
+    sampler = call(
+        Sampler, config.sampler, where="sampler", needs=sampling.needs(conditional=bool(diffusion.spec.num_classes))
+    )
+    learned, latents = diffusion.settings.learned_variance, env.frozen is not None
+    draw, sigmas = make_sampler(sampler, diffusion.process.schedule, learned_variance=learned, latents=latents)
+    if diffusion.settings.likelihood != "ode":
+        pieces = {name: getattr(diffusion.settings, name) for name in ("schedule", "shift")}
+        sampling.check_schedule(sampler, diffusion.process, **pieces)
     preserving = diffusion.process.variance_preserving
     std = denoisers.initial_std(float(sigmas[0]), variance_preserving=preserving)
 
@@ -187,13 +199,17 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
 
     def sample(sample_keys: Key[Array, " n"], variables: PyTree, cond: Conditioning = None) -> Float[Array, "n h w c"]:
         own, guide = denoisers.labeled(denoise, variables), None
+        if (sampler.guide is None) != (env.guide is None):
+            raise ValueError(
+                f"sampler.guide is {sampler.guide}, and there is {'no' if env.guide is None else 'a'} guide."
+            )
         if env.guide is not None:
             guide = denoisers.labeled(env.guide.denoise, variables["guide"])
         denoiser: denoisers.Denoiser | VarianceDenoiser
         denoiser = steered(
             sampler, own, _label(diffusion.spec, cond), null_label=diffusion.spec.num_classes, guide=guide
         )
-        if sampler.name == LEARNED_VARIANCE:
+        if sampler.learns_variance:
             denoiser = _with_variance(diffusion, denoiser, variables, cond)
         x = denoisers.initial_noise(sample_keys, spec.image_shape, float(sigmas[0]), variance_preserving=preserving)
         images = draw(keys=sample_keys, denoise=denoiser, x=x, sigmas=sigmas)
@@ -229,7 +245,7 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
 
 
 def _diffusion(config: ConfigDict, spec: ModelSpec) -> Diffusion:
-    settings = call(Settings, config.diffusion, where="diffusion")
+    settings = call(Settings, config.diffusion, where="diffusion", needs=NEEDS)
     spec = for_classes(spec, settings.class_conditional, where="diffusion")
     pieces = ("path", "parameterization", "schedule", "noise_label", "times", "weighting", "shift")
     process = make_process(**{piece: getattr(settings, piece) for piece in pieces})

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.core import keys
 from jaxgen.core.builders import Objective, Player, one_player
-from jaxgen.core.config import call, call_text
+from jaxgen.core.config import Need, call, call_text
 from jaxgen.core.contract import (
     Conditioning,
     Env,
@@ -58,6 +58,15 @@ class Settings(NamedTuple):
     label_dropout: float = 0.1
     guidance_scale: float = 1.0
     guidance_mix: float = 0.0
+
+
+_CLASSES = "meanflow.class_conditional=True"
+NEEDS = {
+    "label_dropout": Need(_CLASSES, lambda meanflow: meanflow.class_conditional, (0.0,)),
+    "guidance_scale": Need(_CLASSES, lambda meanflow: meanflow.class_conditional),
+    "guidance_mix": Need(_CLASSES, lambda meanflow: meanflow.class_conditional),
+}
+"""Which of the settings have an effect only beside others."""
 
 
 class Sampler(NamedTuple):
@@ -108,7 +117,7 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
     Raises:
       ValueError: if a setting is unknown, of a wrong type or out of range.
     """
-    settings = call(Settings, config.meanflow, where="meanflow")
+    settings = call(Settings, config.meanflow, where="meanflow", needs=NEEDS)
     sampler = call(Sampler, config.sampler, where="sampler")
     spec = for_classes(spec, settings.class_conditional, where="meanflow")
     _check(settings, sampler)

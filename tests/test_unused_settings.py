@@ -1,0 +1,189 @@
+"""No setting is accepted and ignored: each is refused where it has no effect, and taken where it has one."""
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import adm, consistency, ddpm, edm, edm2, meanflow, sit
+from jaxgen.cli import plan, setup
+from jaxgen.core.build import build_model
+from jaxgen.core.contract import Env, ModelSpec
+from jaxgen.training.health import health_settings
+from jaxgen.training.settings import train_settings
+
+DIGITS = ModelSpec((8, 8, 1), num_classes=10)
+PLAIN = {"diffusion.class_conditional": False, "diffusion.label_dropout": 0.0, "sampler.guidance_scale": 1.0}
+RK45 = {"sampler.name": "rk45", "sampler.num_steps": 7}
+EDM = {"diffusion.likelihood": "none", "diffusion.likelihood_steps": 100}
+UNTOLD = {"consistency.class_conditional": False, "consistency.label_dropout": 0.0}
+UNSEEN = {"meanflow.class_conditional": False, "meanflow.label_dropout": 0.0}
+
+
+def build(config: ConfigDict) -> None:
+    """Reads every section that a run reads."""
+    latents = config.data.name == "latents"
+    spec = ModelSpec((8, 8, 8), num_classes=10) if latents else DIGITS
+    build_model(config, spec, Env(frozen=plan._stand_in(spec) if latents else None))
+    train_settings(config)
+    health_settings(config)
+    setup.make_faults(config, "train")
+
+
+def changed(config: ConfigDict, changes: dict) -> ConfigDict:
+    with config.ignore_type():
+        for name, value in changes.items():
+            section, key = name.split(".")
+            config[section][key] = value
+    return config
+
+
+CASES = {
+    # The config, what has no effect in it, what gives it one, and a part of the sentence.
+    "label_dropout": (ddpm, {**PLAIN, "diffusion.label_dropout": 0.2}, {"diffusion.class_conditional": True}),
+    "likelihood_steps": (ddpm, {"diffusion.likelihood_steps": 50}, {"diffusion.likelihood": "ode"}),
+    "guidance_scale": (ddpm, {**PLAIN, "sampler.guidance_scale": 2.0}, {"diffusion.class_conditional": True}),
+    "guidance_scale of a guide": (ddpm, {**PLAIN, "sampler.guidance_scale": 2.0}, {"sampler.guide": "runs/a"}),
+    "guidance_rescale": (
+        ddpm, {"sampler.guidance_scale": 1.0, "sampler.guidance_rescale": 0.5}, {"sampler.guidance_scale": 2.0},
+    ),
+    "guidance_interval": (
+        ddpm, {"sampler.guidance_scale": 1.0, "sampler.guidance_interval": (0.1, 1.0)}, {"sampler.guidance_scale": 0.0},
+    ),
+    "guide": (ddpm, {"sampler.guidance_scale": 1.0, "sampler.guide": "runs/a"}, {"sampler.guidance_scale": 2.0}),
+    "num_steps": (
+        edm, {**EDM, **RK45, "sampler.levels": "karras"}, {"sampler.levels": "uniform_time"},
+    ),
+    "schedule": (edm, {**EDM, "diffusion.schedule": "karras(sigma_max=90.0)"}, {"sampler.levels": "uniform_time"}),
+    "shift": (edm, {**EDM, "diffusion.shift": 2.0}, {"diffusion.times": "uniform"}),
+    "shift of labels": (edm, {**EDM, "diffusion.shift": 2.0}, {"diffusion.noise_label": "time"}),
+    "shift of the ode": (edm, {**EDM, "diffusion.shift": 2.0}, {"diffusion.likelihood": "ode"}),
+    "consistency.label_dropout": (
+        consistency, {**UNTOLD, "consistency.label_dropout": 0.1}, {"consistency.class_conditional": True},
+    ),
+    "teacher_guidance": (
+        consistency, {"consistency.teacher_guidance": 2.0, "consistency.teacher": None},
+        {"consistency.teacher": "runs/a"},
+    ),
+    "teacher_guidance of classes": (
+        consistency, {**UNTOLD, "consistency.teacher_guidance": 2.0, "consistency.teacher": "runs/a"},
+        {"consistency.class_conditional": True},
+    ),
+    "meanflow.label_dropout": (
+        meanflow, {**UNSEEN, "meanflow.label_dropout": 0.2}, {"meanflow.class_conditional": True},
+    ),
+    "meanflow.guidance_scale": (
+        meanflow, {**UNSEEN, "meanflow.guidance_scale": 2.0}, {"meanflow.class_conditional": True},
+    ),
+    "guidance_mix": (meanflow, {**UNSEEN, "meanflow.guidance_mix": 0.5}, {"meanflow.class_conditional": True}),
+    "ema.decay": (edm2, {"ema.decay": 0.9}, {"ema.kind": "constant"}),
+    "ema.sigma_rel": (ddpm, {"ema.sigma_rel": (0.1,), "ema.decay": 0.9999}, {"ema.kind": "power"}),
+    "keep_best_count": (ddpm, {"train.keep_best_count": 2}, {"train.keep_best": "loss"}),
+    "keep_best_mode": (ddpm, {"train.keep_best_mode": "higher"}, {"train.keep_best": "loss"}),
+    "spike_policy": (
+        ddpm, {"health.spike_policy": "stop", "health.spike_sigmas": None}, {"health.spike_sigmas": 5.0},
+    ),
+    "max_rollbacks": (ddpm, {"health.max_rollbacks": 5}, {"train.nonfinite": "rollback"}),
+    "max_rollbacks of spikes": (ddpm, {"health.max_rollbacks": 5}, {"health.spike_policy": "rollback"}),
+    "hang_exit": (ddpm, {"health.hang_exit": True, "health.hang_seconds": None}, {"health.hang_seconds": 9.0}),
+    "max_faults": (ddpm, {"data.max_faults": 5}, {"data.on_fault": "skip"}),
+    "num_heads": (adm, {"model.num_heads": 2}, {"model.head_channels": 0}),
+    "frequencies": (edm, {"model.frequencies": (1.0,)}, {"model.embedding": "fourier"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_setting_is_refused_where_it_has_no_effect(name):
+    module, changes, cure = CASES[name]
+    config = changed(module.get_config("tiny"), changes)
+    setting = name.split()[0].split(".")[-1]
+    with pytest.raises(ValueError, match=rf"\.{setting} is .* no effect|\.{setting} is .* finds its own steps"):
+        build(config)
+    build(changed(config, cure))
+
+
+@pytest.mark.parametrize(
+    ("section", "setting", "value", "needs"),
+    [
+        ("parallel", "rules", ((".*", ()),), {"tensor": 2}),
+        ("parallel", "rules", ((".*", ()),), {"fsdp": 2}),
+        ("parallel", "min_shard_elements", 1, {"fsdp": 2}),
+    ],
+)
+def test_nothing_is_said_of_sharding_where_nothing_is_shared(section, setting, value, needs):
+    config = changed(ddpm.get_config("tiny"), {f"{section}.{setting}": value, "parallel.tensor": 1})
+    with pytest.raises(ValueError, match=rf"parallel\.{setting} is .* no effect"):
+        setup.build(config, DIGITS)
+    setup.build(changed(config, {f"{section}.{name}": size for name, size in needs.items()}), DIGITS)
+
+
+def test_fields_of_networks_that_need_classes():
+    config = sit.jit("b")
+    config.model.context_start = 3
+    build_model(config, DIGITS)
+    config.diffusion.class_conditional, config.diffusion.label_dropout = False, 0.0
+    with pytest.raises(ValueError, match=r"model\.context_start is 3, but has no effect without classes"):
+        build_model(config, DIGITS)
+    config.model.context_start, config.model.context_tokens = 4, 16
+    with pytest.raises(ValueError, match=r"model\.context_tokens is 16, but has no effect without classes"):
+        build_model(config, DIGITS)
+    config.model.context_tokens = 0
+    build_model(config, DIGITS)
+    config = changed(edm2.get_config("tiny"), {**PLAIN, "model.label_balance": 0.3})
+    with pytest.raises(ValueError, match=r"model\.label_balance is 0.3, but has no effect without classes"):
+        build_model(config, DIGITS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"sampler.num_steps": 0}, r"sampler\.num_steps is 0, but must be at least 1"),
+        ({"sampler.guidance_rescale": 1.5}, r"sampler\.guidance_rescale is 1\.5, but must lie in \[0, 1\]"),
+        ({"sampler.guidance_rescale": -0.5}, r"sampler\.guidance_rescale is -0\.5, but must lie in \[0, 1\]"),
+        ({"sampler.guidance_interval": (0.5, 0.5)}, r"0 <= low < high, not \(0\.5, 0\.5\)"),
+        ({"sampler.guidance_interval": (-1.0, 0.5)}, r"0 <= low < high"),
+        (
+            {"sampler.guidance_interval": (8.0, 90.0)},
+            r"guidance_interval is \(8\.0, 90\.0\), but must share .* 8 to 0\.5",
+        ),
+        ({"sampler.guidance_interval": (0.1, 0.4)}, r"guidance_interval is \(0\.1, 0\.4\), but must share"),
+        ({"sampler.name": "heun(s_noise=1.1)"}, "no effect at churn 0"),
+        ({"sampler.name": "heun(s_min=0.1)"}, "no effect at churn 0"),
+        ({"sampler.name": "heun(s_max=0.1)"}, "no effect at churn 0"),
+        ({"sampler.name": "heun(churn=-1.0)"}, "must be at least 0, not -1.0 and 1.0"),
+        ({"sampler.name": "heun(churn=1.0, s_noise=-1.0)"}, "must be at least 0, not 1.0 and -1.0"),
+        ({"sampler.name": "heun(churn=1.0, s_min=2.0, s_max=1.0)"}, "s_min must be at most its s_max"),
+        ({"sampler.name": "ddim(eta=1.1)"}, r"eta must lie in \[0, 1\]"),
+        ({"sampler.name": "dpmpp_2m_sde(eta=-0.1)"}, "eta must be at least 0"),
+        ({"sampler.name": "dpmpp_3m_sde(eta=-0.1)"}, "eta must be at least 0"),
+        ({"sampler.name": "rk45(rtol=-0.1)"}, "rtol and atol of at least 0"),
+        ({"sampler.name": "rk45(rtol=0.0, atol=0.0)"}, "one of them positive"),
+        ({"sampler.name": "rk45(max_tries=0)"}, "max_tries of at least 1"),
+    ],
+)
+def test_samplers_are_refused_before_any_training(changes, sentence):
+    config = changed(edm.get_config("tiny"), {"sampler.guidance_scale": 2.0, **changes})
+    with pytest.raises(ValueError, match=sentence):
+        build_model(config, DIGITS)
+
+
+def test_values_at_the_ends_of_what_is_allowed_are_taken():
+    for changes in (
+        {"sampler.guidance_rescale": 1.0, "sampler.guidance_interval": (0.0, 0.5)},
+        {
+            "sampler.guidance_interval": (7.9, 80.0),
+            "sampler.name": "heun(churn=1.0, s_min=2.0, s_max=2.0, s_noise=0.0)",
+        },
+        {"sampler.name": "ddim(eta=1.0)"},
+        {"sampler.name": "dpmpp_2m_sde(eta=0.0)"},
+        {"sampler.name": "rk45(rtol=0.0, max_tries=1)"},
+        {"sampler.name": "rk45(atol=0.0)"},
+    ):
+        build(changed(edm.get_config("tiny"), {"sampler.guidance_scale": 2.0, **changes}))
+
+
+def test_latents_are_not_clipped():
+    config = changed(sit.get_config("tiny"), {"data.name": "latents"})
+    config.model.patch_size = 1
+    with pytest.raises(ValueError, match=r"sampler\.clip is True, but latents do not lie in \[-1, 1\]"):
+        build(config)
+    config.sampler.clip = False
+    build(config)
