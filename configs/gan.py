@@ -31,7 +31,6 @@ def mnist() -> ConfigDict:
     config.generator = ConfigDict()
     config.generator.hidden = (1200, 1200)
     config.generator.pieces = 1  # of a maxout unit; 1 for ReLU units
-    config.generator.dropout = 0.0
 
     config.discriminator = ConfigDict()
     config.discriminator.hidden = (240, 240)

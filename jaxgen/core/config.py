@@ -104,25 +104,6 @@ def _checked(target: Callable[..., Any], section: Section, where: str, given: It
     return settings
 
 
-def refuse_ignored(target: Callable[..., Any], settings: Mapping[str, Any], *, where: str, because: str) -> None:
-    """Refuses settings that have no effect beside the others, unless they are as the target has them by default.
-
-    Args:
-      target: what `call` would call with them; its signature has the defaults.
-      settings: those without an effect, by name.
-      where: the section's path in the config, for the error message.
-      because: what takes their effect away, such as `with gan.weight=0`.
-
-    Raises:
-      ValueError: names the first such setting that is not its default, its value and the default.
-    """
-    parameters = inspect.signature(target).parameters
-    for name, value in settings.items():
-        default = parameters[name].default
-        if value != default:
-            raise ValueError(f"{where}.{name} is {value!r}, but has no effect {because}: leave it at {default!r}.")
-
-
 def call_text(package: str, text: str, *, where: str, **given: Any) -> Any:
     """Calls the function that a setting such as `min_snr(gamma=5.0)` names, with the arguments that it gives.
 

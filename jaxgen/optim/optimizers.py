@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import optax
 
 from jaxgen.core import trees
-from jaxgen.core.config import Section, call, choose, refuse_ignored
+from jaxgen.core.config import Need, Section, call, choose, refuse_unused
 from jaxgen.optim.projection import normalized_weights, project
 from jaxgen.optim.schedules import Schedule, learning_rate_schedule, scale_by_schedule_of_step
 
@@ -31,6 +31,14 @@ RULES = {
     "lion": Rule(optax.scale_by_lion, ("b1", "b2")),
 }
 """Every update rule by the name that configs give it."""
+
+NEEDS = {
+    decay: Need(
+        f"an optimizer.name that has a {decay}", lambda settings, decay=decay: decay in RULES[settings.name].decays
+    )
+    for decay in ("b1", "b2")
+}
+"""Settings without an effect, unless others are as said."""
 
 
 def make_optimizer(
@@ -70,8 +78,7 @@ def make_optimizer(
       ValueError: if the name is unknown, a number is out of range, or a decay is set that the rule does not have.
     """
     rule = choose(RULES, name, where="optimizer.name")
-    ignored = {key: value for key, value in {"b1": b1, "b2": b2}.items() if key not in rule.decays}
-    refuse_ignored(make_optimizer, ignored, where="optimizer", because=f"with optimizer.name={name}")
+    refuse_unused(make_optimizer, {"name": name, "b1": b1, "b2": b2}, NEEDS, where="optimizer")
     _check(learning_rate=learning_rate, b1=b1, b2=b2, weight_decay=weight_decay, clip_norm=clip_norm)
     rate = learning_rate_schedule(
         num_steps, learning_rate, schedule=schedule, warmup_steps=warmup_steps, decay_steps=decay_steps

@@ -249,8 +249,12 @@ def test_encoding_decoding_and_sampling_by_hand(monkeypatch):
     ("section", "settings", "sentence"),
     [
         ("autoencoder", {"scale": -1.0}, r"autoencoder\.scale is -1\.0, but must be positive"),
-        ("gan", {"start_steps": 3}, r"gan\.start_steps is 3, but has no effect with gan\.weight=0: leave it at 0"),
-        ("gan", {"feature_weight": 0.5}, r"gan\.feature_weight is 0\.5, but without a discriminator"),
+        (
+            "gan",
+            {"start_steps": 3},
+            r"gan\.start_steps is 3, but has no effect without a gan\.weight above 0: set it to 0",
+        ),
+        ("gan", {"feature_weight": 0.5}, r"gan\.feature_weight is 0\.5, but has no effect without a gan\.weight"),
     ],
 )
 def test_refusals(section, settings, sentence):

@@ -145,7 +145,9 @@ def test_refusals():
     with pytest.raises(ValueError, match=r"gan\.class_conditional is True, but the data has no classes"):
         make(config, SPEC._replace(num_classes=0), Env())
     config.discriminator.update({"batch_norm": False, "momentum": 0.5})
-    with pytest.raises(ValueError, match=r"discriminator\.momentum is 0\.5, but has no effect with .*batch_norm=False"):
+    with pytest.raises(
+        ValueError, match=r"discriminator\.momentum is 0\.5, but has no effect without .*batch_norm=True"
+    ):
         make(config, SPEC, Env())
     config.discriminator.update({"batch_norm": True})
     make(config, SPEC, Env())

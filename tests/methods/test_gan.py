@@ -188,7 +188,7 @@ def test_networks_get_the_settings_of_their_sections(monkeypatch):
     [
         ("gan", {"loss": "hing"}, r"gan\.loss is 'hing'.* Did you mean hinge"),
         ("gan", {"n_critic": 0}, r"gan\.n_critic is 0, but must be at least 1"),
-        ("generator", {"dropout": 0.5}, r"generator\.dropout is 0\.5, but has no effect in a generator: leave it at 0"),
+        ("generator", {"dropout": 0.5}, r"generator\.dropout is not a setting; generator takes"),
     ],
 )
 def test_refusals(section, settings, sentence):

@@ -206,10 +206,12 @@ REFUSED = {
     r"path_length_decay is 1.01, but must lie in \[0, 1\]": {"path_length_decay": 1.01},
     r"r1_gamma is -1.0, but must be at least 0": {"r1_gamma": -1.0},
     r"path_length_weight is nan, but must be at least 0": {"path_length_weight": float("nan")},
-    r"gan.r1_every_steps is 8, but has no effect with gan.r1_gamma=0: leave": {"r1_gamma": 0.0, "r1_every_steps": 8},
-    r"gan.path_length_every_steps is 1, but has no effect with gan.path_length_w": {"path_length_weight": 0.0},
-    r"gan.path_length_shrink is 4, but has no effect with gan.path_length_w": PATHS_OFF | {"path_length_shrink": 4},
-    r"gan.path_length_decay is 0.5, but has no effect with gan.path_length_w": PATHS_OFF | {"path_length_decay": 0.5},
+    r"gan.r1_every_steps is 8, but has no effect without a gan.r1_gamma": {"r1_gamma": 0.0, "r1_every_steps": 8},
+    r"gan.path_length_every_steps is 1, but has no effect without a gan.path_length_w": {"path_length_weight": 0.0},
+    r"gan.path_length_shrink is 4, but has no effect without a gan.path_length_w": PATHS_OFF
+    | {"path_length_shrink": 4},
+    r"gan.path_length_decay is 0.5, but has no effect without a gan.path_length_w": PATHS_OFF
+    | {"path_length_decay": 0.5},
     r"style_mixing is 1.5, but must lie in \[0, 1\]": {"style_mixing": 1.5},
     "gan.loss is 'hing'.* Did you mean hinge": {"loss": "hing"},
 }
@@ -225,7 +227,8 @@ def test_a_cutoff_of_no_truncation_is_refused():
     config = config_of()
     config.sampler.truncation_cutoff = 2
     with pytest.raises(
-        ValueError, match=r"sampler\.truncation_cutoff is 2, but has no effect with .*psi=1: leave it at"
+        ValueError,
+        match=r"sampler\.truncation_cutoff is 2, but has no effect without .*psi other than 1: set it to None",
     ):
         stylegan2.make(config, SPEC, Env())
 

@@ -211,7 +211,10 @@ def test_a_class_changes_encoder_decoder_and_likelihood(monkeypatch):
     [
         ({"sigma": 0.0}, r"vae\.sigma is 0\.0, but must be positive"),
         ({"sigma": -1.0}, r"vae\.sigma is -1\.0, but must be positive"),
-        ({"likelihood": "bernoulli", "sigma": 0.5, "learn_sigma": True}, r"vae\.sigma is 0\.5, but has no effect with"),
+        (
+            {"likelihood": "bernoulli", "sigma": 0.5, "learn_sigma": True},
+            r"vae\.sigma is 0\.5, but has no effect without",
+        ),
         ({"likelihood": "bernoulli", "sigma": 0.2, "learn_sigma": False}, r"vae\.learn_sigma is False, but has no eff"),
         ({"likelihood": "poisson"}, r"vae\.likelihood is 'poisson', but must be"),
     ],

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.core import keys
 from jaxgen.core.builders import InitVariables, Objective, Player, two_player
-from jaxgen.core.config import call, choose, refuse_ignored
+from jaxgen.core.config import Need, call, choose
 from jaxgen.core.contract import (
     Conditioning,
     Env,
@@ -38,6 +38,10 @@ class Settings(NamedTuple):
     loss: str = "non_saturating"
     n_critic: int = 1
     class_conditional: bool = False
+
+
+DISCRIMINATOR_NEEDS = {"momentum": Need("discriminator.batch_norm=True", lambda network: network.batch_norm)}
+"""Settings of the section `discriminator` without an effect, unless others are as said."""
 
 
 class Game(NamedTuple):
@@ -86,13 +90,9 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
 
 def _game(config: ConfigDict, settings: Settings, spec: ModelSpec, env: Env) -> Game:
     shared = {"num_classes": spec.num_classes, "axis_name": env.axis_name, "dtype": config.train.compute_dtype}
-    discriminator = call(Discriminator, config.discriminator, where="discriminator", **shared)
-    if not discriminator.batch_norm:
-        unused = {"momentum": discriminator.momentum}
-        refuse_ignored(Discriminator, unused, where="discriminator", because="with discriminator.batch_norm=False")
     return Game(
         call(Generator, config.generator, where="generator", image_shape=spec.image_shape, **shared),
-        discriminator,
+        call(Discriminator, config.discriminator, where="discriminator", needs=DISCRIMINATOR_NEEDS, **shared),
         choose(LOSSES, settings.loss, where="gan.loss"),
         settings,
     )

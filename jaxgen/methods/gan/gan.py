@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.core import keys
 from jaxgen.core.builders import InitVariables, Objective, Player, two_player
-from jaxgen.core.config import call, choose, refuse_ignored
+from jaxgen.core.config import call, choose
 from jaxgen.core.contract import Conditioning, Env, GenerativeModel, Metrics, Microbatch, ModelSpec, TrainState
 from jaxgen.losses.adversarial import LOSSES, AdversarialLoss
 from jaxgen.nn.mlp import MLP
@@ -84,11 +84,10 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
 def _game(config: ConfigDict, settings: Settings, spec: ModelSpec) -> Game:
     height, width, channels = spec.image_shape
     dtype = config.train.compute_dtype
-    generator = call(MLP, config.generator, where="generator", outputs=height * width * channels, dtype=dtype)
-    refuse_ignored(MLP, {"dropout": generator.dropout}, where="generator", because="in a generator")
+    outputs = height * width * channels
     return Game(
         spec,
-        generator,
+        call(MLP, config.generator, where="generator", outputs=outputs, dropout=0.0, dtype=dtype),
         call(MLP, config.discriminator, where="discriminator", outputs=1, dtype=dtype),
         choose(LOSSES, settings.loss, where="gan.loss"),
         settings,

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.core import keys
 from jaxgen.core.builders import InitVariables, Objective, Player, lazy_phases, two_player
-from jaxgen.core.config import call, choose, refuse_ignored
+from jaxgen.core.config import Need, call, choose
 from jaxgen.core.contract import (
     Conditioning,
     Env,
@@ -64,6 +64,16 @@ class Settings(NamedTuple):
         return {player: every for player, every in intervals.items() if every}
 
 
+_PATH_LENGTH = Need("a gan.path_length_weight above 0", lambda gan: gan.path_length_weight != 0.0)
+NEEDS = {
+    "r1_every_steps": Need("a gan.r1_gamma above 0", lambda gan: gan.r1_gamma != 0.0),
+    "path_length_every_steps": _PATH_LENGTH,
+    "path_length_shrink": _PATH_LENGTH,
+    "path_length_decay": _PATH_LENGTH,
+}
+"""Settings of the section `gan` without an effect, unless others are as said."""
+
+
 class SamplerSettings(NamedTuple):
     """The section `sampler`.
 
@@ -77,6 +87,12 @@ class SamplerSettings(NamedTuple):
     truncation_psi: float = 1.0
     truncation_cutoff: int | None = None
     noise_mode: NoiseMode = "random"
+
+
+SAMPLER_NEEDS = {
+    "truncation_cutoff": Need("a sampler.truncation_psi other than 1", lambda sampler: sampler.truncation_psi != 1.0)
+}
+"""The same for the section `sampler`."""
 
 
 class Game(NamedTuple):
@@ -95,10 +111,9 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
     Learning rate and decays of the optimizers are those of the paper: what lazy regularization makes of them is done
     here.
     """
-    settings = call(Settings, config.gan, where="gan")
-    sampler = call(SamplerSettings, config.sampler, where="sampler")
+    settings = call(Settings, config.gan, where="gan", needs=NEEDS)
+    sampler = call(SamplerSettings, config.sampler, where="sampler", needs=SAMPLER_NEEDS)
     _check(settings)
-    _check_ignored(settings, sampler)
     spec = for_classes(spec, settings.class_conditional, where="gan")
     game = _game(config, settings, spec, env)
     spec = spec._replace(latent_shape=(game.generator.z_dim,))
@@ -168,23 +183,6 @@ def _check(settings: Settings) -> None:
     for name in ("r1_gamma", "path_length_weight"):
         if not getattr(settings, name) >= 0.0:
             raise ValueError(f"gan.{name} is {getattr(settings, name)}, but must be at least 0.")
-
-
-def _check_ignored(settings: Settings, sampler: SamplerSettings) -> None:
-    """Refuses settings of what is switched off."""
-    if not settings.r1_gamma:
-        unused = {"r1_every_steps": settings.r1_every_steps}
-        refuse_ignored(Settings, unused, where="gan", because="with gan.r1_gamma=0")
-    if not settings.path_length_weight:
-        unused = {
-            "path_length_every_steps": settings.path_length_every_steps,
-            "path_length_shrink": settings.path_length_shrink,
-            "path_length_decay": settings.path_length_decay,
-        }
-        refuse_ignored(Settings, unused, where="gan", because="with gan.path_length_weight=0")
-    if sampler.truncation_psi == 1.0:
-        unused = {"truncation_cutoff": sampler.truncation_cutoff}
-        refuse_ignored(SamplerSettings, unused, where="sampler", because="with sampler.truncation_psi=1")
 
 
 def _game(config: ConfigDict, settings: Settings, spec: ModelSpec, env: Env) -> Game:

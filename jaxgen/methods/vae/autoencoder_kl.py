@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.core import keys
 from jaxgen.core.builders import InitVariables, Objective, Player, one_player, two_player
-from jaxgen.core.config import call, refuse_ignored
+from jaxgen.core.config import Need, call
 from jaxgen.core.contract import (
     Batch,
     Conditioning,
@@ -71,6 +71,11 @@ class GanSettings(NamedTuple):
     weight: float = 0.0
     feature_weight: float = 0.0
     start_steps: int = 0
+
+
+_GAN = Need("a gan.weight above 0", lambda gan: gan.weight > 0.0)
+GAN_NEEDS = {"feature_weight": _GAN, "start_steps": _GAN}
+"""Settings of the section `gan` without an effect, unless others are as said."""
 
 
 class Autoencoder(NamedTuple):
@@ -157,16 +162,10 @@ def make_posterior(config: ConfigDict, spec: ModelSpec) -> PosteriorFn:
 
 def _autoencoder(config: ConfigDict, spec: ModelSpec) -> Autoencoder:
     dtype, image_channels = config.train.compute_dtype, spec.image_shape[-1]
-    settings, gan = call(Settings, config.autoencoder, where="autoencoder"), call(GanSettings, config.gan, where="gan")
+    settings = call(Settings, config.autoencoder, where="autoencoder")
+    gan = call(GanSettings, config.gan, where="gan", needs=GAN_NEEDS)
     if settings.scale <= 0.0:
         raise ValueError(f"autoencoder.scale is {settings.scale}, but must be positive.")
-    if gan.feature_weight and not gan.weight:
-        raise ValueError(
-            f"gan.feature_weight is {gan.feature_weight}, but without a discriminator there are no features: "
-            "set gan.weight above 0 as well."
-        )
-    if not gan.weight:
-        refuse_ignored(GanSettings, {"start_steps": gan.start_steps}, where="gan", because="with gan.weight=0")
     return Autoencoder(
         call(AutoencoderKL, config.model, where="model", image_channels=image_channels, dtype=dtype),
         call(PatchDiscriminator, config.discriminator, where="discriminator", dtype=dtype),

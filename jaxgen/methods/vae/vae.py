@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.core import keys
 from jaxgen.core.builders import InitVariables, Objective, Player, one_player
-from jaxgen.core.config import call, refuse_ignored
+from jaxgen.core.config import Need, call
 from jaxgen.core.contract import (
     Conditioning,
     Env,
@@ -47,6 +47,11 @@ class Settings(NamedTuple):
     class_conditional: bool = False
 
 
+_GAUSSIAN = Need("vae.likelihood=gaussian", lambda vae: vae.likelihood == "gaussian")
+NEEDS = {"sigma": _GAUSSIAN, "learn_sigma": _GAUSSIAN}
+"""Settings without an effect, unless others are as said."""
+
+
 class Coder(NamedTuple):
     """The two networks, and how to read the decoder's outputs."""
 
@@ -77,7 +82,7 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
     - `log_prob` is the evidence lower bound, by one latent an image, on the probability of the 8-bit image; a Bernoulli
       likelihood has none, since it assigns probabilities to binary images only.
     """
-    settings = call(Settings, config.vae, where="vae")
+    settings = call(Settings, config.vae, where="vae", needs=NEEDS)
     spec = _spec_of(settings, spec)
     coder = _coder(config, settings, spec)
     optimizer = call(make_optimizer, config.optimizer, where="optimizer", num_steps=config.train.num_steps)
@@ -128,9 +133,6 @@ def _spec_of(settings: Settings, spec: ModelSpec) -> ModelSpec:
     spec = for_classes(spec, settings.class_conditional, where="vae")
     if settings.sigma <= 0.0:
         raise ValueError(f"vae.sigma is {settings.sigma}, but must be positive.")
-    if settings.likelihood == "bernoulli":
-        unused = {"sigma": settings.sigma, "learn_sigma": settings.learn_sigma}
-        refuse_ignored(Settings, unused, where="vae", because="with vae.likelihood=bernoulli")
     return spec._replace(
         latent_shape=(settings.latent_dim,),
         likelihood="lower_bound" if settings.likelihood == "gaussian" else None,
