@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test lint format benchmark soak clean
+.PHONY: train test lint format benchmark soak mutation clean
 
 train: $(VENV)/.train
 	$(BIN)/python launch.py
@@ -28,6 +28,10 @@ benchmark: $(VENV)/.train
 soak: $(VENV)/.test
 	$(BIN)/python -m pytest -m soak
 	$(BIN)/python benchmarks/soak.py
+
+# A hundred mistakes made on purpose, and whether the tests notice: hours on two CPU cores. See docs/reliability.md.
+mutation: $(VENV)/.test
+	$(BIN)/python benchmarks/mutation.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -12,7 +12,8 @@ import tempfile
 import pytest
 
 _FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-_CACHE = tempfile.mkdtemp(prefix="jaxgen-tests-")
+_KEPT_CACHE = os.environ.get("JAXGEN_TESTS_CACHE")  # set by benchmarks/mutation.py, whose processes follow each other
+_CACHE = _KEPT_CACHE or tempfile.mkdtemp(prefix="jaxgen-tests-")
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -41,4 +42,5 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_unconfigure():
-    shutil.rmtree(_CACHE, ignore_errors=True)
+    if not _KEPT_CACHE:
+        shutil.rmtree(_CACHE, ignore_errors=True)
