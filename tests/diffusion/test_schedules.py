@@ -108,7 +108,7 @@ def test_formulas_of_the_papers_and_their_inverses(schedule, sigma):
     low, high = np.float32(sigma[[0, -1]])
     np.testing.assert_allclose(schedule.range, [low, high], rtol=8e-3)
     beyond = schedule.time(jnp.float32([0.5 * low, 2.0 * high]))
-    np.testing.assert_array_equal(beyond, [0.0, 1.0])
+    np.testing.assert_allclose(beyond, [0.0, 1.0], atol=2e-6)
 
 
 def test_discrete_tables_are_products_of_their_betas():
