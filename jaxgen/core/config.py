@@ -6,6 +6,7 @@ import functools
 import importlib
 import inspect
 import json
+import math
 import pkgutil
 import types
 import typing
@@ -36,6 +37,19 @@ def call(target: Callable[..., T], section: Section, *, where: str, **given: Any
       ValueError: names the key, the value and what is allowed.
     """
     return target(**_checked(target, section, where, given), **given)
+
+
+def check_bounds(settings: Any, bounds: Mapping[str, tuple[int, int | float]], *, where: str) -> None:
+    """Refuses numbers of a section, as attributes of `settings`, that lie outside of their bounds, both included.
+
+    Raises:
+      ValueError: names the setting, its value and the bounds.
+    """
+    for name, (low, high) in bounds.items():
+        value = getattr(settings, name)
+        if not low <= value <= high:
+            allowed = f"be at least {low}" if high == math.inf else f"lie in [{low}, {high}]"
+            raise ValueError(f"{where}.{name} is {value}, but must {allowed}.")
 
 
 def _checked(target: Callable[..., Any], section: Section, where: str, given: Iterable[str]) -> dict[str, Any]:
