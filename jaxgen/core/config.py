@@ -6,6 +6,7 @@ import functools
 import importlib
 import inspect
 import json
+import math
 import pkgutil
 import types
 import typing
@@ -83,6 +84,19 @@ def refuse_unused(target: Callable[..., Any], settings: Mapping[str, Any], needs
                 f"{where}.{name} is {getattr(values, name)!r}, but has no effect without {need.words}: set it to "
                 f"{' or '.join(map(repr, allowed))}."
             )
+
+
+def check_bounds(settings: Any, bounds: Mapping[str, tuple[int, int | float]], *, where: str) -> None:
+    """Refuses numbers of a section, as attributes of `settings`, that lie outside of their bounds, both included.
+
+    Raises:
+      ValueError: names the setting, its value and the bounds.
+    """
+    for name, (low, high) in bounds.items():
+        value = getattr(settings, name)
+        if not low <= value <= high:
+            allowed = f"be at least {low}" if high == math.inf else f"lie in [{low}, {high}]"
+            raise ValueError(f"{where}.{name} is {value}, but must {allowed}.")
 
 
 def _checked(target: Callable[..., Any], section: Section, where: str, given: Iterable[str]) -> dict[str, Any]:

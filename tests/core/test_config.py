@@ -1,5 +1,6 @@
 import dataclasses
 import inspect
+import math
 import re
 import sys
 import types
@@ -414,3 +415,24 @@ def test_a_setting_may_be_off_or_at_its_default_where_it_has_no_effect(section):
 def test_a_setting_that_has_no_effect_is_refused(section, sentence):
     with pytest.raises(ValueError, match=sentence):
         options(**section)
+
+
+class Numbers(NamedTuple):
+    share: float
+    count: int
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 2), (1.0, 10**9), (0.5, 3)])
+def test_numbers_within_their_bounds_pass(share, count):
+    configs.check_bounds(Numbers(share, count), {"share": (0, 1), "count": (2, math.inf)}, where="section")
+
+
+@pytest.mark.parametrize(("share", "count", "sentence"), [
+    (-0.1, 2, r"^section\.share is -0\.1, but must lie in \[0, 1\]\.$"),
+    (1.1, 2, r"^section\.share is 1\.1, but must lie in \[0, 1\]\.$"),
+    (0.5, 1, r"^section\.count is 1, but must be at least 2\.$"),
+    (float("nan"), 2, r"^section\.share is nan"),
+])  # fmt: skip
+def test_numbers_out_of_their_bounds_are_refused_by_name(share, count, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        configs.check_bounds(Numbers(share, count), {"share": (0, 1), "count": (2, math.inf)}, where="section")

@@ -187,13 +187,33 @@ def heun(denoise, x, t, r):
     return x + column(r - t) * 0.5 * (d + (euler - denoise(euler, r)) / column(r))
 
 
+@pytest.mark.parametrize(("changes", "sentence"), [
+    ({"label_dropout": -0.1}, r"label_dropout is -0\.1, but must lie in \[0, 1\]"),
+    ({"huber": 0.0}, r"huber is 0\.0, but must be positive"),
+    ({"teacher_guidance": 2.0}, r"teacher_guidance is 2\.0, but must be 1\.0 unless both"),
+    ({"teacher_guidance": 2.0, "teacher": "elsewhere", "class_conditional": False}, r"must be 1\.0 unless both"),
+])  # fmt: skip
+def test_settings_that_would_do_nothing_or_harm_are_refused(changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        build(**changes)
+
+
+def test_guidance_of_a_teacher_without_classes_is_refused():
+    teacher = Trained(teach, {}, 0)
+    with pytest.raises(
+        ValueError, match=r"must be 1\.0 unless both the teacher, .* and the student are class-conditional"
+    ):
+        build(Env(teacher=teacher), teacher="elsewhere", teacher_guidance=2.0)
+    build(teacher="elsewhere", teacher_guidance=2.0)  # the teacher is absent when its student is sampled
+
+
 @pytest.mark.parametrize("conditional", [True, False])
 def test_distillation_takes_a_heun_step_of_the_guided_teacher(conditional):
     text, curriculum = CURRICULA["ict"]
     student = {"a": np.array([0.3, -0.8], np.float32), "b": np.float32(-0.6)}
     variables = {"gain": np.float32(0.6), "network": student}
     teacher = Trained(teach, variables, NUM_CLASSES if conditional else 0, DATA)
-    changes = {"curriculum": text, "teacher": "elsewhere", "teacher_guidance": 2.5}
+    changes = {"curriculum": text, "teacher": "elsewhere", "teacher_guidance": 2.5 if conditional else 1.0}
     params, gradient, metrics, _ = update(build(Env(teacher=teacher), **changes))
     jax.tree.map(np.testing.assert_array_equal, params, {"network": student})
     r, t = pairs(curriculum)

@@ -103,6 +103,18 @@ def step(model, model_state=None, microbatches=1):
     return Step(model, before, after, metrics)
 
 
+@pytest.mark.parametrize(("name", "value", "allowed"), [
+    ("label_dropout", 1.01, r"lie in \[0, 1\]"),
+    ("augment_probability", -0.1, r"lie in \[0, 1\]"),
+    ("importance_buckets", -1, "be at least 0"),
+    ("uncertainty_channels", -1, "be at least 0"),
+    ("likelihood_steps", 0, "be at least 1"),
+])  # fmt: skip
+def test_numbers_out_of_their_bounds_are_refused(name, value, allowed):
+    with pytest.raises(ValueError, match=rf"diffusion\.{name} is {value}, but must {allowed}"):
+        build(**{f"diffusion__{name}": value})
+
+
 class Draws(NamedTuple):
     """What an update draws for each example."""
 

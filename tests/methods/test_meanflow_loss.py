@@ -124,6 +124,20 @@ def test_the_loss_is_that_of_algorithm_1_with_the_guided_velocity(power, omega, 
     check(model, power=power, omega=omega, kappa=kappa)
 
 
+@pytest.mark.parametrize(("changes", "sentence"), [
+    ({"label_dropout": 1.1}, r"label_dropout is 1\.1, but must lie in \[0, 1\]"),
+    ({"interval_share": -0.1}, r"interval_share is -0\.1, but must lie in \[0, 1\]"),
+    ({"adaptive_power": -0.5}, r"adaptive_power is -0\.5, but must be at least 0"),
+    ({"interval_features": 2}, "interval_features is 2, but must be even and at least 4"),
+    ({"interval_features": 5}, "interval_features is 5, but must be even and at least 4"),
+    ({"guidance_scale": 2.0, "class_conditional": False}, r"guidance_scale is 2\.0, but must be 1\.0 with class_cond"),
+    ({"guidance_mix": 0.5, "class_conditional": False}, r"guidance_mix is 0\.5, but must be 0\.0 with class_cond"),
+])  # fmt: skip
+def test_settings_that_would_do_nothing_or_harm_are_refused(changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        build(**changes)
+
+
 def test_an_unconditional_model_sees_no_class():
     model = build(adaptive_power=0.5, class_conditional=False)
     assert model.spec.num_classes == 0

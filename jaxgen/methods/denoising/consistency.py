@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.core import keys, trees
 from jaxgen.core.builders import Objective, Player, one_player
-from jaxgen.core.config import Need, bind_text, call, call_text
+from jaxgen.core.config import Need, bind_text, call, call_text, check_bounds
 from jaxgen.core.contract import (
     Conditioning,
     Env,
@@ -287,9 +287,23 @@ def _labels(example_keys: Array, process: Process, batch: Microbatch) -> Array |
     return guidance.hide_labels(example_keys, batch["label"], probability=probability, null_label=null_label)
 
 
+def _teacher_sees_classes(settings: Settings, env: Env) -> bool:
+    """Whether teacher and student are class-conditional; an absent teacher, as in sampling, was checked before."""
+    present = env.teacher is None or bool(env.teacher.num_classes)
+    return settings.teacher is not None and settings.class_conditional and present
+
+
 def _check(settings: Settings, sampler: Sampler, env: Env) -> None:
     if settings.teacher is None and env.teacher is not None:
         raise ValueError("There is a teacher, but consistency.teacher is None: name its work directory there.")
+    check_bounds(settings, {"label_dropout": (0, 1)}, where="consistency")
+    if settings.huber <= 0.0:
+        raise ValueError(f"consistency.huber is {settings.huber}, but must be positive.")
+    if settings.teacher_guidance != 1.0 and not _teacher_sees_classes(settings, env):
+        raise ValueError(
+            f"consistency.teacher_guidance is {settings.teacher_guidance}, but must be 1.0 unless both the "
+            "teacher, which consistency.teacher names, and the student are class-conditional."
+        )
     assumed = {"consistency": settings.sigma_data}
     if env.teacher is not None and settings.start_from_teacher:
         assumed["the teacher, whose weights the student starts from,"] = env.teacher.sigma_data

@@ -4,6 +4,7 @@ DDPM, improved DDPM, ADM, EDM, EDM2, DiT, flow matching and what lies between th
 are combined here. `docs/diffusion.md` lists the pieces; each file in `configs/` is one choice.
 """
 
+import math
 from typing import Literal, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.core import keys
 from jaxgen.core.builders import InitVariables, Objective, Player, one_player
-from jaxgen.core.config import Need, call
+from jaxgen.core.config import Need, call, check_bounds
 from jaxgen.core.contract import (
     Conditioning,
     Denoise,
@@ -105,6 +106,10 @@ NEEDS = {
     "likelihood_steps": Need("diffusion.likelihood='ode'", lambda diffusion: diffusion.likelihood == "ode"),
 }
 """Which of the settings have an effect only beside others."""
+
+
+_SHARES, _COUNTS = ("label_dropout", "augment_probability"), ("importance_buckets", "uncertainty_channels")
+_BOUNDS = dict.fromkeys(_SHARES, (0, 1)) | dict.fromkeys(_COUNTS, (0, math.inf)) | {"likelihood_steps": (1, math.inf)}
 
 
 class Prediction(NamedTuple):
@@ -246,6 +251,7 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
 
 def _diffusion(config: ConfigDict, spec: ModelSpec) -> Diffusion:
     settings = call(Settings, config.diffusion, where="diffusion", needs=NEEDS)
+    check_bounds(settings, _BOUNDS, where="diffusion")
     spec = for_classes(spec, settings.class_conditional, where="diffusion")
     pieces = ("path", "parameterization", "schedule", "noise_label", "times", "weighting", "shift")
     process = make_process(**{piece: getattr(settings, piece) for piece in pieces})

@@ -1,5 +1,6 @@
 """MeanFlow (Geng et al. 2025): a network trained from scratch to jump along a flow, to sample in one to four steps."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.core import keys
 from jaxgen.core.builders import Objective, Player, one_player
-from jaxgen.core.config import Need, call, call_text
+from jaxgen.core.config import Need, call, call_text, check_bounds
 from jaxgen.core.contract import (
     Conditioning,
     Env,
@@ -241,9 +242,18 @@ def _guided(process: Process, params: PyTree, z: Array, t: Array, velocity: Arra
 
 
 def _check(settings: Settings, sampler: Sampler) -> None:
-    if not 0.0 <= settings.interval_share <= 1.0:
-        raise ValueError(f"meanflow.interval_share is {settings.interval_share}, but must lie in [0, 1].")
+    bounds = {"interval_share": (0, 1), "label_dropout": (0, 1), "adaptive_power": (0, math.inf)}
+    check_bounds(settings, bounds, where="meanflow")
+    if settings.interval_features < 4 or settings.interval_features % 2:
+        raise ValueError(
+            f"meanflow.interval_features is {settings.interval_features}, but must be even and at least 4."
+        )
     if not 0.0 <= settings.guidance_mix < 1.0:
         raise ValueError(f"meanflow.guidance_mix is {settings.guidance_mix}, but must be at least 0 and below 1.")
+    for name, none in (("guidance_scale", 1.0), ("guidance_mix", 0.0)):
+        if getattr(settings, name) != none and not settings.class_conditional:
+            raise ValueError(
+                f"meanflow.{name} is {getattr(settings, name)}, but must be {none} with class_conditional=False."
+            )
     if sampler.num_steps < 1:
         raise ValueError(f"sampler.num_steps is {sampler.num_steps}, but must be at least 1.")
