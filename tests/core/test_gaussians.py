@@ -62,36 +62,36 @@ def log_bin_probability(k, mean, sigma):
     return log_high + np.log1p(-np.exp(log_low - log_high))
 
 
+@jax.jit
+def log_probabilities(x, mean, log_sigma):
+    """Of all levels, and of a pair of dimensions that have them in opposite orders; one program for all tests."""
+    one = gaussians.discretized_gaussian_log_likelihood(x[:, None], mean[:, None], log_sigma[:, None])
+    shared = gaussians.discretized_gaussian_log_likelihood(
+        jnp.stack([x, x[::-1]], axis=1), jnp.stack([mean, mean], axis=1), log_sigma[0]
+    )
+    return one, shared
+
+
+LEVELS = jnp.asarray(level(np.arange(256)), jnp.float32)
+
+
 @pytest.mark.parametrize("mean", [-0.93, -0.2, 0.3, 0.98])
 @pytest.mark.parametrize("sigma", [0.02, 0.3])
 def test_probabilities_of_levels_are_those_of_their_bins_also_far_out(mean, sigma):
-    levels = np.array([0, 1, 2, 70, 127, 128, 200, 253, 254, 255])
-    expected = [log_bin_probability(k, mean, sigma) for k in levels]
-    ours = gaussians.discretized_gaussian_log_likelihood(
-        jnp.asarray(level(levels), jnp.float32)[:, None], jnp.full((10, 1), mean), jnp.full((10, 1), np.log(sigma))
-    )
+    ours, pairs = log_probabilities(LEVELS, jnp.full(256, mean), jnp.full(256, np.log(sigma)))
+    expected = [log_bin_probability(k, mean, sigma) for k in range(256)]
     np.testing.assert_allclose(ours, expected, rtol=2e-4, atol=2e-4)
     assert min(expected) < (-1000 if sigma == 0.02 else -7)
-
-
-def test_probabilities_of_all_levels_sum_to_one_and_those_of_dimensions_multiply():
-    x = jnp.asarray(level(np.arange(256)), jnp.float32)[:, None]
-    log_p = gaussians.discretized_gaussian_log_likelihood(x, jnp.full((256, 1), 0.9), jnp.log(0.2))
-    np.testing.assert_allclose(np.exp(np.float64(log_p)).sum(), 1.0, rtol=1e-5)
-    pairs = jnp.concatenate([x, x[::-1]], axis=1)
-    both = gaussians.discretized_gaussian_log_likelihood(pairs, jnp.full((256, 2), 0.9), jnp.log(0.2))
-    np.testing.assert_allclose(both, log_p + log_p[::-1], rtol=1e-5)
+    np.testing.assert_allclose(np.exp(np.float64(ours)).sum(), 1.0, rtol=1e-4)
+    np.testing.assert_allclose(pairs, ours + ours[::-1], rtol=1e-5)
 
 
 def test_gradients_in_the_tails_are_those_of_finite_differences():
     """And finite, where the interval is mirrored and where it is not."""
-
-    def log_p(mean, k):
-        x = jnp.full((1, 1), level(k), jnp.float32)
-        return gaussians.discretized_gaussian_log_likelihood(x, jnp.full((1, 1), mean), jnp.log(0.05))[0]
-
-    for k, mean in ((0, 0.8), (3, 0.8), (252, -0.8), (255, -0.8), (128, 0.02)):
-        ours = jax.grad(log_p)(mean, k)
-        step = 1e-4
-        expected = (log_bin_probability(k, mean + step, 0.05) - log_bin_probability(k, mean - step, 0.05)) / (2 * step)
-        np.testing.assert_allclose(ours, expected, rtol=5e-3)
+    means = np.where(np.arange(256) < 100, 0.8, -0.8)
+    log_sigma = jnp.full(256, np.log(0.05))
+    ours = jax.grad(lambda mean: log_probabilities(LEVELS, mean, log_sigma)[0].sum())(jnp.asarray(means))
+    for k in (0, 3, 98, 104, 252, 255):
+        above, below = (log_bin_probability(k, means[k] + step, 0.05) for step in (1e-4, -1e-4))
+        np.testing.assert_allclose(ours[k], (above - below) / 2e-4, rtol=5e-3)
+    assert np.isfinite(ours).all()

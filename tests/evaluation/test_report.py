@@ -5,6 +5,7 @@ import pytest
 from halves import TINY, halves
 from ml_collections import ConfigDict
 
+from jaxgen.evaluation.features import ClassifierSettings
 from jaxgen.evaluation.frechet import frechet_distance
 from jaxgen.evaluation.inception import Features, SplitFeatures
 from jaxgen.evaluation.inception_score import inception_score
@@ -182,3 +183,79 @@ def test_missing_labels_and_misshapen_reconstructions_are_refused():
         evaluate(SAMPLES, LabeledImages(TRAIN.images), HELD_OUT, num_classes=2, settings=SETTINGS)
     with pytest.raises(ValueError, match=r"Reconstructions have shape \(5, 8, 8, 1\)"):
         judge(LabeledImages(SAMPLES.images), num_classes=0, reconstructions=HELD_OUT.images[:5])
+
+
+def test_the_table_to_the_letter():
+    classifier = {"held_out_accuracy": 0.987654}
+    figures = {
+        "a": {"value": 0.123456, "better": "lower", "reference": "train, 9 images", "features": "f", "note": "few."},
+        "longer": {
+            "value": 12345.678,
+            "better": "higher",
+            "reference": "train, 9 images",
+            "k": 3,
+            "features": "f",
+            "held_out": {"value": 2.0, "samples_at_same_size": 0.5, "num_samples": 7},
+            "classifier": classifier,
+        },
+        "histogram": {"value": [4, 0, 2], "features": "g", "classifier": classifier},
+        "nothing": {"value": None, "note": "few."},
+    }
+    assert format_table(figures).splitlines() == [
+        "figure         value  same size  held-out  better  against",
+        "a             0.1235                       lower   train, 9 images",
+        "longer     1.235e+04        0.5         2  higher  train, 9 images, k = 3",
+        "histogram       0..4",
+        "nothing",
+        "held-out: 7 held-out images judged as if they were samples; same size: 7 samples.",
+        "features: f",
+        "features: g",
+        "few.",
+        "classifier: right on 98.8% of the held-out images",
+    ]
+
+
+def settings_of(**evaluate):
+    return evaluation_settings(ConfigDict({"evaluate": evaluate}))
+
+
+def test_the_protocol_does_not_change_unnoticed():
+    expected = (1000, 0, 3, 10_000, 1024, None, ClassifierSettings())
+    assert settings_of() == EvaluationSettings() == expected
+    assert settings_of(num_samples=4, k=3, num_likelihood=2).num_samples == 4
+    assert settings_of(num_samples=2, k=1).k == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"k": 0}, r"^evaluate\.k is 0, but must be at least 1\.$"),
+        ({"k": 5, "num_samples": 5}, r"^evaluate\.num_samples is 5, but must be above evaluate\.k, 5\.$"),
+        ({"num_likelihood": 1}, r"^evaluate\.num_likelihood is 1, but must be at least 2, for a standard error\.$"),
+        (
+            {"num_samples": 9, "inception": "d"},
+            r"^evaluate\.num_samples is 9, but must be at least 10 with evaluate\.inc",
+        ),
+        ({"num_sample": 9}, r"^evaluate\.num_sample is not a setting; .*Did you mean num_samples\?$"),
+        ({"num_samples": True}, r"^evaluate\.num_samples is True, but must be of type int\.$"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name_and_value(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        settings_of(**settings)
+
+
+@pytest.mark.parametrize("missing", ["train", "held_out"])
+def test_both_splits_need_their_labels_where_there_are_classes(missing):
+    splits = {"train": TRAIN, "held_out": HELD_OUT}
+    splits[missing] = LabeledImages(splits[missing].images)
+    with pytest.raises(ValueError, match="The data has 2 classes, so train and held-out splits must come with labels"):
+        evaluate(SAMPLES, **splits, num_classes=2, settings=SETTINGS)
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 2])
+def test_all_three_sets_have_one_shape(wrong):
+    sets = [LabeledImages(split.images, split.labels) for split in (SAMPLES, TRAIN, HELD_OUT)]
+    sets[wrong] = LabeledImages(sets[wrong].images[:, 1:], sets[wrong].labels)
+    with pytest.raises(ValueError, match=r"must have one shape, and they have \[.*\(7, 8, 1\)"):
+        evaluate(*sets, num_classes=2, settings=SETTINGS)
