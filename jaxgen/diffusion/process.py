@@ -48,13 +48,14 @@ class Process(NamedTuple):
     def uses_schedule(self, levels: Callable[[Schedule], np.ndarray]) -> bool:
         """Whether the times of training, the noise labels, or the `levels` of a schedule depend on the schedule."""
         quantiles = jnp.array([0.25, 0.5, 0.75])
+
+        def seen(schedule: Schedule) -> list[np.ndarray]:
+            times, labels = self.times(schedule, quantiles), self.noise_label(schedule, self.schedule.sigma(quantiles))
+            return [np.asarray(times), np.asarray(labels), levels(schedule)]
+
         with jax.ensure_compile_time_eval():
-            sigma = self.schedule.sigma(quantiles)
-            ours, others = (
-                (self.times(schedule, quantiles), self.noise_label(schedule, sigma), levels(schedule))
-                for schedule in (self.schedule, _shifted(self.schedule, 2.0))
-            )
-        return not all(map(np.array_equal, ours, others))
+            ours, others = seen(self.schedule), seen(_shifted(self.schedule, 2.0))
+        return not all(np.array_equal(a, b) for a, b in zip(ours, others, strict=True))
 
     @property
     def variance_preserving(self) -> bool:

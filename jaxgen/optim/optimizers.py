@@ -32,12 +32,12 @@ RULES = {
 }
 """Every update rule by the name that configs give it."""
 
-NEEDS = {
-    decay: Need(
-        f"an optimizer.name that has a {decay}", lambda settings, decay=decay: decay in RULES[settings.name].decays
-    )
-    for decay in ("b1", "b2")
-}
+
+def _need_of(decay: str) -> Need:
+    return Need(f"an optimizer.name that has a {decay}", lambda optimizer: decay in RULES[optimizer.name].decays)
+
+
+NEEDS = {decay: _need_of(decay) for decay in ("b1", "b2")}
 """Settings without an effect, unless others are as said."""
 
 
