@@ -1,15 +1,20 @@
-# `make train` and `make test` do all the set-up: a virtual environment in .venv with the pinned versions of constraints.txt.
-PYTHON ?= python3
+# `make train` and `make test` do all the set-up: a virtual environment in .venv with the pinned versions of constraints.txt,
+# made by the newest Python that is found and supported, or by PYTHON=python3.11.
+PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test lint format benchmark soak mutation clean
+.PHONY: train test test-short lint format benchmark soak mutation clean same-python
 
 train: $(VENV)/.train
 	$(BIN)/python launch.py
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+# What depends on the versions of Python and JAX, in minutes: every import, a tiny run of each family, launchers, checkpoints.
+test-short: $(VENV)/.test
+	$(BIN)/python -m pytest -m 'short and not soak'
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -37,13 +42,15 @@ clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaxgen needs Python 3.11 or newer, but $(PYTHON) is older: run make with PYTHON=python3.11.")'
-	$(PYTHON) -m venv $(VENV)
+	@python=$$(.ci/python find $(PYTHON)) && echo "$$python -m venv --clear $(VENV)" && "$$python" -m venv --clear $(VENV)
+
+same-python: | $(BIN)/python
+	@.ci/python check $(VENV) $(PYTHON)
 
 # What is installed, by purpose: .train is the package alone, .test and .dev add their extras.
 $(VENV)/.train: EXTRAS :=
 $(VENV)/.test: EXTRAS := [test]
 $(VENV)/.dev: EXTRAS := [dev]
-$(VENV)/.train $(VENV)/.test $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.train $(VENV)/.test $(VENV)/.dev: pyproject.toml constraints.txt | same-python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.$(EXTRAS)'
 	@touch $@

@@ -6,6 +6,7 @@ A config that is added to `configs/` is tested from then on; nothing has to be l
 import importlib
 import itertools
 import subprocess
+from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
@@ -47,8 +48,21 @@ class Run(NamedTuple):
         return self.tiny.train(self.programs, state, first, last)
 
 
-# One process runs all tests of a config, so that each compiles once.
-@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in CONFIGS])
+def first_of_their(kind: Callable[[str], str]) -> set[str]:
+    """The first config of each family, or method, as `kind` makes it from the method's name."""
+    tiny = {name: importlib.import_module(f"configs.{name}").get_config("tiny") for name in reversed(CONFIGS)}
+    return set({kind(config.method): name for name, config in tiny.items()}.values())
+
+
+SHORT = first_of_their(lambda method: method.split(".")[0])
+
+
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    """One process runs all tests of a config, so that each compiles once; the short suite has one of each family."""
+    return [pytest.mark.xdist_group(name), *([pytest.mark.short] if name in SHORT else [])]
+
+
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=marks(name)) for name in CONFIGS])
 def one(request) -> Run:
     tiny = make_tiny(config_on(request.param, "one"))
     start = tiny.init()
@@ -117,11 +131,8 @@ def test_two_steps_save_restore_three_steps_equal_five(one, tmp_path):
 QUICK = ("data x fsdp x tensor", "pmap")
 """Layouts that every test run goes through, from the one-device start; `make soak` goes through all, from their own."""
 
-
-def first_of_their_methods() -> set[str]:
-    """What pmap asks of a model is its method's to do, so that one config of each is enough for every run."""
-    methods = {importlib.import_module(f"configs.{name}").get_config("tiny").method: name for name in reversed(CONFIGS)}
-    return set(methods.values())
+# What pmap asks of a model is its method's to do, so that one config of each is enough for every run.
+PMAPPED = first_of_their(str)
 
 
 ONE_MICROBATCH = ("dcgan", "stylegan2", "iddpm", "flow", "consistency")
@@ -133,7 +144,7 @@ and a curriculum that counts microbatches."""
 @pytest.mark.parametrize("layout", QUICK)
 def test_eight_devices_follow_the_trajectory_of_one(one, layout):
     """The mesh takes each batch in two microbatches, whose gradients it accumulates."""
-    if layout == "pmap" and one.name not in first_of_their_methods():
+    if layout == "pmap" and one.name not in PMAPPED:
         pytest.skip("another config of the method goes through it")
     config = config_on(one.name, layout)
     if layout != "pmap" and one.name not in ONE_MICROBATCH:

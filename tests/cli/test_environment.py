@@ -6,6 +6,8 @@ import pytest
 
 from jaxgen.cli import environment
 
+pytestmark = pytest.mark.short
+
 OPTION = "--xla_cpu_experimental_ynn_fusion_type"
 CHOSEN = f"{OPTION}=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 

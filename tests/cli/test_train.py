@@ -17,7 +17,7 @@ from jaxgen.cli.main import COMMANDS, load_config_file
 from jaxgen.training.settings import train_settings
 from jaxgen.training.workdir import load_config, load_spec, save_config
 
-pytestmark = pytest.mark.xdist_group("cli")
+pytestmark = [pytest.mark.xdist_group("cli"), pytest.mark.short]
 LAUNCH = Path(__file__).parents[2] / "launch.py"
 
 

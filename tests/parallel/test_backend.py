@@ -10,6 +10,8 @@ import pytest
 
 from jaxgen.parallel import backend
 
+pytestmark = pytest.mark.short
+
 
 def compare(monkeypatch, *programs):
     monkeypatch.setattr(backend, "PROGRAMS", programs)

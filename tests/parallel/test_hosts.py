@@ -12,6 +12,8 @@ from jaxgen.parallel import hosts
 from jaxgen.parallel.launchers import Place
 from jaxgen.training.interruption import Interruption
 
+pytestmark = pytest.mark.short
+
 
 @pytest.fixture
 def played(monkeypatch):

@@ -10,6 +10,8 @@ from jax._src.clusters import cloud_tpu_cluster
 
 from jaxgen.parallel.launchers import Place, find
 
+pytestmark = pytest.mark.short
+
 LAUNCHERS = (
     "SLURM_",
     "OMPI_",

@@ -22,6 +22,8 @@ from jaxgen.training.failures import WriteError
 from jaxgen.training.restoring import dependencies
 from jaxgen.training.retention import Retention
 
+pytestmark = pytest.mark.short
+
 CONFIG = ConfigDict({"method": "toy", "model": {"widths": (1, 2)}})
 STEPS = (2, 4)
 
