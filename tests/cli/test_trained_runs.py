@@ -53,6 +53,8 @@ def test_samples_are_guided_away_from_another_run(finished):
     plain, guide = images(finished / "flow"), images(finished / "other")
     assert not np.array_equal(plain, guide)
     guided = [f"--config.sampler.guide={finished}/other", "--config.sampler.guidance_scale"]
-    # At 0 nothing but the guide is left; at 1 nothing of it.
+    # At 0 nothing but the guide is left; at 1 nothing of it, so that it is refused.
     np.testing.assert_array_equal(images(finished / "flow", guided[0], f"{guided[1]}=0.0"), guide)
-    np.testing.assert_array_equal(images(finished / "flow", guided[0], f"{guided[1]}=1.0"), plain)
+    outcome = launch("sample", f"--workdir={finished}/flow", guided[0], f"{guided[1]}=1.0", "--num_samples=8")
+    assert outcome.code == 2
+    assert "has no effect without a sampler.guidance_scale other than 1: set it to None." in outcome.err
