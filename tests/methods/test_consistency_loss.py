@@ -143,6 +143,7 @@ def update(model, done=DONE):
     before = model.init(keys.root_key(0), batch())
     assert before.model_state == {"microbatches": 0}
     before = before._replace(model_state={"microbatches": jnp.int32(done)})
+    assert model.microbatches == MICROBATCHES
     after, metrics = jax.jit(model.update)(KEY, before, batch())
     gradient = jax.tree.map(lambda old, new: np.asarray(old - new), before.params, after.params)
     return jax.tree.map(np.asarray, before.params), gradient, metrics, int(after.model_state["microbatches"])

@@ -293,7 +293,7 @@ def _check(settings: Settings, sampler: Sampler, env: Env) -> None:
             f"consistency.teacher_guidance is {settings.teacher_guidance}, but must be 1.0 unless both the "
             "teacher, which consistency.teacher names, and the student are class-conditional."
         )
-    assumed = {"consistency": settings.sigma_data}
+    assumed: dict[str, float | None] = {"consistency": settings.sigma_data}
     if env.teacher is not None and settings.start_from_teacher:
         assumed["the teacher, whose weights the student starts from,"] = env.teacher.sigma_data
     assumptions.agreed("sigma_data", assumed)
