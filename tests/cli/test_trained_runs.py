@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 from launching import launch
 
+from configs import consistency, edm
+from jaxgen.cli import setup
+from jaxgen.core.contract import GenerativeModel, ModelSpec
+
 QUIET = ("--config.evaluate.num_samples=0", "--config.log.tensorboard=False")
 
 
@@ -58,3 +62,17 @@ def test_samples_are_guided_away_from_another_run(finished):
     outcome = launch("sample", f"--workdir={finished}/flow", guided[0], f"{guided[1]}=1.0", "--num_samples=8")
     assert outcome.code == 2
     assert "has no effect without a sampler.guidance_scale other than 1: set it to None." in outcome.err
+
+
+def test_a_finished_run_brings_its_classes_and_the_deviation_that_it_assumes(monkeypatch):
+    spec = ModelSpec((8, 8, 1), num_classes=10, sigma_data=0.75)
+    model = GenerativeModel(spec, *[lambda *args: None] * 4, denoise=lambda *args: args[1])
+    student = consistency.get_config("tiny")
+    student.consistency.teacher = "elsewhere"
+    monkeypatch.setattr(setup, "load_config", lambda directory: edm.get_config("tiny"))
+    monkeypatch.setattr(setup, "load_spec", lambda directory: spec)
+    monkeypatch.setattr(setup, "build", lambda config, spec, directory: setup.Experiment(config, spec, model, None))
+    monkeypatch.setattr(setup, "load_variables", lambda *args: ({"network": np.ones(2)}, 7))
+    teacher = setup._trained(student, "teacher")
+    assert (teacher.num_classes, teacher.sigma_data) == (10, 0.75)
+    np.testing.assert_array_equal(teacher.variables["network"], np.ones(2))

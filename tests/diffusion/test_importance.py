@@ -24,6 +24,7 @@ def test_probabilities_are_roots_with_a_share_for_all():
     np.testing.assert_allclose(
         importance.probabilities(MOMENTS, uniform_share=0.2), 0.8 * ROOTS / 10 + 0.2 / 4, rtol=1e-6
     )
+    np.testing.assert_allclose(importance.probabilities(jnp.array([0.0, 1.0])), [0.0005, 0.9995], rtol=1e-5)
 
 
 def test_a_time_is_where_its_uniform_lies_in_the_cumulative_distribution():
@@ -34,6 +35,12 @@ def test_a_time_is_where_its_uniform_lies_in_the_cumulative_distribution():
     np.testing.assert_allclose(time, [0.5 / 4, 1.25 / 4, 2.75 / 4, 3.1 / 4, 0.0, 1.0], atol=1e-5)
     assert time.max() < 1.0
     np.testing.assert_allclose(weight, 1.0 / (4 * p[[0, 1, 2, 3, 0, 3]]), rtol=1e-5)
+
+
+def test_a_uniform_beyond_the_sum_of_rounded_probabilities_still_falls_into_the_last_bucket():
+    time, weight = importance.draw(MOMENTS, jnp.array([1.001]))
+    np.testing.assert_allclose(weight, 1.0 / (0.999 * 8 / 10 + 0.001), rtol=1e-5)
+    assert 1.0 - 1e-5 < time[0] < 1.0
 
 
 TIME, LOSS = jnp.array([0.05, 0.3, 0.99, 0.34, 1.0, 0.0]), jnp.array([2.0, 3.0, 5.0, 1.0, 7.0, 4.0])

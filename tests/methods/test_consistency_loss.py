@@ -117,22 +117,29 @@ def pairs(curriculum, done=DONE):
     return (np.concatenate(side) for side in zip(*halves, strict=True))
 
 
-def start(params, x, sigma, of_class, gain):
+LABELS = {
+    "log_sigma": lambda sigma: np.log(sigma) / 4,
+    "time(scale=5.0)": lambda sigma: 5 * (sigma ** (1 / 7) - LOW ** (1 / 7)) / (HIGH ** (1 / 7) - LOW ** (1 / 7)),
+}
+
+
+def start(params, x, sigma, of_class, gain, noise_label):
     """f(x, sigma) of Song et al. 2023, appendix C."""
     c_skip = DATA**2 / ((sigma - LOW) ** 2 + DATA**2)
     c_out = DATA * (sigma - LOW) / np.sqrt(sigma**2 + DATA**2)
     seen = x / column(np.sqrt(sigma**2 + DATA**2))
-    f = formula(params["network"], seen, np.log(sigma) / 4, of_class, gain=gain, outputs=2)
+    f = formula(params["network"], seen, LABELS[noise_label](sigma), of_class, gain=gain, outputs=2)
     return column(c_skip) * x + column(c_out) * f
 
 
-def written_out(params, target_params, r, t, weighting, x_r=None, of_class=None):
+def written_out(params, target_params, r, t, weighting, x_r=None, of_class=None, noise_label="log_sigma"):
     """The loss, and the mean squared difference."""
     _, eps, gain, hidden = draws()
     of_class = OF_CLASS[np.where(hidden, NUM_CLASSES, LABEL)] if of_class is None else of_class
     x_t = X0 + column(t) * eps
     x_r = X0 + column(r) * eps if x_r is None else x_r
-    difference = start(params, x_t, t, of_class, gain) - start(target_params, x_r, r, of_class, gain)
+    of_both = (of_class, gain, noise_label)
+    difference = start(params, x_t, t, *of_both) - start(target_params, x_r, r, *of_both)
     c = HUBER * np.sqrt(12)
     huber = np.sqrt(np.sum(difference**2, axis=(1, 2, 3)) + c**2) - c  # Song and Dhariwal 2024, eq. 7
     return np.mean(WEIGHTS[weighting](r, t) * huber), np.mean(difference**2)
@@ -143,6 +150,7 @@ def update(model, done=DONE):
     before = model.init(keys.root_key(0), batch())
     assert before.model_state == {"microbatches": 0}
     before = before._replace(model_state={"microbatches": jnp.int32(done)})
+    assert model.microbatches == MICROBATCHES
     after, metrics = jax.jit(model.update)(KEY, before, batch())
     gradient = jax.tree.map(lambda old, new: np.asarray(old - new), before.params, after.params)
     return jax.tree.map(np.asarray, before.params), gradient, metrics, int(after.model_state["microbatches"])
@@ -155,13 +163,17 @@ def assert_metrics(metrics, loss, error, r, t):
     np.testing.assert_allclose(metrics["relative_step"], np.mean(1 - r / t), rtol=5e-4)
 
 
-@pytest.mark.parametrize(("name", "weighting"), [("ct", "uniform"), ("ict", "inverse_step"), ("ect", "edm")])
-def test_the_loss_from_scratch(name, weighting):
+@pytest.mark.parametrize(("name", "weighting", "noise_label"), [
+    ("ct", "uniform", "time(scale=5.0)"),
+    ("ict", "inverse_step", "log_sigma"),
+    ("ect", "edm", "log_sigma"),
+])  # fmt: skip
+def test_the_loss_from_scratch(name, weighting, noise_label):
     text, curriculum = CURRICULA[name]
-    params, gradient, metrics, count = update(build(curriculum=text, weighting=weighting))
+    params, gradient, metrics, count = update(build(curriculum=text, weighting=weighting, noise_label=noise_label))
     r, t = pairs(curriculum)
-    assert_metrics(metrics, *written_out(params, params, r, t, weighting), r, t)
-    assert_gradient(gradient, lambda p: written_out(p, params, r, t, weighting)[0], params)
+    assert_metrics(metrics, *written_out(params, params, r, t, weighting, noise_label=noise_label), r, t)
+    assert_gradient(gradient, lambda p: written_out(p, params, r, t, weighting, noise_label=noise_label)[0], params)
     assert count == DONE + MICROBATCHES
 
 

@@ -286,6 +286,7 @@ def flow_losses(params, d, u):
 
 def test_flow_matching_at_times_spread_evenly_over_the_whole_batch():
     model = build(**{f"diffusion__{k}": v for k, v in FLOW.items()}, diffusion__stratified=True, train__microbatches=2)
+    assert model.microbatches == 2
     done, d = step(model, microbatches=2), draws()
     offset = float(jax.random.uniform(keys.stream(KEY, "time")))
     u = np.mod(offset + INDEX / 6, 1.0)

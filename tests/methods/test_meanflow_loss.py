@@ -38,8 +38,9 @@ def formulas(monkeypatch):
     monkeypatch.setattr(meanflow, "make_network", formula_network.make_formula)
 
 
-def build(spec=SPEC, **changes):
+def build(spec=SPEC, microbatches=2, **changes):
     config = meanflow_config.get_config("tiny")
+    config.train.microbatches = microbatches
     config.optimizer.name, config.optimizer.b1, config.optimizer.learning_rate = "sgd", 0.0, 1.0
     config.optimizer.schedule, config.optimizer.clip_norm = "constant", None
     own = {"interval_share": SHARE, "time_scale": SCALE, "interval_features": FEATURES, "label_dropout": 0.5}
@@ -50,7 +51,7 @@ def build(spec=SPEC, **changes):
 
 def batch():
     arrays = {"image": IMAGE, "index": INDEX, "label": LABEL}
-    return {name: jnp.asarray(x[None]) for name, x in arrays.items()}
+    return {name: jnp.asarray(x.reshape(2, 3, *x.shape[1:])) for name, x in arrays.items()}
 
 
 @functools.cache
@@ -101,6 +102,7 @@ def written_out(params, frozen, *, power, omega=1.0, kappa=0.0, classes=True):
 
 
 def check(model, **settings):
+    assert model.microbatches == 2
     before = model.init(keys.root_key(0), batch())
     after, metrics = jax.jit(model.update)(KEY, before, batch())
     params = jax.tree.map(np.asarray, before.params)
@@ -150,7 +152,7 @@ def test_labels_are_hidden_at_their_rate_whatever_times_and_intervals(monkeypatc
         meanflow, "make_network", lambda *args, out_channels, **rest: Recorder(seen.append, out_channels)
     )
     label = np.arange(n) % 4
-    model = build(spec=ModelSpec((1, 1, 1), NUM_CLASSES), label_dropout=0.3)
+    model = build(spec=ModelSpec((1, 1, 1), NUM_CLASSES), microbatches=1, label_dropout=0.3)
     arrays = {"image": np.full((n, 1, 1, 1), 200, np.uint8), "index": np.arange(n), "label": label}
     data = {name: jnp.asarray(x[None]) for name, x in arrays.items()}
     jax.block_until_ready(jax.jit(model.update)(KEY, model.init(keys.root_key(0), data), data))
