@@ -303,6 +303,7 @@ def falls_of_steps(init, update, microbatches, *, phases=(None,) * NUM_STEPS, re
             state = jax.tree.unflatten(jax.tree.structure(state), [np.array(leaf) for leaf in jax.tree.leaves(state)])
         states.append(update(KEY, state, batch, phase=phase)[0])
     assert [int(state.step) for state in states] == list(range(len(states)))
+    assert all(state.step.dtype == jnp.int32 for state in states)
     return jax.tree.map(lambda *x: -np.diff(np.stack(x)), *[state.params for state in states])
 
 
@@ -340,3 +341,26 @@ def test_schedules_go_on_from_the_step_of_a_state_whatever_its_optimizer_has_see
     batch = {"x": jnp.full((1, 3), 2.0)}
     after, _ = update(KEY, init(KEY, batch)._replace(step=jnp.int32(6)), batch)
     np.testing.assert_allclose(1.0 - after.params, 2.0 * cosine(6), rtol=1e-5)
+
+
+def mean_of(key, microbatch):
+    """Initial parameters that tell which slice they are of, and which key."""
+    return {name: jnp.mean(microbatch["x"]) + jax.random.normal(key) for name in ("generator", "discriminator")}, ()
+
+
+def test_the_start_is_made_of_the_first_slice_and_the_key():
+    batch = {"x": jnp.array([[1.0, 2.0], [5.0, 7.0], [0.0, 0.0]])}
+    players = {name: Player(slope_of(name), optax.sgd(0.1)) for name in ("generator", "discriminator")}
+    for init, _ in (one_player(mean_of, players["generator"], microbatches=3), two_player(mean_of, **players)):
+        for value in init(KEY, batch).params.values():
+            np.testing.assert_allclose(value, 1.5 + jax.random.normal(KEY), rtol=1e-6)
+
+
+def test_loops_are_written_out_on_a_cpu():
+    """Where XLA is slow at convolutions inside of loops: accumulation, and the updates of the discriminator."""
+    players = {name: Player(slope_of(name), optax.sgd(0.1)) for name in ("generator", "discriminator")}
+    game = two_player(mean_of, n_critic=2, microbatches=2, **players)
+    alone = one_player(lambda *_: (jnp.array(1.0), ()), Player(slope_of(None), optax.sgd(0.1)), microbatches=4)
+    batch = {"x": jnp.ones((4, 2))}
+    for init, update in (game, alone):
+        assert "scan[" not in str(jax.make_jaxpr(update)(KEY, init(KEY, batch), batch))

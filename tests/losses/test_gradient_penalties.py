@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxgen.losses.gradient_penalties import path_lengths, r1
 
-IMAGES = jax.random.normal(jax.random.key(0), (3, 4, 4, 2))
+IMAGES = jax.random.normal(jax.random.key(0), (3, 4, 5, 2))
 
 
 def test_r1_of_a_linear_critic_is_the_squared_norm_of_its_weights():
@@ -30,9 +30,9 @@ def test_r1_trains_the_critic():
 def test_path_lengths_of_a_linear_generator():
     """An image is the sum of A_l w_l: lengths are the root mean square over l of |A_l^T y|, y scaled by 1/sqrt(h w)."""
     layers, w_dim = 3, 5
-    matrices = jax.random.normal(jax.random.key(1), (layers, 4, 4, 2, w_dim))
+    matrices = jax.random.normal(jax.random.key(1), (layers, 4, 5, 2, w_dim))
     ws = jax.random.normal(jax.random.key(2), (3, layers, w_dim))
     noise = jax.random.normal(jax.random.key(3), IMAGES.shape)
     lengths = path_lengths(lambda ws: jnp.einsum("lhwcd,bld->bhwc", matrices, ws), ws, noise)
-    pulled = np.einsum("lhwcd,bhwc->bld", matrices, noise) / np.sqrt(16.0)
+    pulled = np.einsum("lhwcd,bhwc->bld", matrices, noise) / np.sqrt(20.0)
     np.testing.assert_allclose(lengths, np.sqrt((pulled**2).sum(2).mean(1)), rtol=1e-5)

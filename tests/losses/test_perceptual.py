@@ -40,3 +40,9 @@ def test_the_gradient_is_finite_where_a_feature_vanishes():
 def test_layers_must_agree(others):
     with pytest.raises(ValueError, match="give as many, at least one"):
         feature_distance(LAYERS if others else [], others)
+
+
+@pytest.mark.parametrize(("eps", "settings"), [(0.5, {"eps": 0.5}), (1e-5, {})])
+def test_short_features_count_by_their_length_relative_to_eps(eps, settings):
+    a, b = (jnp.array(v).reshape(1, 1, 1, 2) for v in ([3 * eps, 0.0], [0.0, 2 * eps]))
+    np.testing.assert_allclose(feature_distance([a], [b], **settings), [9 / 10 + 4 / 5], rtol=1e-5)

@@ -251,3 +251,14 @@ def test_lazy_updates_leave_a_decay_alone_that_the_rule_does_not_have(name, kept
     assert adjusted == {"name": name, kept: own.pop(kept)} | {key: value**0.5 for key, value in own.items()}
     with pytest.raises(ValueError, match=r"optimizer\.name is 'sdg', .* Did you mean sgd"):
         with_lazy_updates(ConfigDict({"name": "sdg"}), 4)
+
+
+def test_weights_of_forced_normalization_are_normalized_after_the_whole_update():
+    params = {"kernel": jnp.array([[3.0, 1.0], [4.0, 2.0]]), "bias": jnp.array([1.0, 2.0])}
+    optimizer = make_optimizer(
+        num_steps=10, name="sgd", b1=0.0, learning_rate=RATE, weight_decay=0.2, forced_normalization="kernel"
+    )
+    after = steps(optimizer, params, [{"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}])[0]
+    moved = np.array([[3.0, 1.0], [4.0, 2.0]]) * (1 - 0.2 * RATE) - RATE
+    np.testing.assert_allclose(after["kernel"], moved / np.sqrt((moved**2).mean(0)), rtol=1e-5)
+    np.testing.assert_allclose(after["bias"], [0.5, 1.5], rtol=1e-6)
