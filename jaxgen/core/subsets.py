@@ -12,6 +12,9 @@ from jaxtyping import Int, UInt64
 SEED = 0
 """The seed of every subset that a comparison between models takes; `evaluation.json` records it."""
 
+_NO_EPOCH = 2**64 - 1
+"""Stands for the epoch in subsets, so that none is what a run of the same seed sees first."""
+
 
 def draw(length: int, count: int, *, seed: int = SEED) -> Int[np.ndarray, " n"]:
     """Draws `count` different positions from 0 to `length` - 1, or all of them where there are no more.
@@ -23,7 +26,7 @@ def draw(length: int, count: int, *, seed: int = SEED) -> Int[np.ndarray, " n"]:
     """
     if count < 1:
         raise ValueError(f"The count of a subset is {count}, but must be at least 1.")
-    return permutation(seed, 0, length)[:count]
+    return permutation(seed, _NO_EPOCH, length)[:count]
 
 
 @functools.lru_cache(maxsize=4)

@@ -200,19 +200,25 @@ def test_a_model_is_initialized_on_floats_flipped_like_those_of_a_step(flip):
     "wrap", [with_preprocessing, lambda model: with_ema(model, decay=0.5), skip_nonfinite], ids=["pre", "ema", "skip"]
 )
 def test_wrappers_hand_on_the_key_and_the_phase_and_keep_the_rest_of_the_model(wrap):
-    seen = []
+    seen, initial = [], []
+
+    def init(key, batch):
+        initial.append((key, batch))
+        return jump().init(key, batch)
 
     def update(key, state, batch, *, phase=None):
         seen.append((key, phase))
+        assert set(batch) == {"image", "index"}
         return state._replace(step=state.step + 1), {}
 
-    model = jump()._replace(update=update, microbatches=3, phase=lambda step: step // 2, denoise=lambda: 7)
+    model = jump()._replace(init=init, update=update, microbatches=3, phase=lambda step: step // 2, denoise=lambda: 7)
     wrapped = wrap(model)
     batch = uint8_batch()
     wrapped.update(KEY, wrapped.init(KEY, batch), batch, phase="late")
     wrapped.update(KEY, wrapped.init(KEY, batch), batch)
     assert [phase for _, phase in seen] == ["late", None]
     np.testing.assert_array_equal(jax.random.key_data(seen[0][0]), jax.random.key_data(KEY))
+    assert (initial[0][0] is KEY, set(initial[0][1])) == (True, {"image", "index"})
     assert (wrapped.microbatches, wrapped.phase(5), wrapped.denoise()) == (3, 2, 7)
     assert wrapped.sample is model.sample
 
