@@ -22,6 +22,28 @@ def test_at_sigma_min_the_function_is_the_identity_whatever_the_network_says():
     assert c_out[1] > 0.0
 
 
+def test_scalings_are_those_of_appendix_c():
+    sigma = np.array([0.2, 0.5, 7.0])
+    c_skip, c_out = consistency.boundary_scalings(jnp.float32(sigma), sigma_min=0.2, sigma_data=0.7)
+    np.testing.assert_allclose(c_skip, 0.49 / ((sigma - 0.2) ** 2 + 0.49), rtol=1e-5)
+    np.testing.assert_allclose(c_out, 0.7 * (sigma - 0.2) / np.sqrt(sigma**2 + 0.49), rtol=1e-5)
+
+
+def test_sampling_is_algorithm_1():
+    image_keys = keys.per_example(jax.random.key(3), jnp.arange(2))
+    sigmas = np.array([9.0, 3.0, 1.5])
+    noises = [np.asarray(keys.normal(keys.fold_each(image_keys, name), (2, 3, 1))) for name in ("initial_noise", 1, 2)]
+
+    def function(x, sigma):
+        return 0.3 * x + 0.1 * sigma[:, None, None, None] ** 2
+
+    x = function(9.0 * noises[0], np.full(2, 9.0))
+    for sigma, noise in zip(sigmas[1:], noises[1:], strict=True):
+        x = function(x + np.sqrt(sigma**2 - 0.5**2) * noise, np.full(2, sigma))
+    drawn = multistep(image_keys, function, (2, 3, 1), jnp.float32(sigmas), sigma_min=0.5)
+    np.testing.assert_allclose(drawn, x, rtol=1e-5)
+
+
 def test_paths_that_start_at_0_have_the_scalings_of_edm():
     sigma, x, prediction = jnp.array([0.1, 1.0, 30.0]), images(0), images(1)
     c_skip, c_out = consistency.boundary_scalings(sigma, sigma_min=0.0, sigma_data=0.7)

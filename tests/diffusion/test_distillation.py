@@ -21,6 +21,19 @@ def test_a_step_towards_a_point_is_exact():
     np.testing.assert_allclose(actual, point + per_image(r / t) * (x - point), rtol=1e-4, atol=1e-4)
 
 
+def test_a_step_is_the_trapezoid_from_t_to_r():
+    def denoise(x, sigma):
+        return 0.4 * x + per_image(sigma**2)
+
+    x, t, r = np.asarray(images(1)), np.array([5.0, 2.0, 0.1]), np.array([3.0, 0.5, 0.07])
+    wide_t, wide_r = t[:, None, None, None], r[:, None, None, None]
+    slope = (0.6 * x - wide_t**2) / wide_t
+    euler = x + (wide_r - wide_t) * slope
+    expected = x + 0.5 * (wide_r - wide_t) * (slope + (0.6 * euler - wide_r**2) / wide_r)
+    actual = distillation.heun_step(denoise, images(1), jnp.float32(t), jnp.float32(r))
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_the_error_of_a_step_to_a_gaussian_is_of_third_order():
     tau, x, t = 0.7, images(0), jnp.full(3, 2.0)
 
@@ -41,3 +54,8 @@ def test_the_teacher_is_guided_by_its_classes():
     estimate = distillation.teacher_denoiser(teacher, jnp.array([0, 1, 2]), guidance_scale=3.0)(x, sigma)
     np.testing.assert_allclose(estimate[:, 0, 0, 0], [20.0 - 3 * 20.0, 20.0 - 3 * 10.0, 20.0], rtol=1e-6)
     np.testing.assert_array_equal(distillation.teacher_denoiser(teacher, None)(x, sigma), 20.0)
+    plain = distillation.teacher_denoiser(teacher, jnp.array([0, 1, 2]))(x, sigma)
+    np.testing.assert_allclose(plain[:, 0, 0, 0], [0.0, 10.0, 20.0], rtol=1e-6)
+    without_classes = teacher._replace(num_classes=0)
+    estimate = distillation.teacher_denoiser(without_classes, jnp.array([0, 1, 2]), guidance_scale=3.0)(x, sigma)
+    np.testing.assert_array_equal(estimate, 20.0)

@@ -48,6 +48,33 @@ def test_levels_descend_to_zero(text, first, last):
     assert (np.diff(sigmas) < 0.0).all()
 
 
+CONTINUOUS = schedules.log_linear(sigma_min=0.1, sigma_max=5.0)
+LINE = np.linspace(1.0, 0.0, 4)
+
+
+@pytest.mark.parametrize(
+    ("sigmas", "expected"),
+    [
+        (levels.karras(CONTINUOUS, 4), (LINE * 80 ** (1 / 7) + (1 - LINE) * 0.002 ** (1 / 7)) ** 7),
+        (
+            levels.karras(CONTINUOUS, 4, sigma_min=0.3, sigma_max=9.0, rho=3.0),
+            (LINE * 9 ** (1 / 3) + (1 - LINE) * 0.3 ** (1 / 3)) ** 3,
+        ),
+        (levels.exponential(CONTINUOUS, 4), 0.002 * 40_000**LINE),
+        (levels.exponential(CONTINUOUS, 4, sigma_min=0.3, sigma_max=9.0), 0.3 * 30**LINE),
+        (levels.uniform_time(CONTINUOUS, 4), 0.1 * 50 ** np.array([1, 0.75, 0.5, 0.25])),
+        (levels.uniform_time(CONTINUOUS, 4, last=0.0), 0.1 * 50**LINE),
+        (levels.uniform_time(CONTINUOUS, 4, last=0.4), 0.1 * 50 ** np.array([1, 0.8, 0.6, 0.4])),
+        (levels.uniform_time(CONTINUOUS, 1), [5.0]),
+        (levels.timesteps(LINEAR, 4), LINEAR.table[[999, 749, 499, 249]]),
+        (levels.timesteps(LINEAR, 4, spacing="leading"), LINEAR.table[[750, 500, 250, 0]]),
+        (levels.respaced(LINEAR, 3, section_counts=(2, 1)), LINEAR.table[[500, 499, 0]]),
+    ],
+)
+def test_levels_in_between(sigmas, expected):
+    np.testing.assert_allclose(sigmas, [*expected, 0.0], rtol=1e-5)
+
+
 def test_uniform_time_has_equal_steps_of_a_flow_down_to_zero():
     sigmas = levels.uniform_time(schedules.flow(time_max=0.8), 4)
     np.testing.assert_allclose(sigmas / (1.0 + sigmas), [0.8, 0.6, 0.4, 0.2, 0.0], rtol=1e-5)
@@ -62,8 +89,9 @@ def test_exponential_levels_have_equal_ratios():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: levels.timesteps(schedules.flow(), 4), "a discrete schedule"),
-        (lambda: levels.respaced(schedules.flow(), 4, section_counts=(4,)), "a discrete schedule"),
+        (lambda: levels.timesteps(schedules.flow(), 4), "levels=timesteps needs timesteps: use a discrete schedule"),
+        (lambda: levels.respaced(schedules.flow(), 4, section_counts=(4,)), "levels=respaced needs timesteps"),
+        (lambda: levels.uniform_time(CONTINUOUS._replace(sigma=lambda t: t / (t - 0.5)), 3, last=0.5), "finite"),
         (lambda: levels.respaced(LINEAR, 4, section_counts=(2, 3)), "add up"),
         (lambda: levels.uniform_time(schedules.flow(), 4, last=1.0), "descending"),
         (lambda: levels.karras(LINEAR, 4, sigma_min=3.0, sigma_max=2.0), "sigma_min < sigma_max"),

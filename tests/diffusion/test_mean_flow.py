@@ -60,3 +60,30 @@ def test_the_adaptive_loss_scales_the_gradient_of_squared_errors():
     np.testing.assert_allclose(mean_flow.adaptive_loss(Z, power=0.0), squared, rtol=1e-5)
     gradient = jax.grad(lambda d: mean_flow.adaptive_loss(d, power=0.75, floor=0.1).sum())(Z)
     np.testing.assert_allclose(gradient, 2.0 * Z / ((squared + 0.1) ** 0.75)[:, None, None, None], rtol=1e-5)
+    gradient = jax.grad(lambda d: mean_flow.adaptive_loss(d).sum())(0.01 * Z)  # of the paper: p = 1, c = 1e-3
+    expected = 2.0 * 0.01 * Z / (1e-4 * squared + 1e-3)[:, None, None, None]
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4)
+    np.testing.assert_allclose(
+        mean_flow.adaptive_loss(Z, power=0.75, floor=0.1), squared / (squared + 0.1) ** 0.75, rtol=1e-5
+    )
+
+
+def test_the_target_is_v_minus_the_interval_times_the_derivative_along_the_path():
+    def average(z, r, t):
+        return z**2 + 3.0 * per_image(t) * z + 5.0 * per_image(r)
+
+    velocity = jnp.cos(Z)
+    u, target = mean_flow.velocity_and_target(average, Z, R, T, velocity)
+    derivative = (2.0 * Z + 3.0 * per_image(T)) * velocity + 3.0 * Z
+    np.testing.assert_allclose(u, average(Z, R, T), rtol=1e-6)
+    np.testing.assert_allclose(target, velocity - per_image(T - R) * derivative, rtol=1e-4, atol=1e-5)
+
+
+def test_the_flow_map_steps_down_in_equal_times():
+    def average(z, r, t):
+        return 0.5 * z + per_image(t**2 - 3.0 * r)
+
+    z = np.asarray(Z)
+    for t, r in ((1.0, 2 / 3), (2 / 3, 1 / 3), (1 / 3, 0.0)):
+        z = z - (t - r) * (0.5 * z + t**2 - 3.0 * r)
+    np.testing.assert_allclose(mean_flow.flow_map(average, Z, num_steps=3), z, rtol=1e-5, atol=1e-6)

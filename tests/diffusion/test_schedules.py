@@ -98,7 +98,7 @@ def flow(shift, time_min, time_max):
         (schedules.flow(), flow(1.0, 1e-5, 0.999)),
         (schedules.flow(shift=3.0, time_min=0.02, time_max=0.9), flow(3.0, 0.02, 0.9)),
         (schedules.sigmoid(), sigmoid(-3.0, 3.0, 1.0, 1e-9)),
-        (schedules.sigmoid(start=-1.0, end=4.0, tau=0.7, clip_min=0.05), sigmoid(-1.0, 4.0, 0.7, 0.05)),
+        (schedules.sigmoid(start=-1.0, end=4.0, tau=0.7, clip_min=0.01), sigmoid(-1.0, 4.0, 0.7, 0.01)),
     ],
 )
 def test_formulas_of_the_papers_and_their_inverses(schedule, sigma):

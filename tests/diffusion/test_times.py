@@ -1,11 +1,13 @@
-"""Where training happens: distributions of noise levels, low discrepancy, importance sampling."""
+"""Where training happens: distributions of noise levels, low discrepancy; noise labels."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import norm
 
-from jaxgen.diffusion import importance, noise_labels, schedules, times, uniforms
+from jaxgen.core import keys
+from jaxgen.diffusion import noise_labels, schedules, times, uniforms
 
 U = (jnp.arange(4000) + 0.5) / 4000
 
@@ -17,17 +19,33 @@ def test_uniform_times_visit_every_timestep_as_often():
     np.testing.assert_array_equal(counts, 40)
 
 
-def test_log_normal_levels_have_their_moments_on_every_schedule():
-    for schedule in (schedules.linear(), schedules.flow()):
-        logs = np.log(times.log_normal(mean=-0.4, std=0.7)(schedule, U))
-        np.testing.assert_allclose([logs.mean(), logs.std()], [-0.4, 0.7], atol=2e-3)
+QUANTILES = np.array([0.003, 0.3, 0.5, 0.9, 0.999])
 
 
-def test_logit_normal_times_have_their_moments():
-    schedule = schedules.flow()
-    time = np.asarray(schedule.time(times.logit_normal(mean=0.5, std=0.8)(schedule, U)), np.float64)
-    logits = np.log(time / (1.0 - time))
-    np.testing.assert_allclose([logits.mean(), logits.std()], [0.5, 0.8], atol=5e-3)
+@pytest.mark.parametrize("schedule", [schedules.linear(), schedules.flow()])
+def test_log_normal_levels_are_quantiles_on_every_schedule(schedule):
+    ours = times.log_normal(mean=-0.4, std=0.7)(schedule, jnp.float32(QUANTILES))
+    np.testing.assert_allclose(ours, np.exp(-0.4 + 0.7 * norm.ppf(QUANTILES)), rtol=1e-4)
+    ours = times.log_normal()(schedule, jnp.float32(QUANTILES))
+    np.testing.assert_allclose(ours, np.exp(-1.2 + 1.2 * norm.ppf(QUANTILES)), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("settings", "mean", "std"), [({}, 0.0, 1.0), ({"mean": 0.5, "std": 0.8}, 0.5, 0.8)])
+def test_logit_normal_times_are_quantiles_of_time(settings, mean, std):
+    time = 1.0 / (1.0 + np.exp(-mean - std * norm.ppf(QUANTILES)))
+    continuous, discrete = schedules.log_linear(sigma_min=0.1, sigma_max=5.0), schedules.linear(num_timesteps=40)
+    ours = times.logit_normal(**settings)(continuous, jnp.float32(QUANTILES))
+    np.testing.assert_allclose(ours, 0.1 * 50.0**time, rtol=1e-4)
+    ours = times.logit_normal(**settings)(discrete, jnp.float32(QUANTILES))
+    np.testing.assert_allclose(ours, discrete.table[np.floor(40 * time).astype(int)], rtol=1e-6)
+
+
+def test_uniform_times_are_times_of_the_schedule_and_stay_in_its_table():
+    continuous, discrete = schedules.log_linear(sigma_min=0.1, sigma_max=5.0), schedules.linear(num_timesteps=40)
+    ours = times.uniform()(continuous, jnp.float32(QUANTILES))
+    np.testing.assert_allclose(ours, 0.1 * 50.0**QUANTILES, rtol=1e-5)
+    ends = times.uniform()(discrete, jnp.array([-0.1, 0.0, 0.0249, 0.0251, 0.9999, 1.0]))
+    np.testing.assert_allclose(ends, discrete.table[[0, 0, 0, 1, 39, 39]], rtol=1e-6)
 
 
 def test_low_discrepancy_is_even_over_the_batch_whatever_its_layout():
@@ -38,52 +56,48 @@ def test_low_discrepancy_is_even_over_the_batch_whatever_its_layout():
     assert not np.allclose(uniforms.low_discrepancy(jax.random.key(4), index, 8), u)
 
 
-def test_independent_uniforms_depend_on_their_example():
-    example_keys = jax.random.split(jax.random.key(0), 2000)
-    u = uniforms.independent(example_keys)
-    np.testing.assert_allclose([u.mean(), u.var()], [0.5, 1 / 12], atol=0.02)
-    np.testing.assert_array_equal(uniforms.independent(example_keys[5:7]), u[5:7])
+def test_uniforms_are_those_of_the_keys():
+    key, index = jax.random.key(3), jnp.array([5, 0, 3])
+    offset = np.float64(jax.random.uniform(keys.stream(key, "time")))
+    expected = np.mod(offset + np.array([5, 0, 3]) / 6, 1.0)
+    np.testing.assert_allclose(uniforms.low_discrepancy(key, index, 6), expected, atol=1e-6)
+    example_keys = keys.per_example(key, index)
+    expected = [float(jax.random.uniform(keys.stream(key, "time"))) for key in example_keys]
+    np.testing.assert_array_equal(uniforms.independent(example_keys), np.float32(expected))
+    assert len(set(expected)) == 3
 
 
-def test_importance_draws_by_the_root_of_the_moment_and_keeps_expectations():
-    moments = jnp.array([1.0, 4.0, 9.0, 4.0])
-    time, weight = importance.draw(moments, U)
-    shares = np.histogram(time, bins=4, range=(0, 1))[0] / len(U)
-    np.testing.assert_allclose(shares, importance.probabilities(moments), atol=1e-3)
-    np.testing.assert_allclose(shares, np.array([1, 2, 3, 2]) / 8, atol=2e-3)
-    np.testing.assert_allclose(np.mean(weight * time**2), 1 / 3, rtol=1e-3)
-
-
-def test_moments_follow_the_losses_and_not_their_order():
-    moments, time, loss = importance.start(2), jnp.array([0.1, 0.2, 0.9]), jnp.array([2.0, 4.0, 3.0])
-    updated = importance.update(moments, time, loss, decay=0.5)
-    np.testing.assert_allclose(updated, [0.25 * 1 + 0.75 * 10, 0.5 * 1 + 0.5 * 9])
-    np.testing.assert_allclose(importance.update(moments, time[::-1], loss[::-1], decay=0.5), updated)
-
-
-def test_moments_are_shared_by_the_devices():
-    time, loss = jnp.array([[0.1], [0.9]]), jnp.array([[2.0], [3.0]])
-    update = jax.vmap(
-        lambda time, loss: importance.update(importance.start(2), time, loss, axis_name="i"), axis_name="i"
-    )
-    together = importance.update(importance.start(2), time.ravel(), loss.ravel())
-    np.testing.assert_allclose(update(time, loss), np.stack([together, together]))
-
-
-def test_noise_labels():
-    schedule, sigma = schedules.linear(), jnp.array([0.5, 3.0])
-    table = jnp.asarray(schedule.table[[17, 600]], jnp.float32)
-    np.testing.assert_allclose(noise_labels.timestep()(schedule, table), [17, 600], atol=1e-2)
-    short = schedules.linear(num_timesteps=100)
-    np.testing.assert_allclose(
-        noise_labels.timestep()(short, jnp.asarray(short.table[[17, 60]], jnp.float32)), [170, 600], atol=1e-2
-    )
-    np.testing.assert_allclose(noise_labels.log_sigma()(schedule, sigma), np.log([0.5, 3.0]) / 4, rtol=1e-5)
-    ve = noise_labels.log_sigma(scale=1.0, divisor=2.0)(schedule, sigma)
-    np.testing.assert_allclose(ve, np.log([0.25, 1.5]), rtol=1e-5)
-    np.testing.assert_allclose(noise_labels.flow_time()(schedule, sigma), [1000 / 3, 750.0], rtol=1e-5)
-    vp = schedules.vp(time_min=0.0)
-    for label in (noise_labels.time(scale=999.0), noise_labels.vp_time()):
-        np.testing.assert_allclose(label(vp, vp.sigma(jnp.array([0.2, 0.8]))), [0.2 * 999, 0.8 * 999], rtol=1e-3)
+def test_timestep_labels_are_timesteps_of_a_thousand():
+    for steps, scale in ((1000, 1.0), (50, 20.0)):
+        schedule = schedules.linear(num_timesteps=steps)
+        sigma = np.append(schedule.table[[3, 29]], np.sqrt(schedule.table[7] * schedule.table[8]))
+        label = noise_labels.timestep()(schedule, jnp.float32(sigma))
+        np.testing.assert_allclose(label, scale * np.array([3.0, 29.0, 7.5]), rtol=1e-4)
     with pytest.raises(ValueError, match="The noise label timestep needs timesteps: use a discrete schedule"):
-        noise_labels.timestep()(schedules.flow(), sigma)
+        noise_labels.timestep()(schedules.flow(), jnp.ones(1))
+
+
+SIGMA = np.array([0.05, 0.5, 3.0])
+
+
+def vp_time(beta_d, beta_min):
+    """Karras et al. 2022, table 1: the inverse of sigma(t) = sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1)."""
+    return (np.sqrt(beta_min**2 + 2 * beta_d * np.log(1 + SIGMA**2)) - beta_min) / beta_d
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        (noise_labels.log_sigma(), np.log(SIGMA) / 4),
+        (noise_labels.log_sigma(scale=3.0, divisor=2.0), 3.0 * np.log(SIGMA / 2)),
+        (noise_labels.flow_time(), 1000.0 * SIGMA / (1 + SIGMA)),
+        (noise_labels.flow_time(scale=7.0), 7.0 * SIGMA / (1 + SIGMA)),
+        (noise_labels.vp_time(), 999.0 * vp_time(19.9, 0.1)),
+        (noise_labels.vp_time(beta_d=7.0, beta_min=0.4, scale=10.0), 10.0 * vp_time(7.0, 0.4)),
+        (noise_labels.time(), 1000.0 * np.log(SIGMA / 0.01) / np.log(400.0)),
+        (noise_labels.time(scale=7.0), 7.0 * np.log(SIGMA / 0.01) / np.log(400.0)),
+    ],
+)
+def test_noise_labels(label, expected):
+    schedule = schedules.log_linear(sigma_min=0.01, sigma_max=4.0)
+    np.testing.assert_allclose(label(schedule, jnp.float32(SIGMA)), expected, rtol=1e-4)

@@ -39,6 +39,33 @@ def test_timestep_spacings(spacing, expected):
     assert np.all(np.diff(timesteps.timestep_subset(941, 50, spacing=spacing)) < 0)
 
 
+@pytest.mark.parametrize(
+    ("spacing", "expected"),
+    [
+        ("leading", [8, 4, 0]),
+        ("trailing", [12, 8, 3]),
+        ("linspace", [12, 6, 0]),
+        ("quadratic", [12, 3, 0]),
+    ],
+)
+def test_timestep_spacings_where_the_steps_do_not_divide(spacing, expected):
+    np.testing.assert_array_equal(timesteps.timestep_subset(13, 3, spacing=spacing), expected)
+    if spacing in ("leading", "linspace", "quadratic"):
+        one = timesteps.timestep_subset(13, 1, spacing=spacing)
+        np.testing.assert_array_equal(one, [12] if spacing == "linspace" else [0])
+    np.testing.assert_array_equal(timesteps.timestep_subset(13, 13, spacing=spacing), np.arange(13)[::-1])
+
+
+def test_the_default_spacing_is_trailing_and_small_squares_do_not_coincide():
+    np.testing.assert_array_equal(timesteps.timestep_subset(10, 4), [9, 7, 4, 1])
+    np.testing.assert_array_equal(timesteps.timestep_subset(10, 7, spacing="quadratic"), [9, 6, 4, 3, 2, 1, 0])
+
+
+def test_sections_are_visited_evenly_from_end_to_end():
+    np.testing.assert_array_equal(timesteps.respaced_timesteps(11, [3, 1]), [6, 5, 2, 0])
+    np.testing.assert_array_equal(timesteps.respaced_timesteps(10, [5, 4]), [9, 8, 6, 5, 4, 3, 2, 1, 0])
+
+
 def test_betas_and_alpha_bar_come_back_from_noise_levels():
     table = schedules.linear(num_timesteps=100).table
     betas = timesteps.betas(table)
@@ -49,8 +76,11 @@ def test_betas_and_alpha_bar_come_back_from_noise_levels():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: timesteps.timestep_subset(10, 11), "1 to 10"),
-        (lambda: timesteps.respaced_timesteps(10, [6, 5]), "Sections of 5"),
+        (lambda: timesteps.timestep_subset(10, 11), "1 to 10 steps with this schedule, not 11"),
+        (lambda: timesteps.timestep_subset(10, 0), "1 to 10"),
+        (lambda: timesteps.respaced_timesteps(10, [6, 5]), r"Sections of 5 timesteps cannot give \[6, 5\]"),
+        (lambda: timesteps.respaced_timesteps(10, [5, 0]), "Sections of 5"),
+        (lambda: timesteps.respaced_timesteps(9, [5, 5]), "Sections of 4"),
     ],
 )
 def test_misuse_is_refused(call, message):

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from gaussian_targets import ideal_denoiser, keys_of
 from golden_files import DIRECTORY
+from scipy.stats import norm
 
+from jaxgen.core import keys
 from jaxgen.diffusion import schedules, variational
 from jaxgen.diffusion.variational import Reverse, Transition
 
@@ -116,3 +118,82 @@ def test_the_bound_of_a_gaussian_is_nearly_its_entropy():
     # The ideal reverse steps of a Gaussian are Gaussian: what is left is the mismatch of the prior, and of 8 bits.
     bound, entropy = gaussian_bound(100, mu=0.1, tau=0.25)
     np.testing.assert_allclose(bound, entropy, atol=0.02)
+
+
+# By hand, with NumPy and SciPy, for a short table.
+TABLE = np.array([0.02, 0.5, 1.7, 4.0])
+STEPS = np.array([0, 2, 1, 3])
+
+
+def by_hand():
+    """t, s, and the variances of the posterior and of the forward step, in our scale, of each of STEPS."""
+    t, s = TABLE[STEPS], np.append(0.0, TABLE[:-1])[STEPS]
+    small = s**2 * (t**2 - s**2) / t**2
+    large = (1 + s**2) * (t**2 - s**2) / (1 + t**2)
+    next_small = TABLE[0] ** 2 * (TABLE[1] ** 2 - TABLE[0] ** 2) / TABLE[1] ** 2 / (1 + TABLE[0] ** 2)
+    return t, s, np.where(STEPS == 0, next_small, small), large
+
+
+def column(values):
+    return np.asarray(values)[:, None, None, None]
+
+
+def test_a_transition_is_that_of_its_timestep():
+    t, s, small, large = by_hand()
+    step = variational.transition(TABLE, jnp.asarray(STEPS))
+    for ours, expected in zip(step, (t, s / t, np.log(small), np.log(large), STEPS == 0), strict=True):
+        assert ours.shape == (4, 1, 1, 1)
+        np.testing.assert_allclose(np.ravel(ours), expected, rtol=1e-5)
+
+
+def small_batch():
+    rng = np.random.default_rng(0)
+    clean = rng.integers(100, 140, (4, 2, 3, 1)) / 127.5 - 1.0
+    x = clean + column(TABLE[STEPS]) * rng.normal(size=clean.shape)
+    return clean, x, clean + 0.1 * rng.normal(size=clean.shape), rng.uniform(size=clean.shape)
+
+
+def terms_by_hand(clean, x, x0, logvar):
+    t, s, small, _ = by_hand()
+    ratio = column((s / t) ** 2)
+    mean, true_mean, variance = x0 + ratio * (x - x0), clean + ratio * (x - clean), np.exp(logvar)
+    kl = 0.5 * (logvar - np.log(column(small)) + (column(small) + (true_mean - mean) ** 2) / variance - 1.0)
+    bins = norm.cdf(clean + 1 / 255, mean, np.sqrt(variance)) - norm.cdf(clean - 1 / 255, mean, np.sqrt(variance))
+    return np.where(STEPS == 0, -np.log(bins).sum(axis=(1, 2, 3)), kl.sum(axis=(1, 2, 3)))
+
+
+def test_terms_are_a_decoder_and_divergences_with_the_learned_variance():
+    clean, x, x0, fraction = (jnp.float32(a) for a in small_batch())
+    _, _, small, large = by_hand()
+    step = variational.transition(TABLE, jnp.asarray(STEPS))
+    logvar = variational.learned_logvar(step, fraction)
+    expected_logvar = small_batch()[3] * np.log(column(large)) + (1 - small_batch()[3]) * np.log(column(small))
+    np.testing.assert_allclose(logvar, expected_logvar, rtol=1e-4)
+    model = variational.reverse(step, x, x0, logvar)
+    expected = terms_by_hand(*small_batch()[:3], expected_logvar)
+    np.testing.assert_allclose(variational.term(step, x, clean, model), expected, rtol=1e-3)
+    bits = expected / (6 * np.log(2.0))
+    np.testing.assert_allclose(variational.bits_per_dim(jnp.float32(expected), clean), bits, rtol=1e-5)
+    for options, rescale in (({}, 1e-3), ({"rescale": 0.3}, 0.3)):
+        hybrid = variational.hybrid_term(TABLE, jnp.asarray(STEPS), x, clean, x0, fraction, **options)
+        np.testing.assert_allclose(hybrid, rescale * 4 * bits, rtol=1e-3)
+    broadcast = variational.reverse(step, x, x0, step.log_large)
+    np.testing.assert_allclose(broadcast.logvar, np.log(column(large)) * np.ones((4, 2, 3, 1)), rtol=1e-5)
+
+
+def test_the_bound_adds_all_terms_with_noise_of_their_own_and_the_prior():
+    clean = jnp.float32(small_batch()[0])
+    image_keys = keys_of(4)
+    total = np.asarray(variational.prior(TABLE, clean), np.float64)
+    for timestep in range(4):
+        step = variational.transition(TABLE, jnp.full(4, timestep))
+        noise = keys.normal(keys.fold_each(image_keys, timestep), (2, 3, 1))
+        x = clean + TABLE[timestep] * noise
+        model = variational.reverse(step, x, 0.7 * x, step.log_large + 0.1)
+        total += np.asarray(variational.term(step, x, clean, model))
+    nats = jax.jit(
+        lambda image_keys, clean: variational.bound(
+            image_keys, lambda step, x: variational.reverse(step, x, 0.7 * x, step.log_large + 0.1), TABLE, clean
+        )
+    )(image_keys, clean)
+    np.testing.assert_allclose(nats, total, rtol=1e-4)
