@@ -218,17 +218,14 @@ def sibling(source: Source, node: ast.AST) -> Iterator[Edit]:
 
 
 def call_dropped(source: Source, node: ast.AST) -> Iterator[Edit]:
-    """Drops a call around its first argument: f(x, ...) -> x, x.f() -> x."""
+    """Drops a call around its first argument, or behind an object: f(x, ...) -> x, x.f(...) -> x."""
     if not isinstance(node, ast.Call) or called_name(node) in KEPT or called_name(node)[:1].isupper():
         return
-    if node.args and not isinstance(node.args[0], ast.Starred | ast.Constant):
-        yield source.replace(node, source.of(node.args[0]))
-    elif (
-        not node.args
-        and isinstance(node.func, ast.Attribute)
-        and root_name(node.func.value) not in ("jnp", "jax", "np")
-    ):
+    method = isinstance(node.func, ast.Attribute) and root_name(node.func) not in source.imported | {"self"}
+    if method and not isinstance(node.func.value, ast.Constant):
         yield source.replace(node, source.of(node.func.value))
+    elif node.args and not isinstance(node.args[0], ast.Starred | ast.Constant):
+        yield source.replace(node, source.of(node.args[0]))
 
 
 def argument_ignored(source: Source, node: ast.AST) -> Iterator[Edit]:

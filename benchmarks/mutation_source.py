@@ -23,6 +23,7 @@ class Source:
       tree: its syntax tree.
       required: for each function or class of the package, the parameters that have no default.
       fields: the fields of this file's classes whose defaults are constants, with these.
+      imported: the names that it imports.
     """
 
     def __init__(self, text: str, required: Mapping[str, set[str]] | None = None) -> None:
@@ -33,6 +34,8 @@ class Source:
         self._lines = [line.encode() for line in lines]
         self._starts = [0, *itertools.accumulate(map(len, lines))]
         self.fields = dict(_constant_fields(self.tree))
+        imports = [node for node in ast.walk(self.tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+        self.imported = {(alias.asname or alias.name).split(".")[0] for node in imports for alias in node.names}
 
     def offset(self, line: int, column: int) -> int:
         """The character at a position of the syntax tree, whose columns count bytes."""
