@@ -1,10 +1,14 @@
-"""What JAX is told before it is imported."""
+"""What JAX is told before it is imported, and that a wrong backend is refused."""
 
 import importlib.metadata
+import sys
+import types
 
 import pytest
+from launching import launch
 
-from jaxgen.cli import environment
+from jaxgen.cli import environment, main
+from jaxgen.parallel import backend
 
 pytestmark = pytest.mark.short
 
@@ -82,3 +86,26 @@ def test_a_run_records_what_repeats_it(monkeypatch):
     assert recorded["processes"] == 1
     assert recorded["devices"] == ["cpu: cpu"] * 8
     assert "--xla_force_host_platform_device_count=8" in recorded["XLA_FLAGS"]
+
+
+@pytest.fixture
+def wrong_backend(monkeypatch):
+    """A backend that computes a product wrong, and commands that do nothing but end with code 0."""
+    done = types.SimpleNamespace(main=lambda *arguments, **options: 0)
+    for command in main.COMMANDS:
+        monkeypatch.setitem(sys.modules, f"jaxgen.cli.{command}", done)
+    monkeypatch.setattr(backend, "errors", lambda: {"sums": 0.0, "products": 0.5})
+    monkeypatch.setattr(main, "_config", lambda command: None)
+
+
+@pytest.mark.usefixtures("wrong_backend")
+@pytest.mark.parametrize("command", main.COMMANDS)
+def test_every_command_that_computes_refuses_a_wrong_backend(command):
+    outcome = launch(command)
+    if command in ("checkpoints", "plan"):  # which run no program
+        assert outcome.code == 0, outcome.err
+    else:
+        assert outcome.code == 2
+        assert outcome.err.startswith("error: The cpu backend of jaxlib")
+        assert "computes products wrong, by 0.5 of the largest value" in outcome.err
+        assert outcome.err.count("\n") == 1
