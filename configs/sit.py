@@ -45,7 +45,11 @@ def sit(config: ConfigDict) -> ConfigDict:
 
 
 def jit(size: str) -> ConfigDict:
-    """JiT: ImageNet at 256x256 in pixels, the clean image predicted, the error that of the velocity."""
+    """JiT: ImageNet at 256x256 in pixels, the clean image predicted, the error that of the velocity.
+
+    The weighting cuts t off at 0.05, as the official code does. That also cuts velocities off in sampling, so its last
+    steps go only a part of the way to the estimate; ours go all of it.
+    """
     depth, width, heads, bottleneck, context_start, dropout = JIT[size]
     config = sit(common.base())
     config.data.name = "imagenet2012"

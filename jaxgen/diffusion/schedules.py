@@ -137,8 +137,7 @@ def flow(*, shift: float = 1.0, time_min: float = 1e-5, time_max: float = 0.999)
         )
 
     def sigma(time: Array) -> Array:
-        t = jnp.maximum(time_max * time, time_min)
-        return shift * t / (1.0 - t)
+        return jnp.maximum(shift * time_max * time / (1.0 - time_max * time), shift * time_min / (1.0 - time_min))
 
     def time(sigma: Array) -> Array:
         t = sigma / (shift + sigma)
