@@ -21,6 +21,8 @@ def test_a_scan_carries_on_and_stacks_what_each_turn_gives(length, unroll):
 def test_only_several_turns_make_a_loop_and_not_if_it_is_written_out(length, unroll, loops):
     program = jax.make_jaxpr(lambda xs: scan(lambda c, x: (c + x, x), 0.0, xs, unroll=unroll))(jnp.ones(length))
     assert [equation.primitive.name for equation in program.eqns].count("scan") == loops
+    plain = jax.make_jaxpr(lambda xs: scan(lambda c, x: (c + x, x), 0.0, xs))(jnp.ones(3))
+    assert "scan" in {equation.primitive.name for equation in plain.eqns}  # unless told otherwise
 
 
 def test_turns_follow_the_order_and_see_their_own_slices_of_every_leaf():
