@@ -160,6 +160,7 @@ class Worker:
             *files,
         ]
         environment = {**os.environ, "JAXGEN_TESTS_CACHE": str(self.cache), "PYTHONPATH": str(self.root)}
+        begin = time.time()
         process = subprocess.Popen(
             command,
             cwd=self.root,
@@ -174,8 +175,7 @@ class Worker:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
-            shutil.rmtree(self.cache)  # of which an entry may be half written
-            self.cache.mkdir()
+            forget_since(begin, self.cache)
             return None, ""
         failed = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
         return process.returncode, failed[1] if failed else " ".join(output.split())[-300:]
@@ -186,6 +186,13 @@ class Worker:
         path.write_text(text)
         for compiled in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
             compiled.unlink()
+
+
+def forget_since(begin: float, cache: Path) -> None:
+    """Deletes the programs that were written since a time; the last one may be half of one."""
+    for path in cache.iterdir():
+        if path.stat().st_mtime >= begin - 1.0:
+            path.unlink()
 
 
 class Trial:
@@ -232,6 +239,7 @@ class Trial:
             code, failed = worker.test(wider, self.wider_seconds)
             if code:
                 return WIDER, failed
+            return SURVIVED, "the tests of others were not ended in time" if code is None else ""
         return SURVIVED, ""
 
 

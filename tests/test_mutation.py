@@ -3,6 +3,7 @@
 import ast
 import itertools
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -298,6 +299,14 @@ def test_tests_that_fail_without_a_mutant_stop_everything(checkout):
     worker.write("jaxgen/core/ema.py", "def f(): ...\n")
     with pytest.raises(mutation.FailingTestsError, match=r"tests/core/test_ema.py fails without any mutant"):
         mutation.Trial(Suite(checkout), 2.0, set()).run(worker, mutant)
+
+
+def test_programs_of_a_process_that_was_killed_are_forgotten(tmp_path):
+    for name, time in {"old": 100.0, "new": 300.0}.items():
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time, time))
+    mutation.forget_since(200.0, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
 def ended(file, end):
