@@ -309,6 +309,7 @@ def test_a_player_without_a_regularizer_keeps_its_rate_and_there_is_no_average_l
     assert model.phase(0) == NOBODY
     batch = {"image": jnp.ones((2, 4, 2, 2, 1)), "index": jnp.arange(8).reshape(2, 4), "label": jnp.zeros((2, 4), int)}
     state = jax.jit(model.init)(KEY, batch)
+    state = state._replace(params=jax.tree.map(jnp.float32, START))
     assert set(state.model_state) == {"generator"}
     # eval_variables takes the generator's part of both.
     chosen = model.eval_variables(state)
