@@ -171,6 +171,7 @@ def _check(settings: Settings) -> None:
 
 def _check_ignored(settings: Settings, sampler: SamplerSettings) -> None:
     """Refuses settings of what is switched off."""
+    unused: dict[str, float | None]
     if not settings.r1_gamma:
         unused = {"r1_every_steps": settings.r1_every_steps}
         refuse_ignored(Settings, unused, where="gan", because="with gan.r1_gamma=0")
