@@ -200,3 +200,15 @@ def test_call_text_calls_what_is_named_with_what_is_given(text, sigma_data):
 def test_call_text_refuses(text, sentence):
     with pytest.raises(ValueError, match=sentence):
         configs.call_text("jaxgen.diffusion.weightings", text, where="weighting")
+
+
+def test_settings_without_an_effect_are_refused_unless_they_are_the_default():
+    def target(a: int, b: float = 0.5, c: str | None = None): ...
+
+    configs.refuse_ignored(target, {"b": 0.5, "c": None}, where="room", because="with x=1")
+    for settings, sentence in [
+        ({"b": 0.5, "c": "y"}, r"^room\.c is 'y', but has no effect with x=1: leave it at None\.$"),
+        ({"c": None, "b": 0.0}, r"^room\.b is 0\.0, but has no effect with x=1: leave it at 0\.5\.$"),
+    ]:
+        with pytest.raises(ValueError, match=sentence):
+            configs.refuse_ignored(target, settings, where="room", because="with x=1")
