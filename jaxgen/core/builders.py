@@ -1,6 +1,7 @@
 """Builders: objectives and optax transformations in, `init` and `update` of the contract out.
 
-The only place where gradients meet optimizers, and the only one that averages over the mapped axis of the pmap path.
+Gradients meet optimizers here. They, and the metrics, are averaged over the mapped axis of the pmap path, where there
+is one; methods average over it what they keep in the model state.
 """
 
 from collections.abc import Callable, Hashable, Mapping

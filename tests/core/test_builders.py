@@ -189,6 +189,7 @@ def test_n_critic_updates_on_data_of_their_own_come_before_one_of_the_generator(
     assert state.step == 1
     np.testing.assert_allclose(metrics["loss/discriminator"], (D0 * (4.0 + G0) + d1 * (1.5 + G0)) / 2, rtol=1e-6)
     np.testing.assert_allclose(metrics["seen"], 1.5)  # the last critic's data
+    np.testing.assert_allclose(play([3.0, 5.0, -1.0], n_critic=3)[1]["seen"], -1.0)
 
 
 def test_each_player_has_its_own_optimizer_state_and_its_own_noise():
@@ -364,3 +365,15 @@ def test_loops_are_written_out_on_a_cpu():
     batch = {"x": jnp.ones((4, 2))}
     for init, update in (game, alone):
         assert "scan[" not in str(jax.make_jaxpr(update)(KEY, init(KEY, batch), batch))
+
+
+def test_transformations_that_take_no_step_serve_as_well():
+    plain = optax.scale(-0.1)
+    assert not isinstance(plain, optax.GradientTransformationExtraArgs)
+    players = {name: Player(slope_of(name), plain) for name in ("generator", "discriminator")}
+    alone = one_player(lambda *_: (jnp.array(1.0), ()), Player(slope_of(None), plain))
+    batch = {"x": jnp.full((1, 2), 2.0)}
+    for init, update in (two_player(mean_of, **players), alone):
+        state = init(KEY, batch)
+        after, _ = update(KEY, state, batch)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a - b, 0.2, rtol=1e-5), state.params, after.params)

@@ -1,8 +1,15 @@
 """Adversarial losses, gradients and averages in float64 NumPy, for tests that compute a whole update by hand."""
 
+import copy
+import re
 from collections.abc import Callable
 
+import jax
 import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from jaxgen.core.contract import Env, ModelSpec
 
 
 def log_sigmoid(x):
@@ -61,3 +68,23 @@ def assert_close(ours: dict, theirs: dict, rtol: float = 2e-4) -> None:
     assert set(ours) == set(theirs)
     for name in theirs:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=rtol, atol=1e-5, err_msg=name)
+
+
+def assert_sections_name_themselves(make: Callable, config: ConfigDict, spec: ModelSpec, *sections: str) -> None:
+    """Whether a misspelt setting of each section is refused by the section's name."""
+    for name in sections:
+        wrong = copy.deepcopy(config)
+        section = wrong
+        for part in name.split("."):
+            section = section[part]
+        section.misspelt = 1
+        with pytest.raises(ValueError, match=rf"^{re.escape(name)}\.misspelt is not a setting; "):
+            make(wrong, spec, Env())
+
+
+def norms_of(make: Callable, config: ConfigDict, spec: ModelSpec, batch: dict) -> set[str]:
+    """The names of the norms by module that a model logs where it is asked for them."""
+    model = make(config, spec, Env(norms_depth=1))
+    state = jax.eval_shape(model.init, jax.random.key(0), batch)
+    _, metrics = jax.eval_shape(model.update, jax.random.key(0), state, batch)
+    return {name.removeprefix("update_norm/") for name in metrics if name.startswith("update_norm/")}

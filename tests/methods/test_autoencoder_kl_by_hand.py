@@ -4,7 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from by_hand import GAMES, assert_close, descend, float64, slope, waves
+from by_hand import (
+    GAMES,
+    assert_close,
+    assert_sections_name_themselves,
+    descend,
+    float64,
+    norms_of,
+    slope,
+    waves,
+)
 from flax import linen as nn
 from ml_collections import ConfigDict
 from scipy import stats
@@ -31,7 +40,7 @@ class FormulaAutoencoder(AutoencoderKL):
     """Linear both ways, with latents of half the side."""
 
     def setup(self):
-        self.encoder, self.decoder = (self.param(name, nn.initializers.ones, ()) for name in ("encoder", "decoder"))
+        self.encoder, self.decoder = (self.param(name, nn.initializers.normal(), ()) for name in ("encoder", "decoder"))
 
     def encode(self, x):
         x = x.reshape(len(x), -1)
@@ -50,7 +59,7 @@ class FormulaDiscriminator(PatchDiscriminator):
 
     @nn.compact
     def __call__(self, x):
-        logits, bend = (self.param(name, nn.initializers.ones, ()) for name in ("logits", "features"))
+        logits, bend = (self.param(name, nn.initializers.normal(), ()) for name in ("logits", "features"))
         x = x.reshape(len(x), -1)
         first, second = x @ jnp.float32(FIRST), x @ jnp.float32(SECOND) + bend
         maps = (first + bend * first**2).reshape(-1, 2, 2, 2), second.reshape(-1, 1, 1, 3)
@@ -218,12 +227,43 @@ def test_updates_with_a_discriminator_by_hand(game):
 def test_start_of_a_run(game, monkeypatch):
     """The scale is that of the settings; a state has the two players, and the step that the weights depend on."""
     model, _ = game
-    state = jax.jit(model.init)(KEY, BATCH)
+    state = model.init(KEY, BATCH)
+    network = FormulaAutoencoder().init(keys.stream(KEY, "network"), BATCH["image"][0])["params"]
+    judged = FormulaDiscriminator().init(keys.stream(KEY, "discriminator"), BATCH["image"][0])["params"]
+    assert_close(state.params["generator"]["network"], network)
+    assert_close(state.params["discriminator"], judged)
     np.testing.assert_allclose(state.params["generator"]["log_scale"], np.log(SCALE), rtol=1e-6)
     assert set(state.params) == set(state.opt_state) == {"generator", "discriminator"}
     assert (state.model_state["step"], state.model_state["step"].dtype) == (0, jnp.int32)
-    fixed, _ = build(monkeypatch, game=False, learn_scale=False)
+    fixed, config = build(monkeypatch, game=False, learn_scale=False)
     assert set(jax.eval_shape(fixed.init, KEY, BATCH).params) == {"network"}
+    assert norms_of(autoencoder_kl.make, config, SPEC, BATCH) == {"network"}
+    _, config = build(monkeypatch, game=True)
+    names = {"generator/network", "generator/log_scale", "discriminator/logits", "discriminator/features"}
+    assert norms_of(autoencoder_kl.make, config, SPEC, BATCH) == names
+
+
+def test_networks_get_the_settings_of_their_sections():
+    config = config_file.get_config("tiny")
+    config.model.update({"latent_channels": 3, "block_channels": (4, 8, 8), "num_res_blocks": 2})
+    config.discriminator.update({"width": 6, "num_halvings": 2})
+    config.train.compute_dtype = "bfloat16"
+    autoencoder = autoencoder_kl._autoencoder(config, ModelSpec((8, 12, 5)))
+    assert autoencoder.network == AutoencoderKL(5, 3, (4, 8, 8), 2, 2, "bfloat16")
+    assert autoencoder.discriminator == PatchDiscriminator(6, 2, 2, "bfloat16")
+    assert autoencoder_kl._latent_shape(autoencoder.network, ModelSpec((8, 12, 5))) == (2, 3, 3)
+    assert autoencoder_kl.Settings() == ("laplace", 1.0, False, 1e-6)
+    assert autoencoder_kl.GanSettings() == (0.0, 0.0, 0)
+
+
+def test_a_misspelt_setting_is_refused_by_the_name_of_its_section():
+    sections = ("autoencoder", "gan", "model", "discriminator")
+    for variant, optimizers in {
+        "tiny": ("optimizer.generator", "optimizer.discriminator"),
+        "digits": ("optimizer",),
+    }.items():
+        config = config_file.get_config(variant)
+        assert_sections_name_themselves(autoencoder_kl.make, config, ModelSpec((8, 8, 1)), *sections, *optimizers)
 
 
 def test_encoding_decoding_and_sampling_by_hand(monkeypatch):

@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from by_hand import GAMES, assert_close, descend, slope, waves
+from by_hand import GAMES, assert_close, assert_sections_name_themselves, descend, norms_of, slope, waves
 from flax import linen as nn
 
 from configs import dcgan as dcgan_config
 from jaxgen.core import keys, trees
 from jaxgen.core.build import build_model
 from jaxgen.core.contract import Env, ModelSpec
+from jaxgen.losses.adversarial import LOSSES
 from jaxgen.methods.gan import dcgan
 from jaxgen.methods.gan.dcgan import make
 from jaxgen.nn.dcgan import Discriminator, Generator
@@ -166,7 +167,10 @@ class FormulaGenerator(Generator):
 
     @nn.compact
     def __call__(self, z, label=None, *, train):
-        scale, stat = self.param("scale", nn.initializers.ones, ()), self.variable("batch_stats", "mean", jnp.zeros, ())
+        scale, stat = (
+            self.param("scale", nn.initializers.normal(), ()),
+            self.variable("batch_stats", "mean", jnp.zeros, ()),
+        )
         mean = jnp.mean(z) if train else stat.value
         shift = jnp.zeros(len(z)) if label is None else jnp.float32(G_CLASSES)[label]
         if train:
@@ -179,7 +183,7 @@ class FormulaDiscriminator(Discriminator):
 
     @nn.compact
     def __call__(self, x, label=None, *, train):
-        scale = self.param("scale", nn.initializers.ones, ())
+        scale = self.param("scale", nn.initializers.normal(), ())
         shift = jnp.zeros(len(x)) if label is None else jnp.float32(D_CLASSES)[label]
         logits = scale * (x.reshape(len(x), -1) @ jnp.float32(D_WEIGHTS) + shift)
         if not self.batch_norm:
@@ -275,3 +279,37 @@ def test_an_update_of_formulas_by_hand(monkeypatch, classes, norm):
     variables = model.eval_variables(after)
     np.testing.assert_allclose(model.sample(sample_keys, variables, cond), images, rtol=1e-4)
     np.testing.assert_allclose(model.decode(variables, z, cond), images, rtol=1e-4)
+
+
+def test_networks_get_their_settings_and_the_run():
+    config = dcgan_config.get_config("tiny")
+    config.generator.update({"width": 3, "momentum": 0.5})
+    config.discriminator.update({"width": 5, "batch_norm": False})
+    config.train.compute_dtype = "bfloat16"
+    game = dcgan._game(config, dcgan.Settings(7, "hinge"), SPEC, Env(axis_name="shards"))
+    shared = {"base_side": 2, "num_classes": 3, "axis_name": "shards", "dtype": "bfloat16"}
+    assert game.generator == Generator((8, 8, 1), width=3, momentum=0.5, **shared)
+    assert game.discriminator == Discriminator(width=5, batch_norm=False, **shared)
+    assert (game.loss, game.settings.latent_dim) == (LOSSES["hinge"], 7)
+    assert dcgan.Settings() == (100, "non_saturating", 1, False)
+
+
+def test_the_start_the_norms_and_the_names_of_sections(monkeypatch):
+    config, spec = dcgan_config.get_config("tiny"), SPEC._replace(image_shape=(2, 2, 2))
+    sections = ("gan", "generator", "discriminator", "optimizer.generator", "optimizer.discriminator")
+    assert_sections_name_themselves(make, config, spec, *sections)
+    monkeypatch.setattr(dcgan, "Generator", FormulaGenerator)
+    monkeypatch.setattr(dcgan, "Discriminator", FormulaDiscriminator)
+    batch = {"image": jnp.ones((1, 3, 2, 2, 2)), "index": jnp.arange(3)[None], "label": jnp.arange(3)[None]}
+    assert norms_of(make, config, spec, batch) == {"generator/scale", "discriminator/scale"}
+    config.gan.class_conditional = True
+    model = make(config, spec, Env())
+    state = model.init(KEY, batch)
+    generator = FormulaGenerator((2, 2, 2)).init(keys.stream(KEY, "generator"), jnp.zeros((3, LATENT_DIM)), train=False)
+    judged = FormulaDiscriminator().init(keys.stream(KEY, "discriminator"), batch["image"][0], train=False)
+    np.testing.assert_allclose(state.params["generator"]["scale"], generator["params"]["scale"], rtol=1e-6)
+    np.testing.assert_allclose(state.params["discriminator"]["scale"], judged["params"]["scale"], rtol=1e-6)
+    assert state.model_state == {"generator": {"mean": 0.0}, "discriminator": {"mean": 0.0}}  # init normalizes nothing
+    # Without a condition, a formula draws without a class; a network refuses.
+    images = model.sample(jax.random.split(KEY, 2), model.eval_variables(state))
+    assert images.shape == (2, 2, 2, 2)

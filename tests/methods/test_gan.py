@@ -6,7 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from by_hand import GAMES, assert_close, descend, float64, slope, waves
+from by_hand import (
+    GAMES,
+    assert_close,
+    assert_sections_name_themselves,
+    descend,
+    float64,
+    norms_of,
+    slope,
+    waves,
+)
 from flax import linen as nn
 
 from configs import gan
@@ -80,7 +89,7 @@ class Formula(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, dropout_keys=None):
-        scale, shift = self.param("scale", nn.initializers.ones, ()), self.param("shift", nn.initializers.zeros, ())
+        scale, shift = self.param("scale", nn.initializers.normal(), ()), self.param("shift", nn.initializers.zeros, ())
         weights = jnp.float32(G_WEIGHTS if self.outputs > 1 else D_WEIGHTS[:, None])
         y = scale * (x.reshape(len(x), -1) @ weights + shift) + 0.3 * shift**2
         return y if dropout_keys is None else y * (1.0 + jax.vmap(jax.random.uniform)(dropout_keys))[:, None]
@@ -196,3 +205,22 @@ def test_refusals(section, settings, sentence):
     config[section].update(settings)
     with pytest.raises(ValueError, match=sentence):
         gan_method.make(config, DIGITS, Env())
+
+
+SECTIONS = ("gan", "generator", "discriminator", "optimizer.generator", "optimizer.discriminator")
+
+
+def test_the_start_the_norms_and_the_names_of_sections(monkeypatch):
+    """Networks start by keys of their own; settings that are left out are those of the docstring."""
+    assert gan_method.Settings() == (100, "non_saturating", 1)
+    config, spec = gan.get_config("tiny"), ModelSpec((2, 2, 2))
+    assert_sections_name_themselves(gan_method.make, config, spec, *SECTIONS)
+    monkeypatch.setattr(gan_method, "MLP", Formula)
+    config.gan.latent_dim = 3
+    batch = {"image": jnp.ones((2, 3, 2, 2, 2)), "index": jnp.arange(6).reshape(2, 3)}
+    names = {f"{player}/{name}" for player in START for name in ("scale", "shift")}
+    assert norms_of(gan_method.make, config, spec, batch) == names
+    state = gan_method.make(config, spec, Env()).init(KEY, batch)
+    for name, network, x in (("generator", Formula(8), (1, 3)), ("discriminator", Formula(1), (3, 8))):
+        expected = network.init(keys.stream(KEY, name), jnp.zeros(x))["params"]
+        np.testing.assert_allclose(state.params[name]["scale"], expected["scale"], rtol=1e-6)

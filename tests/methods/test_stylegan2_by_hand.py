@@ -7,14 +7,25 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from by_hand import GAMES, assert_close, descend, float64, slope, waves
+from by_hand import (
+    GAMES,
+    assert_close,
+    assert_sections_name_themselves,
+    descend,
+    float64,
+    norms_of,
+    slope,
+    waves,
+)
 from flax import linen as nn
 
 from configs import stylegan2 as stylegan2_config
 from jaxgen.core import keys
 from jaxgen.core.contract import Env, ModelSpec
+from jaxgen.losses.adversarial import LOSSES
 from jaxgen.methods.gan import stylegan2
 from jaxgen.nn.stylegan2_discriminator import Discriminator
+from jaxgen.nn.stylegan2_generator import Generator
 
 KEY = keys.root_key(0)
 SPEC = ModelSpec((2, 2, 1), num_classes=3)
@@ -43,7 +54,7 @@ class FormulaGenerator(nn.Module):
     dtype: str = "float32"
 
     def setup(self):
-        self.style, self.gain = (self.param(name, nn.initializers.ones, ()) for name in ("style", "gain"))
+        self.style, self.gain = (self.param(name, nn.initializers.normal(), ()) for name in ("style", "gain"))
         self.w_avg = self.variable("buffers", "w_avg", jnp.zeros, (2,))
 
     def styles(self, z, label=None):
@@ -69,7 +80,7 @@ class FormulaDiscriminator(Discriminator):
 
     @nn.compact
     def __call__(self, x, label=None):
-        scale, x = self.param("scale", nn.initializers.ones, ()), x.reshape(len(x), -1)
+        scale, x = self.param("scale", nn.initializers.normal(), ()), x.reshape(len(x), -1)
         factor = jnp.ones(len(x)) if label is None else 1.0 + jnp.float32(D_CLASSES)[label]
         return scale * (factor * (x @ jnp.float32(C)) + x**2 @ jnp.float32(K) / 4)
 
@@ -298,6 +309,7 @@ def test_a_player_without_a_regularizer_keeps_its_rate_and_there_is_no_average_l
     assert model.phase(0) == NOBODY
     batch = {"image": jnp.ones((2, 4, 2, 2, 1)), "index": jnp.arange(8).reshape(2, 4), "label": jnp.zeros((2, 4), int)}
     state = jax.jit(model.init)(KEY, batch)
+    state = state._replace(params=jax.tree.map(jnp.float32, START))
     assert set(state.model_state) == {"generator"}
     # eval_variables takes the generator's part of both.
     chosen = model.eval_variables(state)
@@ -307,3 +319,42 @@ def test_a_player_without_a_regularizer_keeps_its_rate_and_there_is_no_average_l
     np.testing.assert_allclose(jnp.abs(fell), RATES["discriminator"] * metrics["grad_norm/discriminator"], rtol=1e-4)
     fell = optax.tree.norm(jax.tree.map(jnp.subtract, state.params["generator"], after.params["generator"]))
     np.testing.assert_allclose(fell, RATES["generator"] * metrics["grad_norm/generator"], rtol=1e-4)
+
+
+def test_networks_get_their_settings_and_the_run():
+    config = stylegan2_config.get_config("tiny")
+    config.generator.z_dim, config.discriminator.group_size, config.train.compute_dtype = 6, 2, "bfloat16"
+    settings = stylegan2.Settings("hinge")
+    game = stylegan2._game(config, settings, SPEC._replace(image_shape=(8, 8, 1)), Env(axis_name="shards"))
+    shared = {"num_classes": 3, "dtype": "bfloat16", "channel_base": 256, "channel_max": 4, "num_mapping_layers": 1}
+    assert game.generator == Generator((8, 8, 1), z_dim=6, w_dim=4, **shared)
+    assert game.discriminator == Discriminator(group_size=2, axis_name="shards", **shared)
+    assert (game.loss, game.settings, game.axis_name) == (LOSSES["hinge"], settings, "shards")
+    x = jnp.arange(24.0).reshape(2, 4, 3) ** 2
+    mapped = jax.vmap(lambda x: stylegan2._batch_mean(game, x), axis_name="shards")(x)
+    np.testing.assert_allclose(mapped, [x.mean((0, 1))] * 2, rtol=1e-6)
+    np.testing.assert_allclose(stylegan2._batch_mean(game._replace(axis_name=None), x[0]), x[0].mean(0), rtol=1e-6)
+    assert stylegan2.Settings() == ("non_saturating", False, 0.9, 0.995, 10.0, 16, 2.0, 4, 2, 0.01)
+    assert stylegan2.SamplerSettings() == (1.0, None, "random")
+
+
+def test_the_start_the_norms_and_the_names_of_sections(monkeypatch):
+    config = stylegan2_config.get_config("tiny")
+    sections = ("gan", "sampler", "generator", "discriminator", "optimizer.generator", "optimizer.discriminator")
+    assert_sections_name_themselves(stylegan2.make, config, SPEC, *sections)
+    config.gan.class_conditional = True
+    with pytest.raises(ValueError, match=r"gan\.class_conditional is True, but the data has no classes"):
+        stylegan2.make(config, SPEC._replace(num_classes=0), Env())
+    config, model = formulas(monkeypatch, class_conditional=True)
+    batch = {"image": jnp.ones((2, 4, 2, 2, 1)), "index": jnp.arange(8).reshape(2, 4), "label": jnp.zeros((2, 4), int)}
+    names = {f"{player}/{name}" for player, params in START.items() for name in params}
+    assert norms_of(stylegan2.make, config, SPEC, batch) == names
+    state = model.init(KEY, batch)
+    generator = FormulaGenerator((2, 2, 1), 3, 0).init(keys.stream(KEY, "generator"), jnp.zeros((4, 3)))["params"]
+    judged = FormulaDiscriminator().init(keys.stream(KEY, "discriminator"), batch["image"][0])["params"]
+    for name, expected in {"generator": generator, "discriminator": judged}.items():
+        for key, value in expected.items():
+            np.testing.assert_allclose(state.params[name][key], value, rtol=1e-6)
+    np.testing.assert_array_equal(state.model_state["path_length"], 0.0)
+    np.testing.assert_array_equal(state.model_state["generator"]["w_avg"], 0.0)
+    assert model.sample(jax.random.split(KEY, 2), model.eval_variables(state)).shape == (2, 2, 2, 1)  # without a class

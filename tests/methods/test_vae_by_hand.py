@@ -4,7 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from by_hand import assert_close, descend, float64, log_sigmoid, sigmoid, slope, waves
+from by_hand import (
+    assert_close,
+    assert_sections_name_themselves,
+    descend,
+    float64,
+    log_sigmoid,
+    norms_of,
+    sigmoid,
+    slope,
+    waves,
+)
 from flax import linen as nn
 from scipy import stats
 
@@ -27,7 +37,7 @@ class FormulaEncoder(ConvEncoder):
 
     @nn.compact
     def __call__(self, x, label=None):
-        scale = self.param("scale", nn.initializers.ones, ())
+        scale = self.param("scale", nn.initializers.normal(), ())
         shift = jnp.zeros(len(x)) if label is None else jnp.float32(E_CLASSES)[label]
         return scale * (x.reshape(len(x), -1) @ jnp.float32(E_WEIGHTS)) + shift[:, None]
 
@@ -37,7 +47,7 @@ class FormulaDecoder(ConvDecoder):
 
     @nn.compact
     def __call__(self, z, label=None):
-        scale = self.param("scale", nn.initializers.ones, ())
+        scale = self.param("scale", nn.initializers.normal(), ())
         shift = jnp.zeros(len(z)) if label is None else jnp.float32(D_CLASSES)[label]
         return (scale * (z @ jnp.float32(D_WEIGHTS)) + shift[:, None]).reshape(-1, *self.image_shape)
 
@@ -77,14 +87,18 @@ IMAGES = jax.random.uniform(KEY, (2, 4, 2, 2, 2), minval=-1.0)
 BATCH = {"image": IMAGES, "index": jnp.array([[5, 2, 9, 7], [1, 0, 8, 3]]), "label": jnp.tile(jnp.array(LABEL), (2, 1))}
 
 
-def build(monkeypatch, **settings):
+def config_of(monkeypatch, **settings):
     monkeypatch.setattr(vae, "ConvEncoder", FormulaEncoder)
     monkeypatch.setattr(vae, "ConvDecoder", FormulaDecoder)
     config = vae_config.get_config("tiny")
     config.vae.update({"latent_dim": LATENTS, "beta": BETA, **settings})
     config.train.update({"microbatches": 2, "num_steps": NUM_STEPS})
     config.optimizer.update({"name": "sgd", "learning_rate": RATE, "b1": 0.0, "b2": 0.999, "schedule": "linear"})
-    return vae.make(config, SPEC, Env())
+    return config
+
+
+def build(monkeypatch, **settings):
+    return vae.make(config_of(monkeypatch, **settings), SPEC, Env())
 
 
 def contract(params):
@@ -183,9 +197,36 @@ def test_encoding_decoding_and_sampling_by_hand(monkeypatch, likelihood):
     np.testing.assert_allclose(model.sample(sample_keys, variables, cond), images_of(z), rtol=1e-4, atol=1e-6)
 
 
-def test_sigma_starts_where_it_is_set(monkeypatch):
-    params = jax.jit(build(monkeypatch, sigma=SIGMA, learn_sigma=True).init)(KEY, BATCH).params
+def test_the_start_the_norms_and_the_names_of_sections(monkeypatch):
+    """Networks start by keys of their own, sigma where it is set; norms are those that the run asks for."""
+    model = build(monkeypatch, sigma=SIGMA, learn_sigma=True, class_conditional=True)
+    params = model.init(KEY, BATCH).params
     np.testing.assert_allclose(params["log_sigma"], np.log(SIGMA), rtol=1e-6)
+    networks = {
+        "encoder": (FormulaEncoder(2 * LATENTS), jnp.zeros((4, PIXELS))),
+        "decoder": (FormulaDecoder((2, 2, 2)), jnp.zeros((4, LATENTS))),
+    }
+    for name, (network, x) in networks.items():
+        expected = network.init(keys.stream(KEY, name), x)["params"]["scale"]
+        np.testing.assert_allclose(params[name]["scale"], expected, rtol=1e-6)
+    assert model.encode(jax.random.split(KEY, 4), params, IMAGES[0]).shape == (4, LATENTS)  # without a class
+    config = config_of(monkeypatch, sigma=SIGMA, learn_sigma=True)
+    assert norms_of(vae.make, config, SPEC, BATCH) == {"encoder", "decoder", "log_sigma"}
+    monkeypatch.undo()
+    assert_sections_name_themselves(vae.make, vae_config.get_config("tiny"), SPEC, "vae", "model", "optimizer")
+    with pytest.raises(ValueError, match=r"vae\.class_conditional is True, but the data has no classes"):
+        vae.make(vae_config.get_config("tiny"), SPEC._replace(num_classes=0), Env())
+
+
+def test_networks_get_the_settings_of_their_section():
+    config = vae_config.get_config("tiny")
+    config.model.update({"width": 3, "max_width": 7, "hidden": 5})
+    config.train.compute_dtype = "bfloat16"
+    coder = vae._coder(config, vae.Settings(latent_dim=6), SPEC._replace(image_shape=(8, 8, 1)))
+    shared = {"width": 3, "max_width": 7, "hidden": 5, "base_side": 2, "num_classes": 3, "dtype": "bfloat16"}
+    assert coder.encoder == ConvEncoder(12, **shared)
+    assert coder.decoder == ConvDecoder((8, 8, 1), **shared)
+    assert vae.Settings() == (32, "gaussian", 0.2, True, 1.0, False)
 
 
 def test_a_class_changes_encoder_decoder_and_likelihood(monkeypatch):
