@@ -42,7 +42,7 @@ def kl_f8() -> ConfigDict:
     config.gan = ConfigDict()
     config.gan.weight = 0.0  # above 0, the optimizer has the subsections generator and discriminator: see kl_f8_gan
     config.gan.feature_weight = 0.0
-    config.gan.start_steps = 50_000
+    config.gan.start_steps = 0  # of updates without it
 
     config.discriminator = ConfigDict()
     config.discriminator.width = 64
@@ -62,6 +62,7 @@ def kl_f8_gan() -> ConfigDict:
         _rate(player)
     config.gan.weight = 0.1
     config.gan.feature_weight = 0.5
+    config.gan.start_steps = 50_000
     return config
 
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.core import keys
 from jaxgen.core.builders import InitVariables, Objective, Player, lazy_phases, two_player
-from jaxgen.core.config import call, choose
+from jaxgen.core.config import Need, call, choose
 from jaxgen.core.contract import (
     Conditioning,
     Env,
@@ -79,6 +79,18 @@ class SamplerSettings(NamedTuple):
     noise_mode: NoiseMode = "random"
 
 
+NEEDS = {
+    "r1_every_steps": Need("gan.r1_gamma", lambda gan: gan.r1_gamma > 0.0),
+    "path_length_every_steps": Need("gan.path_length_weight", lambda gan: gan.path_length_weight > 0.0),
+    "path_length_shrink": Need("gan.path_length_weight", lambda gan: gan.path_length_weight > 0.0),
+    "path_length_decay": Need("gan.path_length_weight", lambda gan: gan.path_length_weight > 0.0),
+}
+SAMPLER_NEEDS = {
+    "truncation_cutoff": Need("a sampler.truncation_psi below 1", lambda sampler: sampler.truncation_psi != 1.0)
+}
+"""Which of the settings have an effect only beside others."""
+
+
 class Game(NamedTuple):
     """The two networks and what they play for."""
 
@@ -95,8 +107,8 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
     Learning rate and decays of the optimizers are those of the paper: what lazy regularization makes of them is done
     here.
     """
-    settings = call(Settings, config.gan, where="gan")
-    sampler = call(SamplerSettings, config.sampler, where="sampler")
+    settings = call(Settings, config.gan, where="gan", needs=NEEDS)
+    sampler = call(SamplerSettings, config.sampler, where="sampler", needs=SAMPLER_NEEDS)
     _check(settings)
     spec = for_classes(spec, settings.class_conditional, where="gan")
     game = _game(config, settings, spec, env)

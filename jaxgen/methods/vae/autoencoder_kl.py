@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.core import keys
 from jaxgen.core.builders import InitVariables, Objective, Player, one_player, two_player
-from jaxgen.core.config import call
+from jaxgen.core.config import Need, call
 from jaxgen.core.contract import (
     Batch,
     Conditioning,
@@ -71,6 +71,10 @@ class GanSettings(NamedTuple):
     weight: float = 0.0
     feature_weight: float = 0.0
     start_steps: int = 0
+
+
+GAN_NEEDS = {"start_steps": Need("gan.weight", lambda gan: gan.weight > 0.0)}
+"""Which of these have an effect only beside others."""
 
 
 class Autoencoder(NamedTuple):
@@ -157,7 +161,10 @@ def make_posterior(config: ConfigDict, spec: ModelSpec) -> PosteriorFn:
 
 def _autoencoder(config: ConfigDict, spec: ModelSpec) -> Autoencoder:
     dtype, image_channels = config.train.compute_dtype, spec.image_shape[-1]
-    settings, gan = call(Settings, config.autoencoder, where="autoencoder"), call(GanSettings, config.gan, where="gan")
+    settings, gan = (
+        call(Settings, config.autoencoder, where="autoencoder"),
+        call(GanSettings, config.gan, where="gan", needs=GAN_NEEDS),
+    )
     if settings.scale <= 0.0:
         raise ValueError(f"autoencoder.scale is {settings.scale}, but must be positive.")
     if gan.feature_weight and not gan.weight:

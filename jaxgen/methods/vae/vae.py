@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.core import keys
 from jaxgen.core.builders import InitVariables, Objective, Player, one_player
-from jaxgen.core.config import call
+from jaxgen.core.config import Need, call
 from jaxgen.core.contract import (
     Conditioning,
     Env,
@@ -47,6 +47,10 @@ class Settings(NamedTuple):
     class_conditional: bool = False
 
 
+NEEDS = {"sigma": Need("vae.likelihood=gaussian", lambda vae: vae.likelihood == "gaussian")}
+"""Which of the settings have an effect only beside others."""
+
+
 class Coder(NamedTuple):
     """The two networks, and how to read the decoder's outputs."""
 
@@ -77,7 +81,7 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
     - `log_prob` is the evidence lower bound, by one latent an image, on the probability of the 8-bit image; a Bernoulli
       likelihood has none, since it assigns probabilities to binary images only.
     """
-    settings = call(Settings, config.vae, where="vae")
+    settings = call(Settings, config.vae, where="vae", needs=NEEDS)
     spec = _spec_of(settings, spec)
     coder = _coder(config, settings, spec)
     optimizer = call(make_optimizer, config.optimizer, where="optimizer", num_steps=config.train.num_steps)
