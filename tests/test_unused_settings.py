@@ -1,19 +1,30 @@
 """No setting is accepted and ignored: each is refused where it has no effect, and taken where it has one."""
 
+import jax
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs import adm, consistency, ddpm, edm, edm2, meanflow, sit
+from configs import adm, autoencoder_kl, consistency, ddpm, edm, edm2, meanflow, sit, stylegan2, vae
 from jaxgen.cli import plan, setup
 from jaxgen.core.build import build_model
-from jaxgen.core.contract import Env, ModelSpec
+from jaxgen.core.contract import Env, ModelSpec, Trained
 from jaxgen.training.health import health_settings
 from jaxgen.training.settings import train_settings
 
 DIGITS = ModelSpec((8, 8, 1), num_classes=10)
 PLAIN = {"diffusion.class_conditional": False, "diffusion.label_dropout": 0.0, "sampler.guidance_scale": 1.0}
-RK45 = {"sampler.name": "rk45", "sampler.num_steps": 7}
+RK45 = {"sampler.name": "rk45", "sampler.num_steps": 3}
 EDM = {"diffusion.likelihood": "none", "diffusion.likelihood_steps": 100}
+NO_GAN = {"gan.weight": 0.0, "gan.feature_weight": 0.0}
+GAUSSIAN = {"vae.likelihood": "gaussian"}
+NO_PATHS = {
+    "gan.path_length_weight": 0.0,
+    "gan.path_length_every_steps": 4,
+    "gan.path_length_shrink": 2,
+    "gan.path_length_decay": 0.01,
+}
+PATHS = {"gan.path_length_weight": 1.0}
 UNTOLD = {"consistency.class_conditional": False, "consistency.label_dropout": 0.0}
 UNSEEN = {"meanflow.class_conditional": False, "meanflow.label_dropout": 0.0}
 
@@ -31,8 +42,8 @@ def build(config: ConfigDict) -> None:
 def changed(config: ConfigDict, changes: dict) -> ConfigDict:
     with config.ignore_type():
         for name, value in changes.items():
-            section, key = name.split(".")
-            config[section][key] = value
+            *sections, key = name.split(".")
+            (config[sections[0]] if sections else config)[key] = value
     return config
 
 
@@ -85,6 +96,19 @@ CASES = {
     "max_rollbacks of spikes": (ddpm, {"health.max_rollbacks": 5}, {"health.spike_policy": "rollback"}),
     "hang_exit": (ddpm, {"health.hang_exit": True, "health.hang_seconds": None}, {"health.hang_seconds": 9.0}),
     "max_faults": (ddpm, {"data.max_faults": 5}, {"data.on_fault": "skip"}),
+    "sigma": (vae, {"vae.likelihood": "bernoulli", "vae.learn_sigma": False, "vae.sigma": 0.3}, GAUSSIAN),
+    "start_steps": (
+        autoencoder_kl,
+        {**NO_GAN, "gan.start_steps": 3, "optimizer": autoencoder_kl.digits().optimizer},
+        {"gan.weight": 0.5, "optimizer": autoencoder_kl.tiny().optimizer},
+    ),
+    "r1_every_steps": (stylegan2, {"gan.r1_gamma": 0.0, "gan.r1_every_steps": 3}, {"gan.r1_gamma": 1.0}),
+    "path_length_every_steps": (stylegan2, {**NO_PATHS, "gan.path_length_every_steps": 3}, PATHS),
+    "path_length_shrink": (stylegan2, {**NO_PATHS, "gan.path_length_shrink": 1}, PATHS),
+    "path_length_decay": (stylegan2, {**NO_PATHS, "gan.path_length_decay": 0.3}, PATHS),
+    "truncation_cutoff": (
+        stylegan2, {"sampler.truncation_psi": 1.0, "sampler.truncation_cutoff": 2}, {"sampler.truncation_psi": 0.7},
+    ),
     "num_heads": (adm, {"model.num_heads": 2}, {"model.head_channels": 0}),
     "frequencies": (edm, {"model.frequencies": (1.0,)}, {"model.embedding": "fourier"}),
 }  # fmt: skip
@@ -178,6 +202,16 @@ def test_values_at_the_ends_of_what_is_allowed_are_taken():
         {"sampler.name": "rk45(atol=0.0)"},
     ):
         build(changed(edm.get_config("tiny"), {"sampler.guidance_scale": 2.0, **changes}))
+
+
+def test_guides_that_are_named_and_guides_that_there_are_go_together():
+    named = changed(ddpm.get_config("tiny"), {"sampler.guide": "runs/guide"})
+    guide = Trained(lambda variables, x, sigma, cond=None: x, np.float32(1.0), 10)
+    image_keys = jax.random.split(jax.random.key(0), 2)
+    for config, env in ((named, Env()), (ddpm.get_config("tiny"), Env(guide=guide))):
+        model = build_model(config, DIGITS, env)
+        with pytest.raises(ValueError, match=r"sampler\.guide is .*, and there is (no|a) guide"):
+            jax.eval_shape(model.sample, image_keys, {"network": {}, "guide": np.float32(1.0)})
 
 
 def test_latents_are_not_clipped():

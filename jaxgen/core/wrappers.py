@@ -36,7 +36,6 @@ def with_preprocessing(model: GenerativeModel, *, flip: bool = False) -> Generat
 
 EMA_NEEDS = {
     "decay": Need("ema.kind=constant", lambda average: average.kind == "constant"),
-    "warmup": Need("ema.kind=constant", lambda average: average.kind == "constant", (False,)),
     "sigma_rel": Need("ema.kind=power", lambda average: average.kind == "power"),
 }
 """Which settings of the section `ema` have an effect only beside others."""

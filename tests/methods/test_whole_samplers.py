@@ -90,13 +90,13 @@ CASES = {
     "dpmpp_2m": Case("dpmpp_2m", loops.dpmpp_2m, DDPM, {**STRONG, "clip": True}, {"self_conditioning": True}),
     "dpmpp_2m_sde": Case("dpmpp_2m_sde", loops.dpmpp_2m_sde, EDM, STRONG),
     "dpmpp_2m_sde_heun": Case(
-        "dpmpp_2m_sde(eta=0.5, solver='heun')", partial(loops.dpmpp_2m_sde, eta=0.5, solver="heun"), EDM,
+        "dpmpp_2m_sde(eta=0.2, solver='heun')", partial(loops.dpmpp_2m_sde, eta=0.2, solver="heun"), EDM,
         {**STRONG, "clip": True},
     ),
     "dpmpp_2s": Case("dpmpp_2s", loops.dpmpp_2s, EDM, {**STRONG, "guidance_interval": (3, 1), "clip": True}),
     "dpmpp_3m_sde": Case("dpmpp_3m_sde(eta=0.6)", partial(loops.dpmpp_3m_sde, eta=0.6), EDM, STRONG),
     "dpmpp_3m_sde_exact": Case(
-        "dpmpp_3m_sde(eta=0.3, curvature=1.0)", partial(loops.exact_parabola, eta=0.3), EDM, STRONG
+        "dpmpp_3m_sde(eta=0.2, curvature=1.0)", partial(loops.exact_parabola, eta=0.2), EDM, STRONG
     ),
     "unipc": Case("unipc", loops.unipc, FLOW, {**STRONG, "guidance_rescale": 1.0}),
     "rk45": Case(

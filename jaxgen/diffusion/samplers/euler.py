@@ -15,4 +15,4 @@ def euler(keys: Key[Array, " n"], denoise: Denoiser, x: Images, sigmas: Sigmas) 
       x: where to start, at noise level `sigmas[0]`.
       sigmas: noise levels, descending; the last is 0.
     """
-    return ddim(keys, denoise, x, sigmas, eta=0.0)
+    return ddim(keys, denoise, x, sigmas)

@@ -74,7 +74,6 @@ class Settings(NamedTuple):
 
 NEEDS = {
     "label_dropout": Need("consistency.class_conditional=True", lambda consistency: consistency.class_conditional),
-    "start_from_teacher": Need("consistency.teacher", lambda consistency: consistency.teacher is not None, (False,)),
     "teacher_guidance": Need(
         "consistency.teacher and consistency.class_conditional=True",
         lambda consistency: consistency.teacher is not None and consistency.class_conditional,
