@@ -61,6 +61,7 @@ class Formula(nn.Module):
         start = parameters(x.shape[-1], 0 if vector is None else vector.shape[-1])
         params = {name: self.param(name, lambda key, value=value: jnp.asarray(value)) for name, value in start.items()}
         assert dropout_keys is None or train
+        assert noise_label.shape == (len(x),)
         gain = gains(dropout_keys) if train else None
         of_class = jnp.zeros(len(x))
         if self.num_classes:

@@ -66,6 +66,14 @@ def test_latents_are_drawn_from_their_posterior():
     np.testing.assert_allclose(image.std((0, 1, 2, 3)), [2.0, 0.5], rtol=0.03)
 
 
+def test_noise_is_that_of_the_examples_own_stream():
+    mean, std = np.array([3.0, 2.0], np.float32), np.array([1.0, 2.0], np.float32)
+    batch = {**batch_of(mean, std, (2, 2)), "index": jnp.array([[3, 0], [1, 2]])}
+    example_keys = keys.per_example(KEY, batch["index"].reshape(-1))
+    eps = np.asarray(noise(keys.fold_each(example_keys, "posterior"))).reshape(2, 2, 2, 2, 2)
+    np.testing.assert_allclose(drawn(batch), (mean + std * eps - SHIFT) / SCALE, rtol=1e-5, atol=1e-6)
+
+
 def test_noise_belongs_to_step_and_example_not_to_the_layout():
     batch = batch_of(0.0, 1.0, (1, 4))
     whole = drawn(batch)
@@ -122,3 +130,5 @@ def test_refusals():
         with_latents(INNER, AUTOENCODER._replace(model=PIXELS._replace(decode=None)))
     with pytest.raises(ValueError, match=r"shape \(2, 2, 6\).*shape \(2, 2, 4\)"):
         latent_spec(ModelSpec((2, 2, 6)), AUTOENCODER)
+    with pytest.raises(ValueError, match=r"deviation of shape \(0, 0, 0\)"):
+        latent_spec(ModelSpec((2, 2, 4)), AUTOENCODER._replace(model=PIXELS._replace(spec=ModelSpec((4, 4, 2)))))
