@@ -185,7 +185,7 @@ def test_samples_and_decoded_latents(trained):
     config.sampler.update({"truncation_psi": 0.0, "noise_mode": "none"})
     same = jax.jit(stylegan2.make(config, SPEC, Env()).sample)(sample_keys, variables)
     np.testing.assert_allclose(same, jnp.broadcast_to(same[:1], same.shape), atol=1e-6)
-    assert model.spec.latent_shape is None  # which is for models that encode
+    assert model.spec.latent_shape == latents.shape[1:]
 
 
 def loud(variables):

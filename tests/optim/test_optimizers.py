@@ -86,6 +86,7 @@ def second_step(name, b1, b2):
         -RATE
         * {
             "adam": mean / (1 - b1**2) / np.sqrt(square / (1 - b2**2)),
+            "radam": mean / (1 - b1**2),  # with b2 below 0.6 the second moment stays unknown
             "sgd": b1 * g1 + g2,
             "rmsprop": g2 / np.sqrt(square),
             "lion": np.sign(b1 * (1 - b2) * g1 + (1 - b1) * g2),  # Chen et al. 2023, algorithm 2
