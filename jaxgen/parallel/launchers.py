@@ -140,7 +140,6 @@ def _launcher() -> Launcher | None:
     if _OPEN_MPI_SIZE in os.environ:
         return OpenMpi()
     known = [cluster for cluster in clusters.ClusterEnv._cluster_types if not cluster.opt_in_only_method]
-    known.remove(clusters.OmpiCluster)
     if _KUBERNETES_INDEX not in os.environ or importlib.util.find_spec("kubernetes") is None:
         known.remove(clusters.K8sCluster)  # it warns in every container, and knows jobs only
     if "tpu" not in (os.environ.get("JAX_PLATFORMS") or "tpu"):
