@@ -108,7 +108,7 @@ def test_encode_is_deterministic():
 
 
 def test_a_bernoulli_decoder_stays_in_range_and_has_no_log_prob():
-    model = build(likelihood="bernoulli")
+    model = build(likelihood="bernoulli", sigma=0.2)
     assert model.log_prob is None
     assert model.spec.likelihood is None
     variables = jax.jit(model.init)(KEY, BATCH).params
