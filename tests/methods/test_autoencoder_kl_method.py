@@ -31,7 +31,7 @@ def tiny(**sections):
     for name, settings in sections.items():
         config[name].update(settings)
     if not config.gan.weight:
-        config.optimizer = config.optimizer.generator
+        config.optimizer, config.gan.start_steps = config.optimizer.generator, 0
     return config
 
 
