@@ -182,7 +182,12 @@ def steered(
       label: the classes; None for none.
       null_label: the label that stands for no class.
       guide: of the run that `settings.guide` names.
+
+    Raises:
+      ValueError: if there is a guide that the settings do not name, or none for one that they name.
     """
+    if (settings.guide is None) != (guide is None):
+        raise ValueError(f"sampler.guide is {settings.guide}, and there is {'no' if guide is None else 'a'} guide.")
 
     def of_label(x: Array, sigma: Array) -> Array:
         return denoise(x, sigma, label)

@@ -107,7 +107,6 @@ NEEDS = {
 }
 """Which of the settings have an effect only beside others."""
 
-
 _SHARES, _COUNTS = ("label_dropout", "augment_probability"), ("importance_buckets", "uncertainty_channels")
 _BOUNDS = dict.fromkeys(_SHARES, (0, 1)) | dict.fromkeys(_COUNTS, (0, math.inf)) | {"likelihood_steps": (1, math.inf)}
 
@@ -192,8 +191,8 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
     learned, latents = diffusion.settings.learned_variance, env.frozen is not None
     draw, sigmas = make_sampler(sampler, diffusion.process.schedule, learned_variance=learned, latents=latents)
     if diffusion.settings.likelihood != "ode":
-        pieces = {name: getattr(diffusion.settings, name) for name in ("schedule", "shift")}
-        sampling.check_schedule(sampler, diffusion.process, **pieces)
+        schedule, shift = diffusion.settings.schedule, diffusion.settings.shift
+        sampling.check_schedule(sampler, diffusion.process, schedule=schedule, shift=shift)
     preserving = diffusion.process.variance_preserving
     std = denoisers.initial_std(float(sigmas[0]), variance_preserving=preserving)
 
@@ -204,16 +203,11 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
 
     def sample(sample_keys: Key[Array, " n"], variables: PyTree, cond: Conditioning = None) -> Float[Array, "n h w c"]:
         own, guide = denoisers.labeled(denoise, variables), None
-        if (sampler.guide is None) != (env.guide is None):
-            raise ValueError(
-                f"sampler.guide is {sampler.guide}, and there is {'no' if env.guide is None else 'a'} guide."
-            )
         if env.guide is not None:
             guide = denoisers.labeled(env.guide.denoise, variables["guide"])
+        label, null_label = _label(diffusion.spec, cond), diffusion.spec.num_classes
         denoiser: denoisers.Denoiser | VarianceDenoiser
-        denoiser = steered(
-            sampler, own, _label(diffusion.spec, cond), null_label=diffusion.spec.num_classes, guide=guide
-        )
+        denoiser = steered(sampler, own, label, null_label=null_label, guide=guide)
         if sampler.learns_variance:
             denoiser = _with_variance(diffusion, denoiser, variables, cond)
         x = denoisers.initial_noise(sample_keys, spec.image_shape, float(sigmas[0]), variance_preserving=preserving)
