@@ -15,6 +15,7 @@ from jaxgen.training.workdir import load_config, load_spec
 
 SETTINGS = [
     "--config.ema.kind=power",
+    "--config.ema.decay=0.9999",
     "--config.ema.sigma_rel=(0.05, 0.25)",
     "--config.train.steps_per_dispatch=1",
     "--config.train.snapshot_every_steps=1",

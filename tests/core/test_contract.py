@@ -25,7 +25,7 @@ def test_what_a_model_does_not_say_is_the_plain_case():
     model = GenerativeModel(ModelSpec((8, 8, 1)), *[lambda: None] * 4)
     assert (model.log_prob, model.encode, model.decode, model.denoise) == (None,) * 4
     assert (model.microbatches, model.phase(0), model.phase(7)) == (1, None, None)
-    assert model.spec == ((8, 8, 1), 0, None, None)
+    assert model.spec == ((8, 8, 1), 0, None, None, None)
     assert TrainState(0, (), (), ()).ema == ()
     assert Env() == (None, None, None, None, 0)
     assert Trained(None, None).num_classes == 0

@@ -142,7 +142,10 @@ def test_the_official_size_and_where_its_parameters_lie(variant):
     ("sections", "message"),
     [
         ({"autoencoder": {"scale": 0.0}}, "autoencoder.scale is 0.0, but must be positive"),
-        ({"gan": {"weight": 0.0, "feature_weight": 0.5}}, "set gan.weight above 0"),
+        (
+            {"gan": {"weight": 0.0, "feature_weight": 0.5}},
+            "gan.feature_weight is 0.5, but has no effect",
+        ),
     ],
 )
 def test_refusals(sections, message):

@@ -15,12 +15,14 @@ import pytest
 from flax import linen as nn
 from formula_network import OF_CLASS, assert_gradient, column, formula, gains
 from scipy.stats import norm
+from tiny_runs import train_by_sgd
 
 from configs import ddpm
 from jaxgen.core import keys
 from jaxgen.core.build import build_model
 from jaxgen.core.contract import Env, GenerativeModel, ModelSpec
 from jaxgen.diffusion import augmentation, uniforms
+from jaxgen.diffusion.augment_recipes import edm
 from jaxgen.methods.denoising import diffusion
 
 SHAPE = (2, 3, 2)
@@ -29,7 +31,6 @@ N = 6
 INDEX, LABEL = np.array([3, 0, 5, 1, 2, 4], np.int32), np.array([1, 3, 0, 2, 0, 1], np.int32)
 IMAGE = np.random.default_rng(0).integers(0, 256, (N, *SHAPE)).astype(np.uint8)
 X0 = IMAGE / 127.5 - 1.0
-AUGMENTED = 5
 KEY = keys.root_key(11)
 
 
@@ -44,11 +45,11 @@ class Head(nn.Module):
         return c * noise_label / (10.0 + jnp.abs(noise_label)) - 0.03 * self.channels
 
 
-def augment(example_keys, images, *, probability):
+def augment(example_keys, images, recipe):
     """In the place of the augmentation's: a factor for each image, which the vector tells."""
     u = jax.vmap(jax.random.uniform)(keys.fold_each(example_keys, "augment"))
-    vector = jnp.sin(column(probability + u)[:, :, 0, 0] * jnp.arange(1.0, 1.0 + AUGMENTED)[None])
-    return images * column(0.5 + probability * u), vector
+    vector = jnp.sin(column(recipe.scale + u)[:, :, 0, 0] * jnp.arange(1.0, 1.0 + recipe.num_labels)[None])
+    return images * column(0.5 + recipe.scale * u), vector
 
 
 @pytest.fixture(autouse=True)
@@ -56,16 +57,14 @@ def formulas(monkeypatch):
     monkeypatch.setattr(diffusion, "make_network", formula_network.make_formula)
     monkeypatch.setattr(diffusion, "Uncertainty", Head)
     monkeypatch.setattr(augmentation, "augment", augment)
-    monkeypatch.setattr(augmentation, "NUM_LABELS", AUGMENTED)
 
 
 def build(env=Env(), **changes):
     config = ddpm.get_config("tiny")
-    config.optimizer.name, config.optimizer.b1, config.optimizer.learning_rate = "sgd", 0.0, 1.0
-    config.optimizer.schedule, config.optimizer.clip_norm = "constant", None
+    train_by_sgd(config.optimizer, learning_rate=1.0, b1=0.0, schedule="constant", clip_norm=None)
     config.data.batch_size, config.ema.decay, config.ema.warmup = N, 0.25, False
-    config.sampler.name, config.sampler.levels = "ddim", "karras"
-    config.diffusion.class_conditional = False
+    config.sampler.name, config.sampler.levels, config.sampler.guidance_scale = "ddim", "karras", 1.0
+    config.diffusion.class_conditional, config.diffusion.label_dropout = False, 0.0
     for name, value in changes.items():
         section, key = name.split("__")
         config[section][key] = value
@@ -236,7 +235,7 @@ def test_edm_with_augmentation_and_a_learned_uncertainty():
     changes = {**EDM, "augment_probability": 0.4, "uncertainty_channels": 4, "weighting": "edm(sigma_data=0.75)"}
     done, d = step(build(**{f"diffusion__{k}": v for k, v in changes.items()})), draws()
     sigma = np.exp(-0.4 + norm.ppf(d.u))
-    x0, vector = (np.asarray(a, np.float64) for a in augment(d.keys, jnp.float32(X0), probability=0.4))
+    x0, vector = (np.asarray(a, np.float64) for a in augment(d.keys, jnp.float32(X0), edm(probability=0.4)))
 
     def terms(params):
         error = edm_loss(params["network"], d, sigma, x0, vector, of_class=np.zeros(N))

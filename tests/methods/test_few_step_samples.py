@@ -36,6 +36,7 @@ def test_consistency_models_take_turns_of_the_function_and_noise(sigmas, label, 
     monkeypatch.setattr(consistency, "make_network", lambda *args, **given: Network())
     config = consistency_config.get_config("tiny")
     config.consistency.update({"sigma_min": 0.1, "sigma_max": 8.0, "sigma_data": 0.6, "noise_label": "log_sigma"})
+    config.consistency.curriculum = "ect(sigma_min=0.1, sigma_max=8.0)"
     config.sampler.update({"sigmas": sigmas, "clip": clip})
     model = consistency.make(config, SPEC, Env())
     cond = None if label is None else {"label": jnp.asarray(label)}

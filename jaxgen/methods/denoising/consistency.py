@@ -286,22 +286,16 @@ def _labels(example_keys: Array, process: Process, batch: Microbatch) -> Array |
     return guidance.hide_labels(example_keys, batch["label"], probability=probability, null_label=null_label)
 
 
-def _teacher_sees_classes(settings: Settings, env: Env) -> bool:
-    """Whether teacher and student are class-conditional; an absent teacher, as in sampling, was checked before."""
-    present = env.teacher is None or bool(env.teacher.num_classes)
-    return settings.teacher is not None and settings.class_conditional and present
-
-
 def _check(settings: Settings, sampler: Sampler, env: Env) -> None:
     if settings.teacher is None and env.teacher is not None:
         raise ValueError("There is a teacher, but consistency.teacher is None: name its work directory there.")
     check_bounds(settings, {"label_dropout": (0, 1)}, where="consistency")
     if settings.huber <= 0.0:
         raise ValueError(f"consistency.huber is {settings.huber}, but must be positive.")
-    if settings.teacher_guidance != 1.0 and not _teacher_sees_classes(settings, env):
+    if settings.teacher_guidance != 1.0 and env.teacher is not None and not env.teacher.num_classes:
         raise ValueError(
-            f"consistency.teacher_guidance is {settings.teacher_guidance}, but must be 1.0 unless both the "
-            "teacher, which consistency.teacher names, and the student are class-conditional."
+            f"consistency.teacher_guidance is {settings.teacher_guidance}, but the teacher, {settings.teacher}, is not "
+            "class-conditional: set it to 1.0."
         )
     assumed: dict[str, float | None] = {"consistency": settings.sigma_data}
     if env.teacher is not None and settings.start_from_teacher:

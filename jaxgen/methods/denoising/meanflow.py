@@ -250,10 +250,5 @@ def _check(settings: Settings, sampler: Sampler) -> None:
         )
     if not 0.0 <= settings.guidance_mix < 1.0:
         raise ValueError(f"meanflow.guidance_mix is {settings.guidance_mix}, but must be at least 0 and below 1.")
-    for name, none in (("guidance_scale", 1.0), ("guidance_mix", 0.0)):
-        if getattr(settings, name) != none and not settings.class_conditional:
-            raise ValueError(
-                f"meanflow.{name} is {getattr(settings, name)}, but must be {none} with class_conditional=False."
-            )
     if sampler.num_steps < 1:
         raise ValueError(f"sampler.num_steps is {sampler.num_steps}, but must be at least 1.")
