@@ -364,6 +364,8 @@ def test_json_is_sorted_and_indented_and_ends_its_line():
     assert configs.to_json(ConfigDict({"b": (1, 2), "a": {"c": None}})) == (
         '{\n  "a": {\n    "c": null\n  },\n  "b": [\n    1,\n    2\n  ]\n}\n'
     )
+    within = configs.to_json(ConfigDict({"a": ({"y": 1, "x": 2},)}))
+    assert within.index('"x"') < within.index('"y"')
 
 
 def test_differences_tell_none_and_false_from_what_is_absent():

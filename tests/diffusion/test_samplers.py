@@ -8,11 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sampler_loops
 from gaussian_targets import MU, TAU, ideal_denoiser, keys_of, ode_solution
 from golden_files import DIRECTORY
+from scipy.integrate import RK45
 
 from jaxgen.core.config import module_names
 from jaxgen.diffusion import denoisers, levels, schedules
+from jaxgen.diffusion.algebra import per_image
 from jaxgen.diffusion.inversion import ddim_inversion
 from jaxgen.diffusion.samplers.ancestral import ancestral
 from jaxgen.diffusion.samplers.ancestral_learned import ancestral_learned
@@ -231,3 +234,22 @@ def test_clip_denoised_bounds_the_estimate():
 def test_eta_out_of_range_is_refused():
     with pytest.raises(ValueError, match="in \\[0, 1\\]"):
         ddim(keys_of(1), ideal_denoiser(), jnp.ones((1, 4, 4, 1)), np.array([1.0, 0.0], np.float32), eta=1.5)
+
+
+def test_rk45_takes_the_steps_of_a_loop_with_scipys_coefficients():
+    """With tolerances at which another first step, error or norm would show."""
+    module = importlib.import_module("jaxgen.diffusion.samplers.rk45")
+    np.testing.assert_allclose(module.NODES[:6], RK45.C, rtol=1e-7)
+    np.testing.assert_allclose(module.STAGES[:6, :5], RK45.A, rtol=1e-7)
+    np.testing.assert_allclose(module.STAGES[6, :6], RK45.B, rtol=1e-7)
+    np.testing.assert_allclose(module.ERROR, -RK45.E, rtol=1e-7)
+    sigmas, x = np.array([10.0, 0.1, 0.0]), 10.0 * np.random.default_rng(0).normal(size=(2, 2, 3, 1))
+
+    def denoise(xp, x, sigma):
+        return xp.tanh(2.0 * x) / (1.0 + 0.3 * sigma)
+
+    ours = jax.jit(partial(rk45, denoise=lambda x, s: denoise(jnp, x, per_image(s)), rtol=0.1, atol=0.2))(
+        keys_of(2), x=jnp.asarray(x, jnp.float32), sigmas=sigmas
+    )
+    by_hand = sampler_loops.rk45(partial(denoise, np), x, sigmas, None, rtol=0.1, atol=0.2)
+    np.testing.assert_allclose(ours, by_hand, atol=1e-4)
