@@ -142,6 +142,8 @@ def _run(command: str, more: list[str], arguments: list[str], *, started: float)
                 raise ValueError(f"{command} takes {override} only together with --config=FILE, which it applies to.")
             name, _, value = override.removeprefix(_OVERRIDE).partition("=")
             configs.override(config, name, value)
+        if config is not None:
+            configs.check_shared(config)
         if command in COMPUTING:
             backend.check_backend()
     module = importlib.import_module(f"jaxgen.cli.{_MODULES.get(command, command)}")

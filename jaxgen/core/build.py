@@ -14,6 +14,7 @@ def build_model(config: ConfigDict, spec: ModelSpec, env: Env = Env()) -> Genera
     Raises:
       ValueError: if the method does not exist, or a setting is unknown or of a wrong type.
     """
+    configs.check_shared(config)
     method = configs.resolve("jaxgen.methods", config.method, where="method")
     if env.frozen is None:
         model = with_preprocessing(method.make(config, spec, env), flip=config.data.flip)

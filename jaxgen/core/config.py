@@ -118,6 +118,22 @@ def _checked(target: Callable[..., Any], section: Section, where: str, given: It
     return settings
 
 
+SHARED: Mapping[str, Any] = {"seed": int, "method": str, "data.name": str, "data.batch_size": int, "data.flip": bool}
+"""Types of the settings that all commands read of the config itself, since no one function takes them."""
+
+
+def check_shared(config: ConfigDict) -> None:
+    """Refuses settings of `SHARED` that are of another type; a ConfigDict itself takes None for anything.
+
+    Raises:
+      ValueError: names the setting, its value and the type.
+    """
+    for path, kind in SHARED.items():
+        value: Any = functools.reduce(lambda section, key: section[key], path.split("."), config)
+        if not _fits(value, kind):
+            raise ValueError(f"{path} is {value!r}, but must be of type {_type_name(kind)}.")
+
+
 def call_text(package: str, text: str, *, where: str, **given: Any) -> Any:
     """Calls the function that a setting such as `min_snr(gamma=5.0)` names, with the arguments that it gives.
 

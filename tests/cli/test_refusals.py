@@ -30,6 +30,9 @@ TRAIN = {
     "float for int": ([TINY, "--config.train.num_steps=2.5"], r"train\.num_steps is '2\.5', but must be of type int"),
     "no value": ([TINY, "--config.train.num_steps"], r"train\.num_steps is '', but must be of type int"),
     "nothing for int": ([TINY, "--config.train.num_steps=None"], r"train\.num_steps is '?None'?, but must be"),
+    "no seed": ([TINY, "--config.seed=None"], r"seed is None, but must be of type int"),
+    "no batch": ([TINY, "--config.data.batch_size=None"], r"data\.batch_size is None, but must be of type int"),
+    "no coin": ([TINY, "--config.data.flip=None"], r"data\.flip is None, but must be of type bool"),
     "value for section": ([TINY, "--config.train=3"], r"train is '3', but must be"),
     "choice": ([TINY, "--config.train.nonfinite=explode"], r"train\.nonfinite is 'explode', but must be .*'skip'"),
     "health": (
