@@ -79,7 +79,8 @@ def test_classifier_guidance_by_bayes_rule_is_conditional(scale):
         variance = (TAU**2 + sigma**2)[:, None, None, None]
         return (((x - NULL_MEAN) ** 2 - (x - mean) ** 2) / (2.0 * variance)).sum((1, 2, 3))
 
-    guided = guidance.classifier(ideal_denoiser(NULL_MEAN, TAU), log_prob_of_label, scale=scale)
+    given = {} if scale == 1.0 else {"scale": scale}  # 1 is the default
+    guided = guidance.classifier(ideal_denoiser(NULL_MEAN, TAU), log_prob_of_label, **given)
     unconditional = ideal_denoiser(NULL_MEAN, TAU)(X, SIGMAS)
     np.testing.assert_allclose(guided(X, SIGMAS), unconditional + scale * (conditional() - unconditional), atol=1e-6)
 

@@ -302,3 +302,8 @@ def test_refusals(section, settings, sentence):
     config[section].update(settings)
     with pytest.raises(ValueError, match=sentence):
         autoencoder_kl.make(config, ModelSpec((8, 8, 1)), Env())
+
+
+def test_the_defaults_are_these_and_no_others():
+    assert autoencoder_kl.Settings() == ("laplace", 1.0, False, 1e-06)
+    assert autoencoder_kl.GanSettings() == (0.0, 0.0, 0)

@@ -208,3 +208,21 @@ def test_a_teacher_that_no_setting_names_and_missing_classes_are_refused():
         build_model(tiny(), DIGITS, Env(teacher=Trained(lambda *args: args[1], {})))
     with pytest.raises(ValueError, match="the data has no classes"):
         build_model(tiny(), ModelSpec((8, 8, 1)))
+
+
+def test_the_defaults_are_these_and_no_others():
+    assert consistency.Settings() == (
+        0.002,
+        80.0,
+        0.5,
+        "ict",
+        "inverse_step",
+        0.00054,
+        "log_sigma",
+        False,
+        0.0,
+        None,
+        True,
+        1.0,
+    )
+    assert consistency.Sampler() == ((), True)

@@ -313,3 +313,7 @@ def test_the_start_the_norms_and_the_names_of_sections(monkeypatch):
     # Without a condition, a formula draws without a class; a network refuses.
     images = model.sample(jax.random.split(KEY, 2), model.eval_variables(state))
     assert images.shape == (2, 2, 2, 2)
+
+
+def test_the_defaults_are_these_and_no_others():
+    assert dcgan.Settings() == (100, "non_saturating", 1, False)

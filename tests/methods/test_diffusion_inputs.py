@@ -11,6 +11,7 @@ from jaxgen.core import keys
 from jaxgen.core.build import build_model
 from jaxgen.core.contract import Env, GenerativeModel, ModelSpec
 from jaxgen.core.latents import Autoencoder
+from jaxgen.diffusion.sampling import Sampler
 from jaxgen.methods.denoising import diffusion
 
 KEY = keys.root_key(11)
@@ -88,3 +89,27 @@ def test_edm2_sees_latents_of_the_deviation_that_its_preconditioning_assumes(mon
     for half in (low, ~low):
         np.testing.assert_allclose(x[half].std(axis=(0, 1, 2)), 1.0, atol=0.06)
         np.testing.assert_allclose(x[half].mean(axis=(0, 1, 2)), 0.0, atol=0.12)
+
+
+def test_the_defaults_are_those_of_ddpm():
+    assert diffusion.Settings() == (
+        "variance_preserving",
+        "eps",
+        "linear",
+        "timestep",
+        "uniform",
+        "uniform",
+        1.0,
+        False,
+        0,
+        False,
+        0.1,
+        False,
+        0.0,
+        "edm",
+        False,
+        0,
+        "none",
+        100,
+    )
+    assert Sampler() == ("ancestral", "timesteps", 1000, 1.0, None, 0.0, None, True)

@@ -154,3 +154,19 @@ def test_settings_are_refused_by_name(changes, sentence):
 def test_a_conditional_model_needs_classes():
     with pytest.raises(ValueError, match="the data has no classes"):
         build_model(tiny(), ModelSpec((8, 8, 1)))
+
+
+def test_the_defaults_are_these_and_no_others():
+    assert meanflow.Settings() == (
+        "logit_normal(mean=-0.4, std=1.0)",
+        0.25,
+        1.0,
+        0.001,
+        1000.0,
+        64,
+        False,
+        0.1,
+        1.0,
+        0.0,
+    )
+    assert meanflow.Sampler() == (1, True)

@@ -245,3 +245,8 @@ def test_batches_and_images_that_do_not_fit_are_refused():
     model = build_model(config_of(), ModelSpec((28, 28, 1)))
     with pytest.raises(ValueError, match="these are 28x28"):
         jax.eval_shape(model.init, KEY, {"image": jnp.zeros((1, 2, 28, 28, 1), jnp.uint8)})
+
+
+def test_the_defaults_are_these_and_no_others():
+    assert stylegan2.Settings() == ("non_saturating", False, 0.9, 0.995, 10.0, 16, 2.0, 4, 2, 0.01)
+    assert stylegan2.SamplerSettings() == (1.0, None, "random")

@@ -263,3 +263,7 @@ def test_a_class_changes_encoder_decoder_and_likelihood(monkeypatch):
 def test_refusals(monkeypatch, settings, sentence):
     with pytest.raises(ValueError, match=sentence):
         build(monkeypatch, **settings)
+
+
+def test_the_defaults_are_these_and_no_others():
+    assert vae.Settings() == (32, "gaussian", 0.2, True, 1.0, False)
