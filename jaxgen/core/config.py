@@ -25,7 +25,7 @@ _INT_PASSES_FOR_FLOAT = BeartypeConf(is_pep484_tower=True)
 
 
 class Need(NamedTuple):
-    """What a setting needs to have an effect.
+    """The condition under which a setting has an effect.
 
     Attributes:
       words: the settings that it needs, for the error message, such as `diffusion.class_conditional=True`.

@@ -38,7 +38,7 @@ EMA_NEEDS = {
     "decay": Need("ema.kind=constant", lambda average: average.kind == "constant"),
     "sigma_rel": Need("ema.kind=power", lambda average: average.kind == "power"),
 }
-"""Which settings of the section `ema` have an effect only beside others."""
+"""Settings of the section `ema` that have an effect only beside others, with the condition of each."""
 
 
 def with_ema(

@@ -31,7 +31,7 @@ class FaultSettings(NamedTuple):
 
 
 NEEDS = {"max_faults": Need("data.on_fault=skip", lambda data: data.on_fault == "skip")}
-"""Which of the settings have an effect only beside others."""
+"""Settings that have an effect only beside others, with the condition of each."""
 
 
 class DataFaultError(ValueError):

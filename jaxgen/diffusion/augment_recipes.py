@@ -1,4 +1,4 @@
-"""Which transformations augmentation draws from, as `diffusion.augment` names them: functions of their probability."""
+"""Recipes of augmentation, which `diffusion.augment` names: the probability of each transformation."""
 
 from typing import NamedTuple
 

@@ -26,7 +26,7 @@ uniforms in [0, 1) for translate_int, rotate_frac, aniso_rotation and hue. Those
 _CHOICES = {"xflip": 2, "yflip": 2, "lumaflip": 2, "rotate_int": 4}
 _UNIFORM = ("translate_int", "rotate_frac", "aniso_rotation", "hue")
 _PAIRS = ("translate_int", "translate_frac")
-"""How values are drawn: whole numbers, uniforms, the others normal; two of them for translations."""
+"""Distributions of the values: whole numbers, uniforms, the others normal; two of them for translations."""
 
 
 def make_recipe(text: str, probability: float, image_shape: tuple[int, int, int]) -> Recipe | None:

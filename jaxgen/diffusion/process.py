@@ -46,7 +46,7 @@ class Process(NamedTuple):
         return self.weighting(self.mixture(sigma), sigma)
 
     def uses_schedule(self, levels: Callable[[Schedule], np.ndarray]) -> bool:
-        """Whether the times of training, the noise labels, or the `levels` of a schedule depend on the schedule."""
+        """Returns whether times of training, noise labels, or the `levels` of a schedule depend on the schedule."""
         quantiles = jnp.array([0.25, 0.5, 0.75])
 
         def seen(schedule: Schedule) -> list[np.ndarray]:

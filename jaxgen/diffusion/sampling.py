@@ -55,12 +55,12 @@ class Sampler(NamedTuple):
 
     @property
     def learns_variance(self) -> bool:
-        """Whether the sampler takes the variance from the denoiser, too."""
+        """True if the sampler takes the variance from the denoiser, too."""
         return self.function == LEARNED_VARIANCE
 
 
 def needs(*, conditional: bool) -> Needs:
-    """Which settings of the section have an effect only beside others; `conditional` if the model sees the classes."""
+    """Returns the conditions under which settings have an effect; `conditional` if the model sees the classes."""
     scale = Need("a sampler.guidance_scale other than 1", lambda sampler: sampler.guidance_scale != 1.0)
     steers = Need(
         "diffusion.class_conditional=True or a sampler.guide",

@@ -1,4 +1,4 @@
-"""Whether the compiler of this machine computes what a program says: small programs, jitted, against NumPy.
+"""A check of the compiler of this machine: small programs, jitted, against NumPy.
 
 The programs are of the kinds that a release of XLA has computed wrong without a word (docs/reliability.md). Their
 inputs are small integers, whose products bfloat16 and TF32 do not round: all backends must come to the same numbers.

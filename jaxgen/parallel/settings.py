@@ -42,7 +42,7 @@ NEEDS = {
     "rules": Need("parallel.fsdp or parallel.tensor", lambda parallel: (parallel.fsdp, parallel.tensor) != (1, 1)),
     "min_shard_elements": Need("parallel.fsdp", lambda parallel: parallel.fsdp != 1),
 }
-"""Which of the settings have an effect only beside others."""
+"""Settings that have an effect only beside others, with the condition of each."""
 
 
 def axis_name(settings: ParallelSettings) -> str | None:

@@ -36,7 +36,7 @@ class HealthSettings(NamedTuple):
 
 
 def _needs(nonfinite: str) -> Needs:
-    """Which of the settings have an effect only beside others, one of them `train.nonfinite`."""
+    """Returns the conditions under which settings have an effect, one of them of `train.nonfinite`."""
     rollback = "train.nonfinite=rollback or health.spike_policy=rollback"
     return {
         "spike_policy": Need("health.spike_sigmas", lambda health: health.spike_sigmas is not None),

@@ -55,7 +55,7 @@ NEEDS = {
     "keep_best_count": Need("train.keep_best", lambda train: train.keep_best is not None),
     "keep_best_mode": Need("train.keep_best", lambda train: train.keep_best is not None),
 }
-"""Which of the settings have an effect only beside others."""
+"""Settings that have an effect only beside others, with the condition of each."""
 
 
 def train_settings(config: ConfigDict) -> TrainSettings:

@@ -79,7 +79,7 @@ NEEDS = {
         lambda consistency: consistency.teacher is not None and consistency.class_conditional,
     ),
 }
-"""Which of the settings have an effect only beside others."""
+"""Settings that have an effect only beside others, with the condition of each."""
 
 
 class Sampler(NamedTuple):

@@ -105,7 +105,7 @@ NEEDS = {
     "label_dropout": Need("diffusion.class_conditional=True", lambda diffusion: diffusion.class_conditional, (0.0,)),
     "likelihood_steps": Need("diffusion.likelihood='ode'", lambda diffusion: diffusion.likelihood == "ode"),
 }
-"""Which of the settings have an effect only beside others."""
+"""Settings that have an effect only beside others, with the condition of each."""
 
 _SHARES, _COUNTS = ("label_dropout", "augment_probability"), ("importance_buckets", "uncertainty_channels")
 _BOUNDS = dict.fromkeys(_SHARES, (0, 1)) | dict.fromkeys(_COUNTS, (0, math.inf)) | {"likelihood_steps": (1, math.inf)}

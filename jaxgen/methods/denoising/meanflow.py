@@ -67,7 +67,7 @@ NEEDS = {
     "guidance_scale": Need(_CLASSES, lambda meanflow: meanflow.class_conditional),
     "guidance_mix": Need(_CLASSES, lambda meanflow: meanflow.class_conditional),
 }
-"""Which of the settings have an effect only beside others."""
+"""Settings that have an effect only beside others, with the condition of each."""
 
 
 class Sampler(NamedTuple):
