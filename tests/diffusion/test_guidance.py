@@ -94,6 +94,16 @@ def test_autoguidance_extrapolates_from_the_guide():
     np.testing.assert_array_equal(at(outside), at(model))
 
 
+def test_autoguidance_brings_the_contrast_back_to_that_of_the_model():
+    model, guide = ideal_denoiser(0.3, 0.4), ideal_denoiser(0.1, 0.6)
+    better, worse = np.asarray(model(X, SIGMAS)), np.asarray(guide(X, SIGMAS))
+    estimate = worse + 3.0 * (better - worse)
+    ratio = better.std((1, 2, 3), keepdims=True) / estimate.std((1, 2, 3), keepdims=True)  # Lin et al. 2024, eq. 15
+    assert np.abs(ratio - 1.0).min() > 0.01
+    guided = guidance.autoguidance(model, guide, scale=3.0, rescale=0.7)(X, SIGMAS)
+    np.testing.assert_allclose(guided, 0.7 * ratio * estimate + 0.3 * estimate, rtol=1e-4, atol=1e-5)
+
+
 def test_an_empty_interval_is_refused():
     with pytest.raises(ValueError, match="low < high"):
         guidance.autoguidance(ideal_denoiser(), ideal_denoiser(), scale=2.0, interval=(0.5, 0.5))
