@@ -52,11 +52,11 @@ def public_functions(module):
     ],
 )
 def test_the_page_of_diffusion_lists_every_piece_and_no_other(heading, module):
-    assert named_in(tables(PAGE)[heading]) == public_functions(f"jaxgen.diffusion.{module}")
+    assert named_in(tables(PAGE)[heading]) == public_functions(f"jaxgen.diffusion.process.{module}")
 
 
 def test_the_page_of_diffusion_lists_every_sampler_and_no_other():
-    assert named_in(tables(PAGE)["sampler"]) == module_names("jaxgen.diffusion.samplers")
+    assert named_in(tables(PAGE)["sampler"]) == module_names("jaxgen.diffusion.sampling.samplers")
 
 
 def test_the_readme_lists_every_method_with_its_configs():

@@ -27,7 +27,7 @@ class DiffusionNetwork(Protocol):
 
         Args:
           x: noisy images, scaled by the path.
-          noise_label: the noise level, in the scale that the network was made for (see `diffusion.noise_labels`).
+          noise_label: the noise level, in the scale that the network was made for (`diffusion.process.noise_labels`).
           label: classes in [0, num_classes]; `num_classes` is the null token; None means the null token throughout.
           vector: further conditioning, such as augmentation labels, through a linear layer of its own; a network that
             was initialized with it can do without, but not the other way round.

@@ -8,7 +8,7 @@ from golden_files import assert_parity, load
 from launching import launch
 
 from jaxgen.cli import setup
-from jaxgen.diffusion import schedules
+from jaxgen.diffusion.process import schedules
 from jaxgen.nn.networks import make_network
 from jaxgen.nn.stylegan2_discriminator import Discriminator
 from jaxgen.nn.stylegan2_generator import Generator

@@ -190,7 +190,7 @@ def test_differences_names_each_setting_that_is_other_but_for_ignored_sections()
 
 @pytest.mark.parametrize(("text", "sigma_data"), [("edm", 0.5), ("edm()", 0.5), ("edm(sigma_data=2.0)", 2.0)])
 def test_call_text_calls_what_is_named_with_what_is_given(text, sigma_data):
-    weighting = configs.call_text("jaxgen.diffusion.weightings", text, where="weighting")
+    weighting = configs.call_text("jaxgen.diffusion.process.weightings", text, where="weighting")
     assert inspect.getclosurevars(inspect.getclosurevars(weighting).nonlocals["weight"]).nonlocals == {
         "sigma_data": sigma_data
     }
@@ -211,7 +211,7 @@ def test_call_text_calls_what_is_named_with_what_is_given(text, sigma_data):
 )
 def test_call_text_refuses(text, sentence):
     with pytest.raises(ValueError, match=sentence):
-        configs.call_text("jaxgen.diffusion.weightings", text, where="weighting")
+        configs.call_text("jaxgen.diffusion.process.weightings", text, where="weighting")
 
 
 @pytest.mark.parametrize(
@@ -346,9 +346,9 @@ def test_a_call_is_bound_before_what_comes_later_is_known(monkeypatch):
 
 
 def test_a_package_offers_the_functions_that_are_called_like_its_modules():
-    assert configs._function("jaxgen.diffusion.samplers", "heun", where="sampler").__name__ == "heun"
+    assert configs._function("jaxgen.diffusion.sampling.samplers", "heun", where="sampler").__name__ == "heun"
     with pytest.raises(ValueError, match=r"^sampler is 'huen', but must be one of ancestral, .*Did you mean heun\?$"):
-        configs._function("jaxgen.diffusion.samplers", "huen", where="sampler")
+        configs._function("jaxgen.diffusion.sampling.samplers", "huen", where="sampler")
 
 
 def test_modules_are_found_by_dotted_paths_in_order_and_none_is_imported(tmp_path, monkeypatch):

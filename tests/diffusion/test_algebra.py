@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.diffusion import algebra, parameterizations, paths, weightings
+from jaxgen.diffusion.process import algebra, parameterizations, paths, weightings
 
 PATHS = (paths.variance_preserving, paths.variance_exploding, paths.linear, paths.normalized)
 PARAMETERIZATIONS = (

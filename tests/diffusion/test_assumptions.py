@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jaxgen.core.config import bind_text
-from jaxgen.diffusion import assumptions
-from jaxgen.diffusion.process import make_process
+from jaxgen.diffusion.process import assumptions
+from jaxgen.diffusion.process.noise_process import make_process
 
 PIECES = {
     "path": "normalized(sigma_data=0.75)",
@@ -44,7 +44,7 @@ def test_numbers_that_disagree_or_are_not_positive_are_refused(assumed, sentence
     ("text", "value"), [("edm", 0.5), ("edm()", 0.5), ("edm(sigma_data=0.75)", 0.75), ("eps", None)]
 )
 def test_what_a_piece_assumes_is_its_argument_or_its_default(text, value):
-    piece = bind_text("jaxgen.diffusion.parameterizations", text, where="parameterization", later=())
+    piece = bind_text("jaxgen.diffusion.process.parameterizations", text, where="parameterization", later=())
     assert assumptions.assumed_by(piece, "sigma_data") == value
 
 
@@ -66,7 +66,7 @@ def test_two_pieces_that_assume_different_deviations_are_refused_by_name(name):
 @pytest.mark.parametrize("module", ["paths", "parameterizations", "weightings", "schedules", "noise_labels", "times"])
 def test_every_piece_names_the_datas_deviation_alike(module):
     """A piece that called it otherwise would not be compared with the others."""
-    functions = inspect.getmembers(importlib.import_module(f"jaxgen.diffusion.{module}"), inspect.isfunction)
+    functions = inspect.getmembers(importlib.import_module(f"jaxgen.diffusion.process.{module}"), inspect.isfunction)
     named = {parameter for _, function in functions for parameter in inspect.signature(function).parameters}
     assert not {name for name in named if "data" in name} - {"sigma_data"}
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from golden_files import DIRECTORY
 
-from jaxgen.diffusion import augment_recipes, augmentation, warping
-from jaxgen.diffusion.augment_recipes import Recipe
+from jaxgen.diffusion.training import augment_recipes, augmentation, warping
+from jaxgen.diffusion.training.augment_recipes import Recipe
 
 PAIRS = ("translate_int", "translate_frac")
 

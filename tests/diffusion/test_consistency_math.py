@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.core import keys
-from jaxgen.diffusion import algebra, consistency, parameterizations, paths
+from jaxgen.diffusion.few_step import consistency
+from jaxgen.diffusion.process import algebra, parameterizations, paths
 
 multistep = jax.jit(consistency.multistep, static_argnums=(1, 2), static_argnames="sigma_min")
 SHAPE = (3, 4, 4, 2)

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from gaussian_targets import ideal_denoiser, keys_of, ode_solution
 
-from jaxgen.diffusion import levels, schedules
-from jaxgen.diffusion.samplers.dpmpp_2m import dpmpp_2m
-from jaxgen.diffusion.samplers.dpmpp_2m_sde import dpmpp_2m_sde
-from jaxgen.diffusion.samplers.dpmpp_2s import dpmpp_2s
-from jaxgen.diffusion.samplers.dpmpp_3m_sde import dpmpp_3m_sde
-from jaxgen.diffusion.samplers.euler import euler
-from jaxgen.diffusion.samplers.heun import heun
-from jaxgen.diffusion.samplers.rk45 import rk45
-from jaxgen.diffusion.samplers.unipc import unipc
+from jaxgen.diffusion.process import levels, schedules
+from jaxgen.diffusion.sampling.samplers.dpmpp_2m import dpmpp_2m
+from jaxgen.diffusion.sampling.samplers.dpmpp_2m_sde import dpmpp_2m_sde
+from jaxgen.diffusion.sampling.samplers.dpmpp_2s import dpmpp_2s
+from jaxgen.diffusion.sampling.samplers.dpmpp_3m_sde import dpmpp_3m_sde
+from jaxgen.diffusion.sampling.samplers.euler import euler
+from jaxgen.diffusion.sampling.samplers.heun import heun
+from jaxgen.diffusion.sampling.samplers.rk45 import rk45
+from jaxgen.diffusion.sampling.samplers.unipc import unipc
 
 HIGH, LOW = 4.0, 0.2
 X = HIGH * jax.random.normal(jax.random.key(1), (2, 4, 4, 1))

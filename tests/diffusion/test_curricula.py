@@ -7,7 +7,7 @@ import pytest
 from scipy.special import erf
 from scipy.stats import norm
 
-from jaxgen.diffusion import curricula
+from jaxgen.diffusion.few_step import curricula
 
 U = (jnp.arange(4000) + 0.5) / 4000
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.core.contract import Trained
-from jaxgen.diffusion import distillation
-from jaxgen.diffusion.algebra import per_image
+from jaxgen.diffusion.few_step import distillation
+from jaxgen.diffusion.process.algebra import per_image
 
 SHAPE = (3, 4, 4, 2)
 

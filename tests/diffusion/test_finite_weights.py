@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.diffusion import (
+from jaxgen.diffusion.process import (
     algebra,
     noise_labels,
+    noise_process,
     parameterizations,
     paths,
-    process,
     schedules,
     times,
     uniforms,
@@ -99,7 +99,7 @@ FLOW = {"path": "linear", "parameterization": "x0", "schedule": "flow", "noise_l
 def test_weights_that_are_infinite_at_an_end_are_refused(changes, infinite):
     settings = {**FLOW, "weighting": "snr", **changes}
     if not infinite:
-        process.make_process(**settings)
+        noise_process.make_process(**settings)
         return
     with pytest.raises(ValueError, match=r"diffusion\.weighting is .*, but must be finite"):
-        process.make_process(**settings)
+        noise_process.make_process(**settings)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from gaussian_targets import ideal_denoiser
 
-from jaxgen.diffusion import guidance
+from jaxgen.diffusion.sampling import guidance
 
 MEANS, NULL_MEAN, TAU, SIGMA = (-0.5, 0.5), 0.1, 0.4, 0.8
 LABEL = jnp.array([1, 0, 1])

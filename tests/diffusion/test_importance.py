@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.diffusion import importance
+from jaxgen.diffusion.training import importance
 
 MOMENTS = jnp.array([1.0, 16.0, 9.0, 4.0])
 ROOTS = np.array([1.0, 4.0, 3.0, 2.0])

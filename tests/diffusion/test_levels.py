@@ -6,7 +6,7 @@ import pytest
 from golden_files import DIRECTORY
 
 from jaxgen.core.config import call_text
-from jaxgen.diffusion import levels, schedules
+from jaxgen.diffusion.process import levels, schedules
 
 LINEAR = schedules.linear()
 
@@ -41,7 +41,7 @@ def test_timesteps_match_the_official_ones(golden):
     ],
 )
 def test_levels_descend_to_zero(text, first, last):
-    sigmas = call_text("jaxgen.diffusion.levels", text, where="sampler.levels", schedule=LINEAR, num_steps=8)
+    sigmas = call_text("jaxgen.diffusion.process.levels", text, where="sampler.levels", schedule=LINEAR, num_steps=8)
     assert sigmas.dtype == np.float32
     assert sigmas.shape == (9,)
     np.testing.assert_allclose(sigmas[[0, -2, -1]], [first, last, 0.0], rtol=1e-4)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from gaussian_targets import MU, TAU, ideal_denoiser, keys_of, ode_solution
 
-from jaxgen.diffusion import levels, likelihood, schedules
+from jaxgen.diffusion.likelihood import ode
+from jaxgen.diffusion.process import levels, schedules
 
 LEVELS = levels.exponential(schedules.linear(), 40, sigma_min=0.01, sigma_max=80.0)
 X = MU + TAU * jax.random.normal(jax.random.key(0), (5, 2, 2, 1))
@@ -19,7 +20,7 @@ def gaussian_log_density(x, mu, variance):
 @pytest.mark.parametrize("trace", ["exact", "hutchinson"])
 def test_the_density_of_a_gaussian(trace):
     # Its denoiser's Jacobian is a multiple of the identity, whose trace Hutchinson's estimate gets exactly.
-    ours = jax.jit(lambda x: likelihood.log_density(keys_of(5), ideal_denoiser(), x, LEVELS, trace=trace))(X)
+    ours = jax.jit(lambda x: ode.log_density(keys_of(5), ideal_denoiser(), x, LEVELS, trace=trace))(X)
     # The prior N(0, sigma_max^2) through the exact flow, which is affine; and the target, whose mean it neglects.
     end = ode_solution(X, 0.01, 80.0)
     stretch = 4 * np.log(np.sqrt((TAU**2 + 80.0**2) / (TAU**2 + 0.01**2)))
@@ -32,9 +33,7 @@ def test_the_prior_of_a_variance_preserving_process():
     sigmas = levels.exponential(schedules.linear(), 20, sigma_min=0.1, sigma_max=2.0)
 
     def log_density(variance_preserving):
-        return likelihood.log_density(
-            keys_of(5), ideal_denoiser(0.0, 1.0), X, sigmas, variance_preserving=variance_preserving
-        )
+        return ode.log_density(keys_of(5), ideal_denoiser(0.0, 1.0), X, sigmas, variance_preserving=variance_preserving)
 
     expected = gaussian_log_density(X, 0.0, 1.0 + 0.1**2)
     np.testing.assert_allclose(log_density(True), expected, atol=1e-3)
@@ -59,8 +58,8 @@ def test_traces_of_correlated_pixels():
 
     @jax.jit
     def both(keys):
-        exact = likelihood.log_density(keys[:1], denoise, x[:1], sigmas, trace="exact")
-        return exact, likelihood.log_density(keys, denoise, x, sigmas)
+        exact = ode.log_density(keys[:1], denoise, x[:1], sigmas, trace="exact")
+        return exact, ode.log_density(keys, denoise, x, sigmas)
 
     exact, estimates = both(keys_of(256))
     noisy = covariance + 0.01**2 * np.eye(4)
@@ -72,15 +71,15 @@ def test_traces_of_correlated_pixels():
 
 
 def test_dequantization_spreads_images_over_their_levels():
-    images = jnp.full((4, 16, 16, 1), 3.0 * likelihood.BIN - 1.0)
-    offsets = (likelihood.dequantize(keys_of(4), images) - images) / likelihood.BIN
+    images = jnp.full((4, 16, 16, 1), 3.0 * ode.BIN - 1.0)
+    offsets = (ode.dequantize(keys_of(4), images) - images) / ode.BIN
     assert np.abs(offsets).max() <= 0.5 + 1e-4
     np.testing.assert_allclose([offsets.mean(), offsets.var()], [0.0, 1.0 / 12.0], atol=0.03)
 
 
 def test_the_probability_of_a_level_is_its_bins():
     # A density that is nearly constant over a bin gives the level a probability of density times width.
-    images = jnp.round((X + 1.0) / likelihood.BIN) * likelihood.BIN - 1.0
-    ours = jax.jit(lambda x: likelihood.log_prob(keys_of(5), ideal_denoiser(), x, LEVELS))(images)
+    images = jnp.round((X + 1.0) / ode.BIN) * ode.BIN - 1.0
+    ours = jax.jit(lambda x: ode.log_prob(keys_of(5), ideal_denoiser(), x, LEVELS))(images)
     expected = gaussian_log_density(images, MU, TAU**2 + 0.01**2) + 4 * np.log(2.0 / 255.0)
     np.testing.assert_allclose(ours, expected, atol=0.08)

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.diffusion import mean_flow
-from jaxgen.diffusion.algebra import per_image
+from jaxgen.diffusion.few_step import mean_flow
+from jaxgen.diffusion.process.algebra import per_image
 
 TAU = 0.4
 Z = jax.random.normal(jax.random.key(0), (4, 3, 3, 2))

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from jaxgen.core import keys
-from jaxgen.diffusion import augmentation, importance, noising, uniforms
-from jaxgen.diffusion.augment_recipes import Recipe
-from jaxgen.diffusion.process import make_process
+from jaxgen.diffusion.process import uniforms
+from jaxgen.diffusion.process.noise_process import make_process
+from jaxgen.diffusion.training import augmentation, importance, noising
+from jaxgen.diffusion.training.augment_recipes import Recipe
 
 PROCESS = make_process(
     path="linear",

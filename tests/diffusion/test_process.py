@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.diffusion import algebra, parameterizations, paths
-from jaxgen.diffusion.noise_range import check_range
-from jaxgen.diffusion.process import make_process
+from jaxgen.diffusion.process import algebra, parameterizations, paths
+from jaxgen.diffusion.process.noise_process import make_process
+from jaxgen.diffusion.process.noise_range import check_range
 
 PIECES = {
     "path": "normalized(sigma_data=0.4)",

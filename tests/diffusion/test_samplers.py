@@ -14,21 +14,22 @@ from golden_files import DIRECTORY
 from scipy.integrate import RK45
 
 from jaxgen.core.config import module_names
-from jaxgen.diffusion import denoisers, levels, schedules
-from jaxgen.diffusion.algebra import per_image
-from jaxgen.diffusion.inversion import ddim_inversion
-from jaxgen.diffusion.samplers.ancestral import ancestral
-from jaxgen.diffusion.samplers.ancestral_learned import ancestral_learned
-from jaxgen.diffusion.samplers.ddim import ddim
-from jaxgen.diffusion.samplers.dpmpp_2m import dpmpp_2m
-from jaxgen.diffusion.samplers.dpmpp_2m_sde import dpmpp_2m_sde
-from jaxgen.diffusion.samplers.dpmpp_2s import dpmpp_2s
-from jaxgen.diffusion.samplers.dpmpp_3m_sde import dpmpp_3m_sde
-from jaxgen.diffusion.samplers.euler import euler
-from jaxgen.diffusion.samplers.euler_ancestral import euler_ancestral
-from jaxgen.diffusion.samplers.heun import heun
-from jaxgen.diffusion.samplers.rk45 import rk45
-from jaxgen.diffusion.samplers.unipc import unipc
+from jaxgen.diffusion.process import levels, schedules
+from jaxgen.diffusion.process.algebra import per_image
+from jaxgen.diffusion.sampling import denoisers
+from jaxgen.diffusion.sampling.inversion import ddim_inversion
+from jaxgen.diffusion.sampling.samplers.ancestral import ancestral
+from jaxgen.diffusion.sampling.samplers.ancestral_learned import ancestral_learned
+from jaxgen.diffusion.sampling.samplers.ddim import ddim
+from jaxgen.diffusion.sampling.samplers.dpmpp_2m import dpmpp_2m
+from jaxgen.diffusion.sampling.samplers.dpmpp_2m_sde import dpmpp_2m_sde
+from jaxgen.diffusion.sampling.samplers.dpmpp_2s import dpmpp_2s
+from jaxgen.diffusion.sampling.samplers.dpmpp_3m_sde import dpmpp_3m_sde
+from jaxgen.diffusion.sampling.samplers.euler import euler
+from jaxgen.diffusion.sampling.samplers.euler_ancestral import euler_ancestral
+from jaxgen.diffusion.sampling.samplers.heun import heun
+from jaxgen.diffusion.sampling.samplers.rk45 import rk45
+from jaxgen.diffusion.sampling.samplers.unipc import unipc
 
 SCHEDULE = schedules.linear()
 
@@ -200,9 +201,9 @@ def test_the_last_step_returns_the_estimate(sampler):
     np.testing.assert_allclose(out, MU + TAU**2 / (TAU**2 + 0.7**2) * (1.0 - MU), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", module_names("jaxgen.diffusion.samplers"))
+@pytest.mark.parametrize("name", module_names("jaxgen.diffusion.sampling.samplers"))
 def test_samplers_have_one_signature(name):
-    sampler = getattr(importlib.import_module(f"jaxgen.diffusion.samplers.{name}"), name)
+    sampler = getattr(importlib.import_module(f"jaxgen.diffusion.sampling.samplers.{name}"), name)
     parameters = inspect.signature(sampler).parameters
     assert list(parameters)[:4] == ["keys", "denoise", "x", "sigmas"]
     assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in list(parameters.values())[4:])
@@ -238,7 +239,7 @@ def test_eta_out_of_range_is_refused():
 
 def test_rk45_takes_the_steps_of_a_loop_with_scipys_coefficients():
     """With tolerances at which another first step, error or norm would show."""
-    module = importlib.import_module("jaxgen.diffusion.samplers.rk45")
+    module = importlib.import_module("jaxgen.diffusion.sampling.samplers.rk45")
     np.testing.assert_allclose(module.NODES[:6], RK45.C, rtol=1e-7)
     np.testing.assert_allclose(module.STAGES[:6, :5], RK45.A, rtol=1e-7)
     np.testing.assert_allclose(module.STAGES[6, :6], RK45.B, rtol=1e-7)

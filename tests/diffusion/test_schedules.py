@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.diffusion import schedules, timesteps
+from jaxgen.diffusion.process import schedules, timesteps
 
 GOLDEN = Path(os.environ.get("JAXGEN_GOLDEN_DIR", Path(__file__).parents[1] / "golden"))
 TIME = jnp.array([0.0, 0.01, 0.3, 0.7, 0.95, 1.0])

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from jaxgen.core import keys
-from jaxgen.diffusion import noise_labels, schedules, times, uniforms
+from jaxgen.diffusion.process import noise_labels, schedules, times, uniforms
 
 U = (jnp.arange(4000) + 0.5) / 4000
 

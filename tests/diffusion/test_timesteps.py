@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxgen.diffusion import schedules, timesteps
+from jaxgen.diffusion.process import schedules, timesteps
 
 GOLDEN = Path(os.environ.get("JAXGEN_GOLDEN_DIR", Path(__file__).parents[1] / "golden"))
 

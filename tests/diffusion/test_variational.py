@@ -11,8 +11,9 @@ from golden_files import DIRECTORY
 from scipy.stats import norm
 
 from jaxgen.core import keys
-from jaxgen.diffusion import schedules, variational
-from jaxgen.diffusion.variational import Reverse, Transition
+from jaxgen.diffusion.likelihood import variational
+from jaxgen.diffusion.likelihood.variational import Reverse, Transition
+from jaxgen.diffusion.process import schedules
 
 
 class Case(NamedTuple):

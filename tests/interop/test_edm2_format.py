@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxgen.diffusion import algebra, parameterizations, paths
+from jaxgen.diffusion.process import algebra, parameterizations, paths
 from jaxgen.interop import edm2 as format_
 from jaxgen.interop import state_dict
 from jaxgen.nn.uncertainty import Uncertainty

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.diffusion import algebra, noise_labels, parameterizations, paths
+from jaxgen.diffusion.process import algebra, noise_labels, parameterizations, paths
 from jaxgen.interop import edm
 from jaxgen.nn.dhariwal_unet import DhariwalUNet
 from jaxgen.nn.song_unet import SongUNet

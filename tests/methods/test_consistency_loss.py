@@ -20,7 +20,7 @@ from configs import consistency as consistency_config
 from jaxgen.core import keys
 from jaxgen.core.build import build_model
 from jaxgen.core.contract import Env, ModelSpec, Trained
-from jaxgen.diffusion import uniforms
+from jaxgen.diffusion.process import uniforms
 from jaxgen.methods.denoising import consistency
 
 SHAPE, N = (2, 3, 2), 6

@@ -11,7 +11,7 @@ from jaxgen.core import keys
 from jaxgen.core.build import build_model
 from jaxgen.core.contract import Env, GenerativeModel, ModelSpec
 from jaxgen.core.latents import Autoencoder
-from jaxgen.diffusion.sampling import Sampler
+from jaxgen.diffusion.sampling.sampler import Sampler
 from jaxgen.methods.denoising import diffusion
 
 KEY = keys.root_key(11)

@@ -21,8 +21,9 @@ from configs import ddpm
 from jaxgen.core import keys
 from jaxgen.core.build import build_model
 from jaxgen.core.contract import Env, GenerativeModel, ModelSpec
-from jaxgen.diffusion import augmentation, uniforms
-from jaxgen.diffusion.augment_recipes import edm
+from jaxgen.diffusion.process import uniforms
+from jaxgen.diffusion.training import augmentation
+from jaxgen.diffusion.training.augment_recipes import edm
 from jaxgen.methods.denoising import diffusion
 
 SHAPE = (2, 3, 2)

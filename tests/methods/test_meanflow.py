@@ -10,7 +10,7 @@ from configs import meanflow as meanflow_config
 from jaxgen.core import keys
 from jaxgen.core.build import build_model
 from jaxgen.core.contract import ModelSpec
-from jaxgen.diffusion import times
+from jaxgen.diffusion.process import times
 from jaxgen.methods.denoising import meanflow
 
 DIGITS = ModelSpec((8, 8, 1), num_classes=10)

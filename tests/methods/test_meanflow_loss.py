@@ -19,7 +19,7 @@ from configs import meanflow as meanflow_config
 from jaxgen.core import keys
 from jaxgen.core.build import build_model
 from jaxgen.core.contract import ModelSpec
-from jaxgen.diffusion import uniforms
+from jaxgen.diffusion.process import uniforms
 from jaxgen.methods.denoising import meanflow
 
 SHAPE, N = (2, 3, 2), 6

@@ -29,12 +29,14 @@ from jaxgen.core.contract import (
     TrainState,
     for_classes,
 )
-from jaxgen.diffusion import assumptions, consistency, guidance, paths, schedules, uniforms
-from jaxgen.diffusion.algebra import per_image
-from jaxgen.diffusion.curricula import Curriculum
-from jaxgen.diffusion.denoisers import clip_denoised
-from jaxgen.diffusion.distillation import heun_step, teacher_denoiser
-from jaxgen.diffusion.noise_labels import NoiseLabel
+from jaxgen.diffusion.few_step import consistency
+from jaxgen.diffusion.few_step.curricula import Curriculum
+from jaxgen.diffusion.few_step.distillation import heun_step, teacher_denoiser
+from jaxgen.diffusion.process import assumptions, paths, schedules, uniforms
+from jaxgen.diffusion.process.algebra import per_image
+from jaxgen.diffusion.process.noise_labels import NoiseLabel
+from jaxgen.diffusion.sampling import guidance
+from jaxgen.diffusion.sampling.denoisers import clip_denoised
 from jaxgen.nn.networks import make_network
 from jaxgen.optim.optimizers import make_optimizer
 
@@ -46,10 +48,10 @@ class Settings(NamedTuple):
       sigma_min: noise level at which the consistency function is the identity.
       sigma_max: noise level that sampling starts from.
       sigma_data: standard deviation of the images' pixels.
-      curriculum: name in `diffusion.curricula`: which two noise levels are compared.
+      curriculum: name in `diffusion.few_step.curricula`: which two noise levels are compared.
       weighting: of the errors: `uniform`, `inverse_step` 1 / (t - r), or `edm` 1 / t^2 + 1 / sigma_data^2.
       huber: c of the pseudo-Huber loss, over the root of the image's dimension.
-      noise_label: name in `diffusion.noise_labels`: how the network is told the noise level.
+      noise_label: name in `diffusion.process.noise_labels`: how the network is told the noise level.
       class_conditional: whether the network sees the class.
       label_dropout: how often, in training, it sees the null token instead.
       teacher: work directory of a finished diffusion run to distil; none for training from scratch.
@@ -186,14 +188,16 @@ def make_process(config: ConfigDict, settings: Settings, spec: ModelSpec) -> Pro
         dtype=config.train.compute_dtype,
     )
     curriculum = _curriculum(settings)
-    noise_label = call_text("jaxgen.diffusion.noise_labels", settings.noise_label, where="consistency.noise_label")
+    noise_label = call_text(
+        "jaxgen.diffusion.process.noise_labels", settings.noise_label, where="consistency.noise_label"
+    )
     return Process(network, settings, curriculum, noise_label, spec.num_classes)
 
 
 def _curriculum(settings: Settings) -> Curriculum:
     """The curriculum by its name, whose levels run over the paths: from sigma_min to sigma_max."""
     where, text = "consistency.curriculum", settings.curriculum
-    curriculum = bind_text("jaxgen.diffusion.curricula", text, where=where, later=())
+    curriculum = bind_text("jaxgen.diffusion.few_step.curricula", text, where=where, later=())
     for name in ("sigma_min", "sigma_max"):
         assumed = {"consistency": getattr(settings, name), f"{where}={text}": assumptions.assumed_by(curriculum, name)}
         assumptions.agreed(name, assumed)

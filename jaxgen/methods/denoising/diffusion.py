@@ -28,24 +28,18 @@ from jaxgen.core.contract import (
     TrainState,
     for_classes,
 )
-from jaxgen.diffusion import (
-    algebra,
-    denoisers,
-    guidance,
-    importance,
-    inversion,
-    levels,
-    likelihood,
-    noising,
-    sampling,
-    variational,
-)
-from jaxgen.diffusion.augment_recipes import Recipe
-from jaxgen.diffusion.augmentation import make_recipe
-from jaxgen.diffusion.process import Process, make_process
-from jaxgen.diffusion.samplers.ancestral_learned import VarianceDenoiser
-from jaxgen.diffusion.samplers.ddim import ddim
-from jaxgen.diffusion.sampling import Sampler, make_sampler, steered
+from jaxgen.diffusion.likelihood import ode as probability_flow
+from jaxgen.diffusion.likelihood import variational
+from jaxgen.diffusion.process import algebra, levels
+from jaxgen.diffusion.process.noise_process import NoiseProcess, make_process
+from jaxgen.diffusion.sampling import denoisers, guidance, inversion
+from jaxgen.diffusion.sampling.sampler import Sampler, check_schedule, make_sampler, steered
+from jaxgen.diffusion.sampling.sampler import needs as sampler_needs
+from jaxgen.diffusion.sampling.samplers.ancestral_learned import VarianceDenoiser
+from jaxgen.diffusion.sampling.samplers.ddim import ddim
+from jaxgen.diffusion.training import importance, noising
+from jaxgen.diffusion.training.augment_recipes import Recipe
+from jaxgen.diffusion.training.augmentation import make_recipe
 from jaxgen.nn.networks import make_network
 from jaxgen.nn.uncertainty import Uncertainty
 from jaxgen.optim.optimizers import make_optimizer
@@ -58,12 +52,12 @@ class Settings(NamedTuple):
     """The section `diffusion`. The first six name pieces, and may be calls such as `min_snr(gamma=5.0)`.
 
     Attributes:
-      path: a function in `diffusion.paths`: what scale the network sees noisy images in.
-      parameterization: one in `diffusion.parameterizations`: what the network predicts.
-      schedule: one in `diffusion.schedules`: noise level by time.
-      noise_label: one in `diffusion.noise_labels`: how the network is told the noise level.
-      times: one in `diffusion.times`: where on the schedule training happens.
-      weighting: one in `diffusion.weightings`: of the squared error.
+      path: a function in `diffusion.process.paths`: what scale the network sees noisy images in.
+      parameterization: one in `diffusion.process.parameterizations`: what the network predicts.
+      schedule: one in `diffusion.process.schedules`: noise level by time.
+      noise_label: one in `diffusion.process.noise_labels`: how the network is told the noise level.
+      times: one in `diffusion.process.times`: where on the schedule training happens.
+      weighting: one in `diffusion.process.weightings`: of the squared error.
       shift: factor on the schedule's noise levels, for the resolution.
       stratified: whether the times of a batch are spread evenly (low discrepancy) instead of drawn independently.
       importance_buckets: if positive, times are drawn by the second moment of the loss, kept in so many buckets.
@@ -71,7 +65,7 @@ class Settings(NamedTuple):
       label_dropout: how often, in training, it sees the null token instead (Ho & Salimans 2022).
       self_conditioning: whether the network also sees its own estimate, from a first pass (Chen et al. 2023).
       augment_probability: of each augmentation that the network is told of; 0 for none at all.
-      augment: a function in `diffusion.augment_recipes`: which augmentations there are.
+      augment: a function in `diffusion.training.augment_recipes`: which augmentations there are.
       learned_variance: whether the network also predicts the variance of the reverse steps, trained by L_hybrid (Nichol
         & Dhariwal 2021); for discrete schedules.
       uncertainty_channels: if positive, the width of a head that learns the error to expect at each noise level, and
@@ -129,7 +123,7 @@ class Diffusion(NamedTuple):
     """What the functions below share, all of it static."""
 
     settings: Settings
-    process: Process
+    process: NoiseProcess
     network: nn.Module
     uncertainty: Uncertainty
     spec: ModelSpec
@@ -186,13 +180,13 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
         env=env,
     )
     sampler = call(
-        Sampler, config.sampler, where="sampler", needs=sampling.needs(conditional=bool(diffusion.spec.num_classes))
+        Sampler, config.sampler, where="sampler", needs=sampler_needs(conditional=bool(diffusion.spec.num_classes))
     )
     learned, latents = diffusion.settings.learned_variance, env.frozen is not None
     draw, sigmas = make_sampler(sampler, diffusion.process.schedule, learned_variance=learned, latents=latents)
     if diffusion.settings.likelihood != "ode":
         schedule, shift = diffusion.settings.schedule, diffusion.settings.shift
-        sampling.check_schedule(sampler, diffusion.process, schedule=schedule, shift=shift)
+        check_schedule(sampler, diffusion.process, schedule=schedule, shift=shift)
     preserving = diffusion.process.variance_preserving
     std = denoisers.initial_std(float(sigmas[0]), variance_preserving=preserving)
 
@@ -395,6 +389,6 @@ def _log_prob(diffusion: Diffusion) -> LogProb | None:
         def denoise(x: Array, sigma: Array) -> Array:
             return diffusion.predict(variables, x, sigma, label).clean
 
-        return likelihood.log_prob(keys, denoise, batch["image"], sigmas, variance_preserving=preserving)
+        return probability_flow.log_prob(keys, denoise, batch["image"], sigmas, variance_preserving=preserving)
 
     return {"bound": bound, "ode": ode}[kind]

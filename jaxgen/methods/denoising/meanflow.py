@@ -22,9 +22,11 @@ from jaxgen.core.contract import (
     TrainState,
     for_classes,
 )
-from jaxgen.diffusion import guidance, mean_flow, schedules, uniforms
-from jaxgen.diffusion.algebra import per_image
-from jaxgen.diffusion.times import Times
+from jaxgen.diffusion.few_step import mean_flow
+from jaxgen.diffusion.process import schedules, uniforms
+from jaxgen.diffusion.process.algebra import per_image
+from jaxgen.diffusion.process.times import Times
+from jaxgen.diffusion.sampling import guidance
 from jaxgen.nn.layers import timestep_embedding
 from jaxgen.nn.networks import make_network
 from jaxgen.optim.optimizers import make_optimizer
@@ -34,7 +36,7 @@ class Settings(NamedTuple):
     """The section `meanflow`.
 
     Attributes:
-      times: name in `diffusion.times`: the two ends of an interval are two draws from it.
+      times: name in `diffusion.process.times`: the two ends of an interval are two draws from it.
       interval_share: of the examples whose interval has a length; the others learn the velocity itself.
       adaptive_power: p of the loss's weight, 0 for squared errors.
       adaptive_floor: c of the loss's weight: 1e-3 in the paper and the official code for CIFAR-10, 0.01 in that for
@@ -175,7 +177,7 @@ def make_process(config: ConfigDict, settings: Settings, spec: ModelSpec) -> Pro
         num_classes=spec.num_classes,
         dtype=config.train.compute_dtype,
     )
-    times = call_text("jaxgen.diffusion.times", settings.times, where="meanflow.times")
+    times = call_text("jaxgen.diffusion.process.times", settings.times, where="meanflow.times")
     return Process(network, settings, times, spec.num_classes)
 
 

@@ -1,0 +1,1 @@
+"""Sampling in one step or a few: consistency, mean flows, distillation."""

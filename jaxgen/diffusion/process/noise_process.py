@@ -1,0 +1,133 @@
+"""A diffusion process: the pieces that say what is added to an image, and what a network is asked about it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgen.core.config import bind_text
+from jaxgen.diffusion.process import algebra, assumptions, uniforms
+from jaxgen.diffusion.process.algebra import Mixture, Scalars
+from jaxgen.diffusion.process.noise_labels import NoiseLabel
+from jaxgen.diffusion.process.parameterizations import Parameterization
+from jaxgen.diffusion.process.paths import Path
+from jaxgen.diffusion.process.schedules import Schedule
+from jaxgen.diffusion.process.times import Times
+from jaxgen.diffusion.process.weightings import Weighting
+
+
+class NoiseProcess(NamedTuple):
+    """One piece of each kind.
+
+    `sigma_data` is the standard deviation of the data that the pieces assume, all of them the same, or None if none of
+    them assumes any.
+    """
+
+    path: Path
+    parameterization: Parameterization
+    schedule: Schedule
+    noise_label: NoiseLabel
+    times: Times
+    weighting: Weighting
+    sigma_data: float | None = None
+
+    def mixture(self, sigma: Scalars) -> Mixture:
+        """The coefficients of what the network sees and predicts at some noise levels."""
+        return algebra.mixture(self.path, self.parameterization, sigma)
+
+    def label(self, sigma: Scalars) -> Scalars:
+        """What the network is told of some noise levels."""
+        return self.noise_label(self.schedule, sigma)
+
+    def weight(self, sigma: Scalars) -> Scalars:
+        """The weight of the prediction's squared error at some noise levels."""
+        return self.weighting(self.mixture(sigma), sigma)
+
+    def uses_schedule(self, levels: Callable[[Schedule], np.ndarray]) -> bool:
+        """Returns whether times of training, noise labels, or the `levels` of a schedule depend on the schedule."""
+        quantiles = jnp.array([0.25, 0.5, 0.75])
+
+        def seen(schedule: Schedule) -> list[np.ndarray]:
+            times, labels = self.times(schedule, quantiles), self.noise_label(schedule, self.schedule.sigma(quantiles))
+            return [np.asarray(times), np.asarray(labels), levels(schedule)]
+
+        with jax.ensure_compile_time_eval():
+            ours, others = seen(self.schedule), seen(_shifted(self.schedule, 2.0))
+        return not all(np.array_equal(a, b) for a, b in zip(ours, others, strict=True))
+
+    @property
+    def variance_preserving(self) -> bool:
+        """Whether sampling starts from x_T ~ N(0, I), in the network's scale."""
+        with jax.ensure_compile_time_eval():
+            alpha = float(self.path(jnp.float32(1.0)))
+        return abs(alpha - 0.5**0.5) < 1e-6
+
+
+def make_process(
+    *,
+    path: str,
+    parameterization: str,
+    schedule: str,
+    noise_label: str,
+    times: str,
+    weighting: str,
+    shift: float = 1.0,
+    where: str = "diffusion",
+) -> NoiseProcess:
+    """Finds each piece by its name, or call, in the module of its kind: `diffusion.paths`, `diffusion.schedules` ...
+
+    Args:
+      path: what scale the network sees noisy images in.
+      parameterization: what it predicts.
+      schedule: noise level by time.
+      noise_label: how the network is told the noise level.
+      times: where on the schedule training happens.
+      weighting: of the squared error.
+      shift: factor on the schedule's noise levels, for the resolution.
+      where: the section of the config, for error messages.
+
+    Raises:
+      ValueError: if a name is unknown, or its values are wrong; says which there are. If two pieces assume different
+        standard deviations of the data, or a weight is infinite at an end of the noise levels.
+    """
+    assumed = {}
+
+    def piece(module: str, name: str, text: str) -> Any:
+        found = bind_text(f"jaxgen.diffusion.process.{module}", text, where=f"{where}.{name}", later=())
+        assumed[f"{where}.{name}={text}"] = assumptions.assumed_by(found, "sigma_data")
+        return found()
+
+    process = NoiseProcess(
+        piece("paths", "path", path),
+        piece("parameterizations", "parameterization", parameterization),
+        _shifted(piece("schedules", "schedule", schedule), shift),
+        piece("noise_labels", "noise_label", noise_label),
+        piece("times", "times", times),
+        piece("weightings", "weighting", weighting),
+    )
+    process = process._replace(sigma_data=assumptions.agreed("sigma_data", assumed))
+    sigmas, weights = _at_the_ends(process)
+    if not np.isfinite(weights).all():
+        raise ValueError(
+            f"{where}.weighting is {weighting!r}, whose weights of {where}.parameterization {parameterization!r} are "
+            f"{weights.tolist()} at the ends {sigmas.tolist()} of the noise levels, but must be finite."
+        )
+    return process
+
+
+def _at_the_ends(process: NoiseProcess) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the greatest noise levels, of the schedule and of training, and the weights there."""
+    with jax.ensure_compile_time_eval():
+        drawn = process.times(process.schedule, jnp.array([uniforms.MARGIN, 1.0 - uniforms.MARGIN]))
+        sigmas = jnp.concatenate([jnp.array(process.schedule.range), drawn])
+        return np.asarray(sigmas), np.asarray(process.weight(sigmas))
+
+
+def _shifted(schedule: Schedule, factor: float) -> Schedule:
+    """Every noise level multiplied (Hoogeboom et al. 2023, eq. 4: log-SNR moves by -2 log factor)."""
+    if factor <= 0.0:
+        raise ValueError(f"diffusion.shift is {factor}, but must be positive.")
+    table = None if schedule.table is None else factor * schedule.table
+    return Schedule(lambda time: factor * schedule.sigma(time), lambda sigma: schedule.time(sigma / factor), table)

@@ -1,0 +1,32 @@
+"""DPM-Solver++(2M)."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Key
+
+from jaxgen.diffusion.sampling.denoisers import Denoiser, Images, Sigmas
+from jaxgen.diffusion.sampling.stepping import Scalar, estimate, first_order, over_levels, step_ratios
+
+
+def dpmpp_2m(keys: Key[Array, " n"], denoise: Denoiser, x: Images, sigmas: Sigmas) -> Images:
+    """The multistep solver of second order (Lu et al. 2022, algorithm 2): DDIM's path at one estimate a step.
+
+    Each step extrapolates the estimates of this and the previous one to its middle; the first step, and the last, to
+    noise level 0, are of first order.
+
+    Args:
+      keys: unused.
+      denoise: the denoiser.
+      x: where to start, at noise level `sigmas[0]`.
+      sigmas: noise levels, descending; the last is 0.
+    """
+    del keys
+
+    def step(
+        state: tuple[Images, Images], k: Int[Array, ""], t: Scalar, s: Scalar, extrapolate: Scalar
+    ) -> tuple[Images, Images]:
+        del k
+        x, previous = state
+        x0 = estimate(denoise, x, t)
+        return first_order(x, x0 + extrapolate * (x0 - previous), t, s), x0
+
+    return over_levels(step, (x, jnp.zeros_like(x)), sigmas, 0.5 / step_ratios(sigmas))[0]

@@ -1,0 +1,1 @@
+"""What training a denoiser needs: noising, weights, importance of times, augmentation."""
