@@ -24,7 +24,7 @@ from jaxgen.core.images import to_float, to_uint8
 from jaxgen.evaluation.report import EvaluationSettings
 from jaxgen.parallel.sampling import SampleSettings
 from jaxgen.training.checkpoint import Checkpoints, load_state
-from jaxgen.training.health import health_settings
+from jaxgen.training.durability.health import health_settings
 from jaxgen.training.logging import log_settings
 from jaxgen.training.settings import train_settings
 from jaxgen.training.workdir import save_config

@@ -73,6 +73,12 @@ def test_core_does_not_import_a_layer_by_name():
         assert layers_imported(source) <= {"core"}, source
 
 
+def test_durability_imports_nothing_else_of_training():
+    for source in (PACKAGE / "training" / "durability").rglob("*.py"):
+        others = {name for name in imported(source) if name.startswith("jaxgen.training.")}
+        assert all(name.startswith("jaxgen.training.durability") for name in others), source
+
+
 def test_configs_import_nothing_of_the_library():
     for source in (PACKAGE.parent / "configs").glob("*.py"):
         for name in imported(source):

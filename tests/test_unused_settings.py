@@ -9,7 +9,7 @@ from configs import adm, autoencoder_kl, consistency, ddpm, edm, edm2, meanflow,
 from jaxgen.cli import plan, setup
 from jaxgen.core.build import build_model
 from jaxgen.core.contract import Env, ModelSpec, Trained
-from jaxgen.training.health import health_settings
+from jaxgen.training.durability.health import health_settings
 from jaxgen.training.settings import train_settings
 
 DIGITS = ModelSpec((8, 8, 1), num_classes=10)

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from jaxgen.cli.main import FAILED, refusals
-from jaxgen.training import lock, manifest, retention
 from jaxgen.training import settings as train
 from jaxgen.training.checkpoint import DAMAGED, directory_of, saved_steps, unfinished
-from jaxgen.training.retention import Retention
+from jaxgen.training.durability import lock, manifest, retention
+from jaxgen.training.durability.retention import Retention
 from jaxgen.training.workdir import load_spec
 
 WHOLE = "whole"

@@ -9,8 +9,9 @@ from ml_collections import ConfigDict
 from jaxgen.cli import frozen, new_run, setup
 from jaxgen.cli.main import refusals
 from jaxgen.training import snapshots
+from jaxgen.training.durability.whole_files import whole_directory
 from jaxgen.training.settings import train_settings
-from jaxgen.training.workdir import load_spec, whole_directory
+from jaxgen.training.workdir import load_spec
 
 
 def main(config: ConfigDict, flags: Any, *, started: float) -> int:

@@ -20,8 +20,9 @@ from jaxgen.data import ENDLESS, Dataset, subset_indices
 from jaxgen.data.sources import latents
 from jaxgen.methods.vae.autoencoder_kl import PosteriorFn
 from jaxgen.parallel import sampling
+from jaxgen.training.durability.whole_files import whole_directory
 from jaxgen.training.settings import train_settings
-from jaxgen.training.workdir import load_spec, whole_directory
+from jaxgen.training.workdir import load_spec
 
 ENDLESS_IMAGES = 50_000  # so many of endless data, unless the user says how many
 

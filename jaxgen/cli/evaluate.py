@@ -18,8 +18,9 @@ from jaxgen.evaluation import inception, report
 from jaxgen.evaluation.inception import Inception, SplitFeatures
 from jaxgen.evaluation.report import EvaluationSettings, LabeledImages, Likelihood, evaluation_settings
 from jaxgen.parallel import hosts, sampling
+from jaxgen.training.durability.whole_files import write_whole
 from jaxgen.training.settings import train_settings
-from jaxgen.training.workdir import load_spec, write_whole
+from jaxgen.training.workdir import load_spec
 
 EVALUATION_IMAGES = 50_000  # of a split of real images; what the field's protocols use
 

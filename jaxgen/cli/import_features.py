@@ -11,7 +11,7 @@ from jaxgen.core import trees
 from jaxgen.evaluation import inception
 from jaxgen.interop.files import read_state_dict
 from jaxgen.interop.state_dict import to_params
-from jaxgen.training import workdir
+from jaxgen.training.durability.whole_files import whole_directory
 
 _OF_MODELS = ("config", "image_shape", "num_classes", "autoencoder")  # flags that say what generates, and what
 
@@ -29,7 +29,7 @@ def main(format: ModuleType, directory: Path, flags: Any) -> int:
     target = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3), jnp.uint8)))
     weights = read_state_dict(Path(flags.weights), entry=flags.entry)
     variables = to_params(weights, target, lambda name: format.official_name(name, network), ignore=format.IGNORED)
-    with workdir.whole_directory(directory) as unfinished:
+    with whole_directory(directory) as unfinished:
         inception.save(unfinished, variables)
     print(f"{directory} holds {type(network).__name__} with {trees.count(variables):,} numbers of {flags.weights}.")
     print("Try next:")

@@ -25,6 +25,7 @@ from jaxgen.interop.files import read_state_dict
 from jaxgen.interop.state_dict import Part, StateDict, misfits, summary, to_params
 from jaxgen.nn.networks import make_network
 from jaxgen.training import workdir
+from jaxgen.training.durability.whole_files import whole_directory
 from jaxgen.training.settings import train_settings
 
 _PACKAGE = "jaxgen.interop"
@@ -68,7 +69,7 @@ def main(config: ConfigDict | None, flags: Any, *, started: float) -> int:
             return import_features.main(format, directory, flags)
         named = {flags.config: config} if config is not None else config_variants(config_file)
         weights = read_state_dict(Path(flags.weights), entry=flags.entry)
-        with workdir.whole_directory(directory) as unfinished:
+        with whole_directory(directory) as unfinished:
             autoencoder = _keep_autoencoder(flags, unfinished) if flags.autoencoder else None
             chosen = _choose(format, weights, named, lambda config: _experiment(config, flags, autoencoder, unfinished))
             imported = _imported(chosen, weights)

@@ -149,7 +149,7 @@ def _run(command: str, more: list[str], arguments: list[str], *, started: float)
     module = importlib.import_module(f"jaxgen.cli.{_MODULES.get(command, command)}")
     from jaxgen.data.faults import DataFaultError
 
-    if command != "train":  # which has handlers of its own, in `training/interruption.py`
+    if command != "train":  # which has handlers of its own, in `durability/interruption.py`
         signal.signal(signal.SIGINT, signal.default_int_handler)  # what is unfinished is removed
     try:
         with _full_disks():

@@ -9,6 +9,7 @@ from jaxgen.cli import environment
 from jaxgen.core.contract import ModelSpec, TrainState
 from jaxgen.training import workdir
 from jaxgen.training.checkpoint import Checkpoints
+from jaxgen.training.durability.whole_files import write_whole
 
 
 def free_directory(named: str | None, *, flag: str, command: str) -> Path:
@@ -26,9 +27,9 @@ def free_directory(named: str | None, *, flag: str, command: str) -> Path:
 
 
 def write(directory: Path, config: ConfigDict, spec: ModelSpec, state: TrainState, *, step: int) -> None:
-    """Makes an unfinished directory (of `workdir.whole_directory`) the work directory of a run at a step."""
+    """Makes an unfinished directory (of `whole_directory`) the work directory of a run at a step."""
     workdir.save_config(directory, config)
     workdir.save_spec(directory, spec)
-    workdir.write_whole(directory / "environment.json", json.dumps(environment.record(), indent=2) + "\n")
+    write_whole(directory / "environment.json", json.dumps(environment.record(), indent=2) + "\n")
     with Checkpoints(directory) as checkpoints:
         checkpoints.save(step, state, config)

@@ -11,8 +11,9 @@ from jaxgen.cli import setup
 from jaxgen.cli.main import refusals
 from jaxgen.core import images
 from jaxgen.parallel import hosts, sampling
+from jaxgen.training.durability.whole_files import whole_file
 from jaxgen.training.settings import train_settings
-from jaxgen.training.workdir import load_spec, whole_file
+from jaxgen.training.workdir import load_spec
 
 GRID_LIMIT = 400  # the first images, which is what is said; their classes take turns
 

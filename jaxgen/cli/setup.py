@@ -25,8 +25,8 @@ from jaxgen.parallel.settings import NEEDS as PARALLEL_NEEDS
 from jaxgen.parallel.settings import ParallelSettings, axis_name, make_runner
 from jaxgen.training.checkpoint import load_state
 from jaxgen.training.checkpoint import load_variables as read_variables
+from jaxgen.training.durability.rollback import Batches
 from jaxgen.training.logging import log_settings
-from jaxgen.training.rollback import Batches
 from jaxgen.training.settings import TrainSettings, train_settings
 from jaxgen.training.workdir import load_config, load_spec
 

@@ -15,14 +15,16 @@ from jaxgen.data import Dataset
 from jaxgen.data.faults import DataFaultError, Faults
 from jaxgen.parallel import agreement, hosts
 from jaxgen.parallel.sampling import sample_settings
-from jaxgen.training import lock, loop, rollback, spikes, workdir
+from jaxgen.training import workdir
 from jaxgen.training.checkpoint import Checkpoints, directory_of, remove_unfinished, saved_steps
-from jaxgen.training.failures import Tolerance, WriteError, writing
-from jaxgen.training.health import HealthSettings, health_settings
-from jaxgen.training.interruption import Interruption
+from jaxgen.training.durability import health, lock, rollback, spikes
+from jaxgen.training.durability.health import HealthSettings, health_settings
+from jaxgen.training.durability.interruption import Interruption
+from jaxgen.training.durability.out_of_memory import OutOfMemoryError
+from jaxgen.training.durability.whole_files import write_whole
+from jaxgen.training.durability.write_errors import Tolerance, WriteError, writing
 from jaxgen.training.logging import Log, LogSettings, Progress, log_settings, progress_mode
 from jaxgen.training.means import UnknownMetricError
-from jaxgen.training.memory import OutOfMemoryError
 from jaxgen.training.run import Run
 from jaxgen.training.run import train as train_run
 from jaxgen.training.settings import TrainSettings, retention, train_settings
@@ -154,9 +156,9 @@ def _train(
                 started=started,
             )
             try:
-                with hosts.ending_at_once(but=(loop.UnhealthyError, UnknownMetricError), clear=_CLEAR):
+                with hosts.ending_at_once(but=(health.UnhealthyError, UnknownMetricError), clear=_CLEAR):
                     stopped = train_run(run, saved)
-            except (loop.UnhealthyError, OutOfMemoryError, DataFaultError) as error:
+            except (health.UnhealthyError, OutOfMemoryError, DataFaultError) as error:
                 if hosts.is_first():
                     print(f"error: {_explained(error, checkpoints)}", file=sys.stderr)
                 return FAILED
@@ -175,7 +177,7 @@ def _train(
 def _record_environment(directory: Path, tolerance: Tolerance) -> None:
     if hosts.is_first():
         with tolerance(), writing("environment.json"):
-            workdir.write_whole(directory / "environment.json", json.dumps(environment.record(), indent=2) + "\n")
+            write_whole(directory / "environment.json", json.dumps(environment.record(), indent=2) + "\n")
 
 
 def _where() -> str:
@@ -193,15 +195,15 @@ def _say_unwritten(error: WriteError, directory: Path) -> None:
 
 def _explained(error: Exception, checkpoints: Checkpoints) -> str:
     """Why the run ends, where it could go on from, and what to try."""
-    if isinstance(error, loop.UnhealthyError):
+    if isinstance(error, health.UnhealthyError):
         return _explained_metrics(error, checkpoints)
     return f"{error} Stopped; {_last_checkpoint(checkpoints)}." if isinstance(error, DataFaultError) else str(error)
 
 
-def _explained_metrics(error: loop.UnhealthyError, checkpoints: Checkpoints) -> str:
+def _explained_metrics(error: health.UnhealthyError, checkpoints: Checkpoints) -> str:
     before = f" after as many rollbacks as health.max_rollbacks allows, {error.rollbacks}" if error.rollbacks else ""
     advice = "Try a lower optimizer.learning_rate, optimizer.clip_norm, or train.nonfinite=skip in another --workdir."
-    if isinstance(error, loop.SpikeError):
+    if isinstance(error, health.SpikeError):
         advice = (
             "Try a lower optimizer.learning_rate or optimizer.clip_norm in another --workdir, or go on from there by "
             "the same command with health.spike_policy=warn or rollback."

@@ -1,7 +1,7 @@
 """Checkpoints: Orbax writes them in the background, a list of digests guards every byte, restores verify it.
 
 `checkpoints/STEP/` gets its name when all files in it are written by all processes, the last of them the list of their
-digests (`training/manifest.py`). A step that does not match its list was damaged since: it is named and set aside in
+digests (`durability/manifest.py`). A step that does not match its list was damaged since: it is named and set aside in
 `checkpoints/damaged/`, and the newest whole one is used in its place.
 """
 
@@ -25,9 +25,9 @@ from orbax.checkpoint._src.futures import future  # whose threads wait for each 
 
 from jaxgen.core.contract import TrainState
 from jaxgen.parallel import agreement
-from jaxgen.training import manifest, restoring, retention
-from jaxgen.training.failures import WriteError, reason
-from jaxgen.training.retention import Retention
+from jaxgen.training.durability import manifest, restoring, retention
+from jaxgen.training.durability.retention import Retention
+from jaxgen.training.durability.write_errors import WriteError, reason
 
 DAMAGED = "damaged"
 _UNFINISHED = ".orbax-checkpoint-tmp"

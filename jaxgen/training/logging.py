@@ -21,9 +21,9 @@ from ml_collections import ConfigDict
 from jaxgen.core import images as image_tools
 from jaxgen.core.config import call
 from jaxgen.parallel import hosts
-from jaxgen.training.failures import WriteError, writing
+from jaxgen.training.durability.whole_files import whole_file
+from jaxgen.training.durability.write_errors import WriteError, writing
 from jaxgen.training.tensorboard import Events
-from jaxgen.training.workdir import whole_file
 
 _CURVES = "TensorBoard's file"
 

@@ -10,29 +10,10 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxgen.parallel.runner import Compiled, Runner
+from jaxgen.training.durability.watchdog import Watchdog
 from jaxgen.training.profiling import Profiler
-from jaxgen.training.watchdog import Watchdog
 
 HostMetrics = dict[str, np.ndarray]
-
-
-class UnhealthyError(RuntimeError):
-    """The metrics of a step say that training has gone wrong; `rollbacks` is how many there were before in vain."""
-
-    def __init__(self, step: int, metric: str, sentence: str) -> None:
-        super().__init__(sentence)
-        self.step, self.metric, self.rollbacks = step, metric, 0
-
-
-class NonFiniteError(UnhealthyError):
-    """A metric of a step is infinite or not a number."""
-
-    def __init__(self, step: int, metric: str) -> None:
-        super().__init__(step, metric, f"{metric} is not finite at step {step}.")
-
-
-class SpikeError(UnhealthyError):
-    """A loss is far above its usual value."""
 
 
 class Dispatch(NamedTuple):
@@ -139,14 +120,6 @@ def fit(
             return state, dispatch.last
     settle()
     return state, None
-
-
-def check_finite(last_step: int, metrics: HostMetrics) -> None:
-    """Raises NonFiniteError for the first step of a dispatch that has a metric which is not finite."""
-    for name, values in metrics.items():
-        bad = np.flatnonzero(~np.isfinite(values))
-        if len(bad):
-            raise NonFiniteError(last_step - len(values) + 1 + int(bad[0]), name)
 
 
 def _stack(batches: list[PyTree]) -> PyTree:

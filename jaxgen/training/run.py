@@ -15,14 +15,15 @@ from jaxgen.core import trees
 from jaxgen.core.contract import GenerativeModel, TrainState
 from jaxgen.parallel import sampling
 from jaxgen.parallel.runner import Compiled, Runner
-from jaxgen.training import loop, memory, rollback, snapshots, spikes, watchdog
+from jaxgen.training import loop, snapshots
 from jaxgen.training.checkpoint import Checkpoints
-from jaxgen.training.failures import Tolerance, writing
-from jaxgen.training.health import HealthSettings
+from jaxgen.training.durability import health, out_of_memory, rollback, spikes, watchdog
+from jaxgen.training.durability.health import HealthSettings
+from jaxgen.training.durability.rollback import Rollback
+from jaxgen.training.durability.write_errors import Tolerance, writing
 from jaxgen.training.logging import Log, Progress
 from jaxgen.training.means import Means
 from jaxgen.training.profiling import Profiler
-from jaxgen.training.rollback import Rollback
 from jaxgen.training.settings import TrainSettings
 
 GRID_IMAGES = 80  # eight rows of the ten classes that most small datasets have
@@ -84,17 +85,17 @@ def train(run: Run, saved: int | None) -> int | None:
       UnknownMetricError: if the metric that the settings name for the best checkpoints does not exist.
     """
     programs: loop.Programs = {}
-    with memory.explained(run.directory, run.config), _profiler(run) as profiler:
+    with out_of_memory.explained(run.directory, run.config), _profiler(run) as profiler:
         while True:
             outcome = _go_on(run, saved, profiler, programs)
-            if not isinstance(outcome, loop.UnhealthyError):
+            if not isinstance(outcome, health.UnhealthyError):
                 return outcome
             run, saved = _roll_back(run, outcome)
 
 
 def _go_on(
     run: Run, saved: int | None, profiler: Profiler, programs: loop.Programs
-) -> int | loop.UnhealthyError | None:
+) -> int | health.UnhealthyError | None:
     """Trains as `train` does, up to a step that asks for a rollback: then that is returned, and the state let go."""
     settings, start = run.settings, saved or 0
     records = Records(dict(run.usual), Means(settings.keep_best))
@@ -117,7 +118,7 @@ def _go_on(
                 profiler=profiler,
                 programs=programs,
             )
-        except loop.UnhealthyError as error:
+        except health.UnhealthyError as error:
             if not _may_roll_back(run, error):
                 raise
             return error.with_traceback(None)  # which would keep the state in memory
@@ -129,14 +130,14 @@ def _go_on(
     return stopped
 
 
-def _may_roll_back(run: Run, error: loop.UnhealthyError) -> bool:
-    policy = run.health.spike_policy if isinstance(error, loop.SpikeError) else run.settings.nonfinite
+def _may_roll_back(run: Run, error: health.UnhealthyError) -> bool:
+    policy = run.health.spike_policy if isinstance(error, health.SpikeError) else run.settings.nonfinite
     if policy == "rollback":
         error.rollbacks = len(run.rollbacks)
     return policy == "rollback" and len(run.rollbacks) < run.health.max_rollbacks
 
 
-def _roll_back(run: Run, error: loop.UnhealthyError) -> tuple[Run, int | None]:
+def _roll_back(run: Run, error: health.UnhealthyError) -> tuple[Run, int | None]:
     """Records that the run goes on from the newest whole checkpoint, or the start; the run then, and that step."""
     run.checkpoints.wait()
     saved = run.checkpoints.newest_whole_step()
@@ -207,7 +208,7 @@ def _on_metrics(run: Run, records: Records) -> Callable[[int, loop.HostMetrics],
 
     def on_metrics(step: int, metrics: loop.HostMetrics) -> None:
         if run.settings.nonfinite != "skip":
-            loop.check_finite(step, metrics)
+            health.check_finite(step, metrics)
         records.means.add(metrics)
         _look_for_spikes(run, records.usual, step, metrics)
         shown = {name: float(np.mean(values, dtype=np.float64)) for name, values in metrics.items()}
@@ -228,7 +229,7 @@ def _look_for_spikes(run: Run, usual: dict[str, spikes.Usual], step: int, metric
     usual.update(after)
     for spike in found:
         if run.health.spike_policy != "warn":
-            raise loop.SpikeError(spike.step, spike.name, f"{spike}.")
+            raise health.SpikeError(spike.step, spike.name, f"{spike}.")
         run.progress.say(f"warning: {spike}.")
 
 

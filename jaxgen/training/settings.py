@@ -5,8 +5,8 @@ from typing import Literal, NamedTuple
 from ml_collections import ConfigDict
 
 from jaxgen.core.config import Need, call, refuse_unused
-from jaxgen.training.failures import OnWriteError
-from jaxgen.training.retention import Retention
+from jaxgen.training.durability.retention import Retention
+from jaxgen.training.durability.write_errors import OnWriteError
 
 
 class TrainSettings(NamedTuple):

@@ -15,7 +15,7 @@ from jaxtyping import Array, PyTree
 
 from jaxgen.core import ema, trees
 from jaxgen.core.ema import Snapshot
-from jaxgen.training.workdir import whole_file
+from jaxgen.training.durability.whole_files import whole_file
 
 
 def save(workdir: Path, step: int, averages: PyTree, sigma_rel: tuple[float, ...]) -> None:

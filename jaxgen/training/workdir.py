@@ -1,10 +1,7 @@
 """The work directory of a run: made, recognized, or refused, before anything is computed."""
 
-import contextlib
 import json
 import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,8 @@ from ml_collections import ConfigDict
 from jaxgen.core import config as configs
 from jaxgen.core.contract import ModelSpec
 from jaxgen.data import Dataset
-from jaxgen.training import lock, manifest
+from jaxgen.training.durability import lock, manifest
+from jaxgen.training.durability.whole_files import write_whole
 
 _KEEPING = ("checkpoints", "every_steps", "best", "best_count", "best_mode")
 UNCOMPARED = (
@@ -144,38 +142,3 @@ def load_spec(workdir: Path) -> ModelSpec:
 
 def _data_file(workdir: Path) -> Path:
     return workdir / "data.json"
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that a reader, or a crash, finds the old text or the new one, never half of it."""
-    with whole_file(path) as temporary:
-        temporary.write_text(text)
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A name to write under, which takes the place of `path` at the end if all went well, and is gone if not."""
-    temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def whole_directory(output: Path) -> Iterator[Path]:
-    """A directory to write into, which takes the place of `output` at the end if all went well, and is gone if not.
-
-    Raises:
-      ValueError: if there can be no directory of that name.
-    """
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{output} cannot be written ({error.strerror}): choose another directory.") from error
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
-        unfinished = Path(temporary) / output.name
-        unfinished.mkdir()
-        yield unfinished
-        unfinished.rename(output)

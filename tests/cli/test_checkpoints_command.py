@@ -6,7 +6,7 @@ import shutil
 import pytest
 from launching import TINY, contents, launch
 
-from jaxgen.training import lock
+from jaxgen.training.durability import lock
 
 pytestmark = pytest.mark.xdist_group("cli")
 
@@ -119,7 +119,7 @@ def test_on_a_full_disk_a_run_goes_on_and_says_at_the_end_what_it_has_lost(tmp_p
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("jaxgen.training.manifest.seal", full)
+    monkeypatch.setattr("jaxgen.training.durability.manifest.seal", full)
     monkeypatch.setattr("jaxgen.core.images.save_png", full)
     arguments = [TINY, f"--workdir={tmp_path}", "--config.train.on_write_error=continue"]
     outcome = launch(*arguments, "--config.log.tensorboard=False")

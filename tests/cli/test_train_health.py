@@ -10,7 +10,8 @@ import pytest
 from launching import TINY, launch
 
 from jaxgen.cli import setup
-from jaxgen.training import loop, rollback, spikes
+from jaxgen.training import loop
+from jaxgen.training.durability import rollback, spikes
 from jaxgen.training.settings import train_settings
 from jaxgen.training.workdir import load_config, load_spec
 

@@ -10,7 +10,7 @@ import pytest
 from jaxgen.cli.main import refusals
 from jaxgen.parallel import hosts
 from jaxgen.parallel.launchers import Place
-from jaxgen.training.interruption import Interruption
+from jaxgen.training.durability.interruption import Interruption
 
 pytestmark = pytest.mark.short
 

@@ -18,9 +18,9 @@ from orbax.checkpoint._src.path import atomicity
 from jaxgen.core.contract import TrainState
 from jaxgen.parallel import mesh as meshes
 from jaxgen.training.checkpoint import Checkpoints, find_damage, load_state, load_variables, remove_unfinished
-from jaxgen.training.failures import WriteError
-from jaxgen.training.restoring import dependencies
-from jaxgen.training.retention import Retention
+from jaxgen.training.durability.restoring import dependencies
+from jaxgen.training.durability.retention import Retention
+from jaxgen.training.durability.write_errors import WriteError
 
 pytestmark = pytest.mark.short
 
@@ -327,7 +327,7 @@ def full_disk(monkeypatch):
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("jaxgen.training.manifest.seal", full)
+    monkeypatch.setattr("jaxgen.training.durability.manifest.seal", full)
     return monkeypatch
 
 
@@ -387,6 +387,6 @@ def test_an_error_of_the_program_is_not_taken_for_a_full_disk(run, monkeypatch):
     def wrong(*args):
         raise ValueError("a mistake")
 
-    monkeypatch.setattr("jaxgen.training.manifest.seal", wrong)
+    monkeypatch.setattr("jaxgen.training.durability.manifest.seal", wrong)
     with pytest.raises(ValueError, match="a mistake"), Checkpoints(run) as checkpoints:
         checkpoints.save(6, make_state(6), CONFIG)

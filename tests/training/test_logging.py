@@ -8,7 +8,7 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from configs import common
-from jaxgen.training.failures import Tolerance, WriteError
+from jaxgen.training.durability.write_errors import Tolerance, WriteError
 from jaxgen.training.logging import Log, LogSettings, Progress, log_settings
 
 PLAIN = LogSettings(tensorboard=False)

@@ -6,7 +6,8 @@ import pytest
 from configs import common
 from jaxgen.core.contract import ModelSpec
 from jaxgen.data import Dataset
-from jaxgen.training import lock, workdir
+from jaxgen.training import workdir
+from jaxgen.training.durability import lock
 
 SPEC = ModelSpec((8, 8, 3), 2)
 
@@ -122,15 +123,6 @@ def test_what_a_process_leaves_that_dies_before_the_config_is_written_is_no_obst
     with lock.held(tmp_path, print):
         (tmp_path / ".config.json.tmp.json").write_text("{")
     assert not workdir.prepare(tmp_path, config())
-
-
-def test_a_crash_while_writing_leaves_the_old_text(tmp_path, monkeypatch):
-    path = tmp_path / "file.json"
-    workdir.write_whole(path, "old")
-    monkeypatch.setattr(type(path), "replace", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        workdir.write_whole(path, "new")
-    assert contents(tmp_path) == {"file.json": "old"}
 
 
 def data(length, fingerprint):

@@ -22,8 +22,9 @@ from ml_collections import ConfigDict  # noqa: E402
 from jaxgen.core.contract import TrainState  # noqa: E402
 from jaxgen.parallel import agreement  # noqa: E402
 from jaxgen.parallel import mesh as meshes  # noqa: E402
-from jaxgen.training import checkpoint, lock, manifest  # noqa: E402
-from jaxgen.training.failures import WriteError  # noqa: E402
+from jaxgen.training import checkpoint  # noqa: E402
+from jaxgen.training.durability import lock, manifest  # noqa: E402
+from jaxgen.training.durability.write_errors import WriteError  # noqa: E402
 
 MESH = meshes.make_mesh()
 SPLIT, WHOLE = NamedSharding(MESH, P("data")), NamedSharding(MESH, P())

@@ -1,11 +1,13 @@
 """The config's section `health`: what watches over a run.
 
-Nothing of it moves the trajectory but a rollback, which is recorded (`training.rollback`), so it may differ between a
+Nothing of it moves the trajectory but a rollback, which is recorded (`durability.rollback`), so it may differ between a
 run and its continuation.
 """
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from jaxgen.core.config import Need, Needs, call, refuse_unused
@@ -63,3 +65,30 @@ def health_settings(config: ConfigDict) -> HealthSettings:
     needs = _needs(config.train.get("nonfinite", "stop"))
     refuse_unused(HealthSettings, settings._asdict(), needs, where="health")
     return settings
+
+
+class UnhealthyError(RuntimeError):
+    """The metrics of a step say that training has gone wrong; `rollbacks` is how many there were before in vain."""
+
+    def __init__(self, step: int, metric: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.step, self.metric, self.rollbacks = step, metric, 0
+
+
+class NonFiniteError(UnhealthyError):
+    """A metric of a step is infinite or not a number."""
+
+    def __init__(self, step: int, metric: str) -> None:
+        super().__init__(step, metric, f"{metric} is not finite at step {step}.")
+
+
+class SpikeError(UnhealthyError):
+    """A loss is far above its usual value."""
+
+
+def check_finite(last_step: int, metrics: Mapping[str, np.ndarray]) -> None:
+    """Raises NonFiniteError for the first step of a dispatch that has a metric which is not finite."""
+    for name, values in metrics.items():
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            raise NonFiniteError(last_step - len(values) + 1 + int(bad[0]), name)

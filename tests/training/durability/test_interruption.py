@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from jaxgen.core.contract import TrainState
 from jaxgen.training.checkpoint import Checkpoints
-from jaxgen.training.interruption import Interruption
+from jaxgen.training.durability.interruption import Interruption
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from jaxgen.training.retention import Retention, best, to_delete
+from jaxgen.training.durability.retention import Retention, best, to_delete
 
 LOSSES = {2: 5.0, 4: 1.0, 6: 3.0, 8: 2.0, 10: 4.0}
 CHECKPOINTS = {step: {"loss": loss, "half": None if step == 6 else -loss} for step, loss in LOSSES.items()}

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from jaxgen.training.watchdog import EXIT_CODE, Watchdog
+from jaxgen.training.durability.watchdog import EXIT_CODE, Watchdog
 
 SECONDS = 100.0
 
@@ -84,7 +84,7 @@ def test_without_seconds_there_is_no_thread():
 
 STUCK = """
 import functools, threading
-from jaxgen.training.watchdog import Watchdog, report_hang
+from jaxgen.training.durability.watchdog import Watchdog, report_hang
 def reader(): threading.Event().wait()
 threading.Thread(target=reader, daemon=True).start()
 with Watchdog(0.05, on_hang=functools.partial(report_hang, leave=True)) as dog:

@@ -15,8 +15,8 @@ import jax
 from jaxtyping import PyTree
 
 from jaxgen.core.config import call
-from jaxgen.training import manifest
-from jaxgen.training.workdir import write_whole
+from jaxgen.training.durability import manifest
+from jaxgen.training.durability.whole_files import write_whole
 
 _FILE = "rollbacks.json"
 _LIST = "rollbacks"

@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 
 from configs import common
-from jaxgen.training.health import HealthSettings, health_settings
+from jaxgen.training.durability import health
+from jaxgen.training.durability.health import HealthSettings, health_settings
 
 
 def settings(**changes):
@@ -36,3 +38,13 @@ def test_what_can_be_left_out_is_none(name):
 def test_what_makes_no_sense_is_refused(name, value, allowed):
     with pytest.raises(ValueError, match=rf"health\.{name} is .*, but must be {allowed}"):
         settings(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("values", "step"), [([1.0, np.nan, 3.0], 9), ([np.inf, np.nan, 3.0], 8), ([1.0, 2.0, -np.inf], 10)]
+)
+def test_check_finite_names_the_first_bad_step_and_its_metric(values, step):
+    with pytest.raises(health.NonFiniteError, match=f"^loss/kl is not finite at step {step}") as caught:
+        health.check_finite(10, {"loss": np.ones(3), "loss/kl": np.array(values)})
+    assert (caught.value.step, caught.value.metric) == (step, "loss/kl")
+    health.check_finite(10, {"loss": np.ones(3)})

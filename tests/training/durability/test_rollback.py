@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from jaxgen.training import rollback
+from jaxgen.training.durability import rollback
 
 
 class Positions:

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from jaxgen.training import lock
+from jaxgen.training.durability import lock
 
 
 def test_a_second_run_is_refused_with_who_holds_the_first(tmp_path):

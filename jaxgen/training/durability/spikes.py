@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxgen.training import manifest
-from jaxgen.training.workdir import write_whole
+from jaxgen.training.durability import manifest
+from jaxgen.training.durability.whole_files import write_whole
 
 MEMORY_STEPS = 100
 """Over how many steps the running means reach."""

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from jaxgen.training import spikes
-from jaxgen.training.health import HealthSettings
+from jaxgen.training.durability import spikes
+from jaxgen.training.durability.health import HealthSettings
 
 SIGMAS = HealthSettings().spike_sigmas
 STEPS = 3_000

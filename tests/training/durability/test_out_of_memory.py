@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from configs import common
-from jaxgen.training import memory
+from jaxgen.training.durability import out_of_memory
 
 GPU = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 17179869184 bytes.\nBufferAssignment: ..."
 CPU = "INTERNAL: Error dispatching computation: Out of memory allocating 320000000000000 bytes."
@@ -15,7 +15,7 @@ TPU = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 17.1G of 
 
 
 def raise_in(directory, config, error):
-    with memory.explained(directory, config):
+    with out_of_memory.explained(directory, config):
         raise error
 
 
@@ -24,7 +24,7 @@ def test_the_error_names_the_settings_and_the_profile(tmp_path, words):
     config = common.base()
     config.model = common.unet()
     config.train.microbatches = 4
-    with pytest.raises(memory.OutOfMemoryError) as caught:
+    with pytest.raises(out_of_memory.OutOfMemoryError) as caught:
         raise_in(tmp_path, config, jax.errors.JaxRuntimeError(words))
     sentence = str(caught.value)
     assert sentence.startswith(f"The device has too little memory ({words.splitlines()[0].rstrip('.')}). Try, ")
@@ -47,13 +47,13 @@ def test_what_is_not_there_or_done_already_is_not_advised():
     config.train.compute_dtype = "bfloat16"
     config.model = common.unet()
     config.model.remat = True
-    advice = " ".join(memory.advice(config))
+    advice = " ".join(out_of_memory.advice(config))
     assert "data.batch_size (now 1)" in advice
     assert not re.search("remat|microbatches|dtype", advice)
 
 
 def test_a_real_one_is_recognized(tmp_path):
-    with pytest.raises(memory.OutOfMemoryError), memory.explained(tmp_path, common.base()):
+    with pytest.raises(out_of_memory.OutOfMemoryError), out_of_memory.explained(tmp_path, common.base()):
         jax.block_until_ready(jax.jit(lambda: jnp.ones(1 << 45, jnp.float32))())
 
 
@@ -72,5 +72,5 @@ def test_a_backend_without_a_profile_says_so(tmp_path, monkeypatch):
         raise jax.errors.JaxRuntimeError("UNIMPLEMENTED: no heap profile")
 
     monkeypatch.setattr(jax.profiler, "device_memory_profile", refuse)
-    with pytest.raises(memory.OutOfMemoryError, match=r"There is no profile of its memory \(UNIMPLEMENTED"):
+    with pytest.raises(out_of_memory.OutOfMemoryError, match=r"There is no profile of its memory \(UNIMPLEMENTED"):
         raise_in(tmp_path, common.base(), jax.errors.JaxRuntimeError(GPU))
