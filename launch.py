@@ -13,7 +13,7 @@ START = time.monotonic()
 # where C++ calls Python, and elsewhere printed below half of JAX.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from jaxgen.cli import environment  # noqa: E402
+from jaxgen.runs import environment  # noqa: E402
 
 environment.prepare(sys.argv)  # before anything imports JAX
 

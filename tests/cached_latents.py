@@ -8,11 +8,13 @@ import jax
 import numpy as np
 
 from configs import autoencoder_kl
-from jaxgen.cli import encode, frozen, setup
+from jaxgen.cli import encode
 from jaxgen.core import keys
 from jaxgen.data.sources import latents
 from jaxgen.methods.vae.autoencoder_kl import make_posterior
 from jaxgen.parallel import mesh
+from jaxgen.runs import experiment as experiments
+from jaxgen.runs import frozen
 
 NUM_TRAIN = 32
 
@@ -21,9 +23,9 @@ NUM_TRAIN = 32
 def directory() -> Path:
     """Makes the directory, once in a process."""
     config = autoencoder_kl.get_config("tiny")
-    data = {split: setup.load_data(config, split) for split in ("train", "test")}
-    spec = setup.spec_of(data["train"])
-    model = setup.build(config, spec).model
+    data = {split: experiments.load_data(config, split) for split in ("train", "test")}
+    spec = experiments.spec_of(data["train"])
+    model = experiments.build(config, spec).model
     batch = {"image": np.zeros((1, 1, *spec.image_shape), np.uint8), "index": np.zeros((1, 1), np.int32)}
     variables = model.eval_variables(jax.jit(model.init)(keys.root_key(0), batch))
     shape = model.spec.latent_shape

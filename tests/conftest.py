@@ -20,7 +20,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
-from jaxgen.cli import environment  # noqa: E402
+from jaxgen.runs import environment  # noqa: E402
 
 environment.prepare()  # the compiler's options of a run
 

@@ -17,12 +17,12 @@ import pytest
 from ml_collections import ConfigDict
 from tiny_runs import CONFIGS, LAYOUTS, STEPS, Tiny, config_on, host, make_tiny, state_of
 
-from jaxgen.cli import setup
 from jaxgen.core import keys, trees
 from jaxgen.core.config import call
 from jaxgen.core.images import to_float, to_uint8
 from jaxgen.evaluation.report import EvaluationSettings
 from jaxgen.parallel.sampling import SampleSettings
+from jaxgen.runs import experiment as experiments
 from jaxgen.training.checkpoint import Checkpoints, load_state
 from jaxgen.training.durability.health import health_settings
 from jaxgen.training.logging import log_settings
@@ -72,7 +72,7 @@ def one(request) -> Run:
 
 
 def test_eval_shape_equals_init(one):
-    target = setup.target(one.tiny.experiment, train_settings(one.tiny.config))
+    target = experiments.target(one.tiny.experiment, train_settings(one.tiny.config))
     chex.assert_trees_all_equal_shapes_and_dtypes(target, one.start)
 
 
@@ -108,7 +108,7 @@ def test_same_seed_same_bits_and_other_seed_other_bits(one):
     chex.assert_trees_all_equal(one.end, host(again))
     config = one.tiny.config.copy_and_resolve_references()
     config.seed += 1
-    different = setup.build(config, one.tiny.experiment.spec).runner.init(one.tiny.put(0)).params
+    different = experiments.build(config, one.tiny.experiment.spec).runner.init(one.tiny.put(0)).params
     assert not trees_equal(one.start.params, host(different))
 
 
@@ -277,7 +277,7 @@ def check_sections(config: ConfigDict) -> None:
     log_settings(config)
     call(EvaluationSettings, config.evaluate, where="evaluate")
     call(SampleSettings, config.sample, where="sample")
-    setup.build(config, setup.spec_of(setup.load_data(config, "train")))
+    experiments.build(config, experiments.spec_of(experiments.load_data(config, "train")))
 
 
 @pytest.mark.parametrize("name", CONFIGS)

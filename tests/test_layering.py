@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "methods": {"core", "nn", "losses", "optim", "diffusion"},
     "training": {"core", "parallel", "data"},
     "evaluation": {"core", "parallel", "data", "nn", "losses"},
-    "cli": {
+    "runs": {
         "core",
         "nn",
         "losses",
@@ -32,6 +32,7 @@ MAY_IMPORT = {
         "evaluation",
         "interop",
     },
+    "cli": {"core", "data", "evaluation", "interop", "methods", "nn", "parallel", "runs", "training"},
 }
 
 

@@ -11,7 +11,7 @@ import multiprocess
 import numpy as np
 import pytest
 
-from jaxgen.cli import setup
+from jaxgen.runs import experiment as experiments
 from jaxgen.training.settings import train_settings
 from jaxgen.training.workdir import load_config, load_spec
 
@@ -42,7 +42,9 @@ def assert_same_run(ours, theirs):
 
 def state(workdir):
     config = load_config(workdir)
-    restored, _ = setup.restore(setup.build(config, load_spec(workdir)), train_settings(config), workdir, None)
+    restored, _ = experiments.restore(
+        experiments.build(config, load_spec(workdir)), train_settings(config), workdir, None
+    )
     return jax.tree.map(np.asarray, restored)
 
 

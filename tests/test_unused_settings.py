@@ -6,9 +6,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import adm, autoencoder_kl, consistency, ddpm, edm, edm2, meanflow, sit, stylegan2, vae
-from jaxgen.cli import plan, setup
+from jaxgen.cli import plan
 from jaxgen.core.build import build_model
 from jaxgen.core.contract import Env, ModelSpec, Trained
+from jaxgen.runs import experiment as experiments
 from jaxgen.training.durability.health import health_settings
 from jaxgen.training.settings import train_settings
 
@@ -36,7 +37,7 @@ def build(config: ConfigDict) -> None:
     build_model(config, spec, Env(frozen=plan._stand_in(spec) if latents else None))
     train_settings(config)
     health_settings(config)
-    setup.make_faults(config, "train")
+    experiments.make_faults(config, "train")
 
 
 def changed(config: ConfigDict, changes: dict) -> ConfigDict:
@@ -135,8 +136,8 @@ def test_a_setting_is_refused_where_it_has_no_effect(name):
 def test_nothing_is_said_of_sharding_where_nothing_is_shared(section, setting, value, needs):
     config = changed(ddpm.get_config("tiny"), {f"{section}.{setting}": value, "parallel.tensor": 1})
     with pytest.raises(ValueError, match=rf"parallel\.{setting} is .* no effect"):
-        setup.build(config, DIGITS)
-    setup.build(changed(config, {f"{section}.{name}": size for name, size in needs.items()}), DIGITS)
+        experiments.build(config, DIGITS)
+    experiments.build(changed(config, {f"{section}.{name}": size for name, size in needs.items()}), DIGITS)
 
 
 def test_fields_of_networks_that_need_classes():

@@ -12,10 +12,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import common
-from jaxgen.cli import setup
 from jaxgen.core import keys
 from jaxgen.core.contract import TrainState
 from jaxgen.parallel import sampling
+from jaxgen.runs import experiment as experiments
 from jaxgen.training.settings import train_settings
 
 CONFIGS = sorted(
@@ -49,7 +49,7 @@ def config_on(name: str, layout: str) -> ConfigDict:
     config.parallel.update(LAYOUTS[layout])
     if config.parallel.fsdp != 1:
         config.parallel.min_shard_elements = 1
-    if setup.of_latents(config):
+    if experiments.of_latents(config):
         config.data.path = str(cached_latents.directory())
     return config
 
@@ -63,7 +63,7 @@ class Tiny(NamedTuple):
     """An experiment and its host batches."""
 
     config: ConfigDict
-    experiment: setup.Experiment
+    experiment: experiments.Experiment
     batches: list
 
     @property
@@ -100,9 +100,9 @@ class Tiny(NamedTuple):
 
 def make_tiny(config: ConfigDict) -> Tiny:
     """Builds the experiment of a config and reads its first batches."""
-    data = setup.load_data(config, "train")
-    experiment = setup.build(config, setup.spec_of(data))
-    batches = setup.batches(experiment, data, train_settings(config))(0)
+    data = experiments.load_data(config, "train")
+    experiment = experiments.build(config, experiments.spec_of(data))
+    batches = experiments.batches(experiment, data, train_settings(config))(0)
     return Tiny(config, experiment, list(itertools.islice(batches, STEPS)))
 
 

@@ -6,8 +6,9 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jaxgen.cli import frozen, new_run, setup
 from jaxgen.cli.main import refusals
+from jaxgen.runs import experiment as experiments
+from jaxgen.runs import frozen, new_run
 from jaxgen.training import snapshots
 from jaxgen.training.durability.whole_files import whole_directory
 from jaxgen.training.settings import train_settings
@@ -24,13 +25,13 @@ def main(config: ConfigDict, flags: Any, *, started: float) -> int:
         if wanted is None:
             raise ValueError("ema needs --sigma_rel=WIDTH, relative to the length of training, such as 0.12.")
         settings = train_settings(config)
-        experiment = setup.build(config, load_spec(directory), directory)
-        state, step = setup.restore(experiment, settings, directory, flags.step)
+        experiment = experiments.build(config, load_spec(directory), directory)
+        state, step = experiments.restore(experiment, settings, directory, flags.step)
         average, distance = snapshots.reconstruct(directory, state.ema, step=step, stored=stored, wanted=wanted)
     state = state._replace(ema={"0": {name: jnp.asarray(value) for name, value in average.items()}})
     with refusals(), whole_directory(output) as unfinished:
         new_run.write(unfinished, _of_width(config, wanted), experiment.spec, state, step=step)
-        if setup.of_latents(config):
+        if experiments.of_latents(config):
             frozen.keep(directory, unfinished)
     print(f"{output} holds step {step} with an average of sigma_rel {wanted:g}, to within {distance:.1%}. Try next:")
     print(f"  python launch.py sample --workdir={output} --num_samples=16")

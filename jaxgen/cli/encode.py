@@ -11,7 +11,6 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 from ml_collections import ConfigDict
 
-from jaxgen.cli import frozen, setup
 from jaxgen.cli.main import refusals
 from jaxgen.core import config as configs
 from jaxgen.core import images, keys
@@ -20,6 +19,8 @@ from jaxgen.data import ENDLESS, Dataset, subset_indices
 from jaxgen.data.sources import latents
 from jaxgen.methods.vae.autoencoder_kl import PosteriorFn
 from jaxgen.parallel import sampling
+from jaxgen.runs import experiment as experiments
+from jaxgen.runs import frozen
 from jaxgen.training.durability.whole_files import whole_directory
 from jaxgen.training.settings import train_settings
 from jaxgen.training.workdir import load_spec
@@ -61,7 +62,7 @@ def main(config: ConfigDict, flags: Any, *, started: float) -> int:
         output = _output(flags)
         spec = load_spec(directory)
         coder, step = _coder(config, spec, directory, flags.step)
-        data = {split: setup.load_data(config, split) for split in ("train", "test")}
+        data = {split: experiments.load_data(config, split) for split in ("train", "test")}
     with whole_directory(output) as unfinished:
         cached = write_splits(
             unfinished, coder, data, num_train=flags.num_samples, mirror=config.data.flip, dtype=flags.dtype
@@ -182,8 +183,8 @@ def _coder(config: ConfigDict, spec: ModelSpec, directory: Path, step: int | Non
             f"The run in --workdir is of the method {config.method}, which has no latents to cache: train an "
             "autoencoder first, as in configs/autoencoder_kl.py."
         )
-    experiment = setup.build(config, spec)
-    variables, step = setup.load_variables(experiment, train_settings(config), directory, step)
+    experiment = experiments.build(config, spec)
+    variables, step = experiments.load_variables(experiment, train_settings(config), directory, step)
     shape = experiment.model.spec.latent_shape
     assert shape is not None
     assert len(shape) == 3

@@ -9,7 +9,6 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from jaxgen.cli import setup
 from jaxgen.cli.main import refusals
 from jaxgen.core import subsets
 from jaxgen.core.contract import GenerativeModel, ModelSpec
@@ -18,6 +17,7 @@ from jaxgen.evaluation import inception, report
 from jaxgen.evaluation.inception import Inception, SplitFeatures
 from jaxgen.evaluation.report import EvaluationSettings, LabeledImages, Likelihood, evaluation_settings
 from jaxgen.parallel import hosts, sampling
+from jaxgen.runs import experiment as experiments
 from jaxgen.training.durability.whole_files import write_whole
 from jaxgen.training.settings import train_settings
 from jaxgen.training.workdir import load_spec
@@ -52,12 +52,12 @@ def evaluate_run(config: ConfigDict, directory: Path, *, step: int | None = None
     with refusals():
         settings, network = asked_for(config)
         batch_size = sampling.sample_settings(config).batch_size
-        faults = {split: setup.make_faults(config, split, directory) for split in ("train", "test")}
-        data = setup.load_pixels(config, directory, "train", faults["train"])
-        experiment = setup.build(config, load_spec(directory), directory)
-        variables, step = setup.load_variables(experiment, train_settings(config), directory, step)
+        faults = {split: experiments.make_faults(config, split, directory) for split in ("train", "test")}
+        data = experiments.load_pixels(config, directory, "train", faults["train"])
+        experiment = experiments.build(config, load_spec(directory), directory)
+        variables, step = experiments.load_variables(experiment, train_settings(config), directory, step)
         train = _arrays(data)
-        held_out = _arrays(setup.load_pixels(config, directory, "test", faults["test"]))
+        held_out = _arrays(experiments.load_pixels(config, directory, "test", faults["test"]))
         if network is not None:
             inception.check(held_out.images)
         labels = sample_labels(experiment.model.spec, settings.num_samples)

@@ -16,7 +16,7 @@ from flax import linen as nn
 from jaxtyping import Float, PyTree
 from ml_collections import ConfigDict
 
-from jaxgen.cli import frozen, import_features, new_run, setup
+from jaxgen.cli import import_features
 from jaxgen.cli.main import config_variants, refusals
 from jaxgen.core import config as configs
 from jaxgen.core import trees
@@ -24,6 +24,8 @@ from jaxgen.core.contract import ModelSpec, TrainState
 from jaxgen.interop.files import read_state_dict
 from jaxgen.interop.state_dict import Part, StateDict, misfits, summary, to_params
 from jaxgen.nn.networks import make_network
+from jaxgen.runs import experiment as setup
+from jaxgen.runs import frozen, new_run
 from jaxgen.training import workdir
 from jaxgen.training.durability.whole_files import whole_directory
 from jaxgen.training.settings import train_settings

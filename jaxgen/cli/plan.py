@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from jaxgen.cli import setup
 from jaxgen.cli.main import refusals
 from jaxgen.core import config as configs
 from jaxgen.core import keys, trees
@@ -18,6 +17,7 @@ from jaxgen.parallel import hlo, plan
 from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel.hardware import ACCELERATORS, Accelerator
 from jaxgen.parallel.settings import NEEDS, ParallelSettings, make_runner
+from jaxgen.runs import experiment as experiments
 from jaxgen.training.settings import train_settings
 
 COMPILED_FOR = 2048
@@ -73,7 +73,7 @@ def make(config: ConfigDict, devices: int, spec: ModelSpec, *, mesh: list[str] |
         raise ValueError("parallel.mode is pmap, whose programs are compiled when they first run: plan for mode=mesh.")
     batch_size, factor = config.data.batch_size, _factor(devices)
     _shrink(config, devices, factor)
-    model = build_model(config, spec, Env(None, _stand_in(spec) if setup.of_latents(config) else None))
+    model = build_model(config, spec, Env(None, _stand_in(spec) if experiments.of_latents(config) else None))
     parallel = configs.call(ParallelSettings, config.parallel, where="parallel", needs=NEEDS)
     runner = make_runner(model, parallel, keys.root_key(config.seed))
     batch = _batch(config, model, spec, runner.mesh)
@@ -199,10 +199,10 @@ def _shrink(config: ConfigDict, devices: int, factor: int) -> None:
 
 def _spec(config: ConfigDict, flags: Any) -> ModelSpec:
     """Shape and classes of the data; of latents that are not there, those of ImageNet at 256x256, saying so."""
-    if setup.of_latents(config) and config.data.path is None and flags.image_shape is None:
+    if experiments.of_latents(config) and config.data.path is None and flags.image_shape is None:
         print("The latents are not there: 32x32x4 with 1,000 classes are assumed (or give --image_shape=H,W,2C).")
         return ModelSpec((32, 32, 8), 1_000 if flags.num_classes is None else flags.num_classes)
-    return setup.spec_from_flags(config, flags, flags.image_shape)
+    return experiments.spec_from_flags(config, flags, flags.image_shape)
 
 
 def _stand_in(spec: ModelSpec) -> Autoencoder:
@@ -224,7 +224,7 @@ def _batch(config: ConfigDict, model: GenerativeModel, spec: ModelSpec, mesh: ja
     size = config.data.batch_size // train_settings(config).microbatches
     meshes.check_divides(size, mesh)
     split = meshes.batch_sharding(mesh, axis=_BATCH_AXIS)
-    shapes = setup.batch_shapes(spec, model.microbatches, size, latents=setup.of_latents(config))
+    shapes = experiments.batch_shapes(spec, model.microbatches, size, latents=experiments.of_latents(config))
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype, sharding=split), shapes)
 
 

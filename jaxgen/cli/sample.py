@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxgen.cli import setup
 from jaxgen.cli.main import refusals
 from jaxgen.core import images
 from jaxgen.parallel import hosts, sampling
+from jaxgen.runs import experiment as experiments
 from jaxgen.training.durability.whole_files import whole_file
 from jaxgen.training.settings import train_settings
 from jaxgen.training.workdir import load_spec
@@ -27,9 +27,9 @@ def main(config: ConfigDict, flags: Any, *, started: float) -> int:
         chosen = _labels(flags.labels)
         settings = train_settings(config)
         batch_size = sampling.sample_settings(config).batch_size
-        experiment = setup.build(config, load_spec(directory), directory)
+        experiment = experiments.build(config, load_spec(directory), directory)
         labels = sampling.balanced_labels(experiment.model.spec, flags.num_samples, chosen)
-        variables, step = setup.load_variables(experiment, settings, directory, flags.step)
+        variables, step = experiments.load_variables(experiment, settings, directory, flags.step)
         if hosts.is_first():
             _make_directory(output.parent)
     begin, first = time.monotonic(), 0.0

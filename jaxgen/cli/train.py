@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from jaxgen.cli import environment, evaluate, frozen, setup
+from jaxgen.cli import evaluate
 from jaxgen.cli.main import FAILED, Refusal, default_workdir, refusals
 from jaxgen.data import Dataset
 from jaxgen.data.faults import DataFaultError, Faults
 from jaxgen.parallel import agreement, hosts
 from jaxgen.parallel.sampling import sample_settings
+from jaxgen.runs import environment, frozen
+from jaxgen.runs import experiment as experiments
 from jaxgen.training import workdir
 from jaxgen.training.checkpoint import Checkpoints, directory_of, remove_unfinished, saved_steps
 from jaxgen.training.durability import health, lock, rollback, spikes
@@ -64,10 +66,11 @@ def train(config: ConfigDict, directory: Path, *, started: float) -> int:
             sample_settings(config)
             if config.evaluate.num_samples:
                 evaluate.asked_for(config)
-            faults = setup.make_faults(config, "train", directory)
-            data = setup.load_data(config, "train", faults)
-            experiment = setup.build(config, setup.spec_of(data))
-            setup.target(experiment, settings.train)  # what the model's initialization refuses is refused here, too
+            faults = experiments.make_faults(config, "train", directory)
+            data = experiments.load_data(config, "train", faults)
+            experiment = experiments.build(config, experiments.spec_of(data))
+            # What the model's initialization refuses is refused here, too.
+            experiments.target(experiment, settings.train)
             agreement.from_first(lambda: workdir.check(directory, config))
             stack.enter_context(lock.held(directory, print))
             agreement.from_first(lambda: _prepare(experiment, directory))
@@ -79,16 +82,16 @@ def train(config: ConfigDict, directory: Path, *, started: float) -> int:
             return FAILED
 
 
-def _prepare(experiment: setup.Experiment, directory: Path) -> None:
+def _prepare(experiment: experiments.Experiment, directory: Path) -> None:
     """Makes the work directory what a run needs, or sees that it is; process 0 alone does this."""
     config = experiment.config
     workdir.prepare(directory, config)  # checks again, what somebody may have put there before the lock was held
-    if setup.of_latents(config):
+    if experiments.of_latents(config):
         with _making_room(directory):
             frozen.keep(Path(config.data.path), directory)
 
 
-def _know_data(experiment: setup.Experiment, data: Dataset, directory: Path, saved: int | None) -> None:
+def _know_data(experiment: experiments.Experiment, data: Dataset, directory: Path, saved: int | None) -> None:
     """Compares the data with those that a run has begun with, or keeps what there is to know; process 0 alone."""
     if saved is not None:
         workdir.check_data(directory, data)
@@ -105,7 +108,7 @@ def _making_room(directory: Path) -> Iterator[None]:
 
 
 def _train(
-    experiment: setup.Experiment,
+    experiment: experiments.Experiment,
     data: Dataset,
     faults: Faults,
     settings: Sections,
@@ -146,7 +149,7 @@ def _train(
                 health=settings.health,
                 model=experiment.model,
                 runner=experiment.runner,
-                batches=setup.batches(experiment, data, settings.train),
+                batches=experiments.batches(experiment, data, settings.train),
                 rollbacks=rollbacks,
                 usual=usual,
                 checkpoints=checkpoints,

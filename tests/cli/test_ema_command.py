@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from launching import TINY, contents, launch
 
-from jaxgen.cli import setup
 from jaxgen.core import ema
 from jaxgen.core.ema import Snapshot
+from jaxgen.runs import experiment as experiments
 from jaxgen.training.settings import train_settings
 from jaxgen.training.workdir import load_config, load_spec
 
@@ -36,8 +36,8 @@ def run(tmp_path_factory):
 
 def state_of(workdir, step=None):
     config = load_config(workdir)
-    experiment = setup.build(config, load_spec(workdir))
-    return jax.device_get(setup.restore(experiment, train_settings(config), workdir, step))
+    experiment = experiments.build(config, load_spec(workdir))
+    return jax.device_get(experiments.restore(experiment, train_settings(config), workdir, step))
 
 
 def make(run, output, *arguments):

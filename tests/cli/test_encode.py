@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from launching import contents, launch
 
-from jaxgen.cli import encode, frozen, setup
+from jaxgen.cli import encode
 from jaxgen.core import images, subsets
 from jaxgen.data import Dataset, load, read_arrays
 from jaxgen.data.dataset import decoded_dataset
 from jaxgen.methods.vae.autoencoder_kl import make_posterior
 from jaxgen.parallel.mesh import make_mesh
+from jaxgen.runs import experiment as experiments
+from jaxgen.runs import frozen
 from jaxgen.training.workdir import load_config
 
 NUM_TRAIN = 24
@@ -63,11 +65,11 @@ def test_the_cache_is_what_the_posterior_says_of_the_images(first_stage, cache):
     data = load("latents", "train", path=str(cache))
     assert (len(data.examples), data.num_classes) == (NUM_TRAIN, 10)
     assert len(load("latents", "test", path=str(cache)).examples) == 360
-    pixels = setup.load_data(config, "train")
+    pixels = experiments.load_data(config, "train")
     originals = read_arrays(pixels)
     cached = read_arrays(data)
     np.testing.assert_array_equal(cached["label"], originals["label"][CHOSEN])
-    posterior = make_posterior(config, setup.spec_of(pixels))
+    posterior = make_posterior(config, experiments.spec_of(pixels))
     mean, std = posterior(autoencoder.variables, images.to_float(jnp.asarray(originals["image"][CHOSEN])))
     np.testing.assert_allclose(cached["image"], np.concatenate([mean, std], axis=-1), atol=1e-5)
     np.testing.assert_allclose(autoencoder.shift, mean.mean((0, 1, 2)), rtol=1e-4)
@@ -110,7 +112,7 @@ def test_mirrored_images_are_examples_of_their_own(first_stage, tmp_path):
     cached = read_arrays(data)
     assert np.load(tmp_path / "cache" / "train" / "moments.npy").dtype == np.float16
     np.testing.assert_array_equal(cached["label"][:NUM_TRAIN], cached["label"][NUM_TRAIN:])
-    originals = read_arrays(setup.load_data(load_config(first_stage), "train"))["image"][CHOSEN]
+    originals = read_arrays(experiments.load_data(load_config(first_stage), "train"))["image"][CHOSEN]
     for half, pixels in (
         (cached["image"][:NUM_TRAIN], originals),
         (cached["image"][NUM_TRAIN:], originals[:, :, ::-1]),

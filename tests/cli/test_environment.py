@@ -7,8 +7,9 @@ import types
 import pytest
 from launching import launch
 
-from jaxgen.cli import environment, main
+from jaxgen.cli import main
 from jaxgen.parallel import backend
+from jaxgen.runs import environment
 
 pytestmark = pytest.mark.short
 

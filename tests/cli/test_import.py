@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from launching import contents, launch
 
-from jaxgen.cli import frozen, main, setup
+from jaxgen.cli import main
 from jaxgen.core import trees
 from jaxgen.core.contract import ModelSpec
 from jaxgen.interop import autoencoder_kl, dit, edm
 from jaxgen.nn.autoencoder_kl import AutoencoderKL
 from jaxgen.nn.dit import DiT
 from jaxgen.nn.song_unet import SongUNet
+from jaxgen.runs import experiment as experiments
+from jaxgen.runs import frozen
 from jaxgen.training.settings import train_settings
 from jaxgen.training.workdir import load_config, load_spec
 
@@ -43,7 +45,7 @@ def make(depth):
 
 def official_weights(config, official_name, seed=0):
     """A state dict of random numbers under official names, and the same arrays as our parameters."""
-    params = setup.target(setup.build(config, ModelSpec((8, 8, 1), 10)), train_settings(config)).params
+    params = experiments.target(experiments.build(config, ModelSpec((8, 8, 1), 10)), train_settings(config)).params
     random = np.random.default_rng(seed)
     ours = jax.tree.map(
         lambda leaf: 0.1 * random.normal(size=leaf.shape).astype(np.float32), params.get("generator", params)["network"]
@@ -63,8 +65,8 @@ def as_official(params, official_name):
 
 def state_of(workdir):
     config = load_config(workdir)
-    experiment = setup.build(config, load_spec(workdir))
-    return setup.restore(experiment, train_settings(config), workdir, None)[0]
+    experiment = experiments.build(config, load_spec(workdir))
+    return experiments.restore(experiment, train_settings(config), workdir, None)[0]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +92,9 @@ def test_parameters_and_their_average_are_the_imported_ones_at_step_zero(place):
     state = state_of(directory / "run")
     assert state.step == 0
     jax.tree.map(np.testing.assert_array_equal, state.params["network"], ours)
-    averaged = setup.build(load_config(directory / "run"), load_spec(directory / "run")).model.eval_variables(state)
+    averaged = experiments.build(load_config(directory / "run"), load_spec(directory / "run")).model.eval_variables(
+        state
+    )
     jax.tree.map(np.testing.assert_array_equal, averaged["network"], ours)
     assert {"config.json", "data.json", "environment.json"} <= {path.name for path in (directory / "run").iterdir()}
     assert json.loads((directory / "run" / "data.json").read_text())["num_classes"] == 10
@@ -232,7 +236,7 @@ def test_a_model_of_latents_comes_with_its_autoencoder(place, tmp_path):
 
     latents = main.load_config_file(f"{directory}/config.py:right")
     spec = ModelSpec((4, 4, 2), 10)
-    params = setup.target(setup.build(latents, spec), train_settings(latents)).params["network"]
+    params = experiments.target(experiments.build(latents, spec), train_settings(latents)).params["network"]
     weights = as_official(params, lambda name: dit.official_name(name, DiT(out_channels=2, depth=1)))
     np.savez(tmp_path / "dit.npz", **weights)
     second = [

@@ -7,11 +7,11 @@ import pytest
 from golden_files import assert_parity, load
 from launching import launch
 
-from jaxgen.cli import setup
 from jaxgen.diffusion.process import schedules
 from jaxgen.nn.networks import make_network
 from jaxgen.nn.stylegan2_discriminator import Discriminator
 from jaxgen.nn.stylegan2_generator import Generator
+from jaxgen.runs import experiment as experiments
 from jaxgen.training.settings import train_settings
 from jaxgen.training.workdir import load_config, load_spec
 
@@ -54,8 +54,8 @@ def run_of(format_, weights, directory, settings, *options):
     )
     assert outcome.code == 0, outcome.err
     config = load_config(directory / "run")
-    experiment = setup.build(config, load_spec(directory / "run"), directory / "run")
-    state, _ = setup.restore(experiment, train_settings(config), directory / "run", None)
+    experiment = experiments.build(config, load_spec(directory / "run"), directory / "run")
+    state, _ = experiments.restore(experiment, train_settings(config), directory / "run", None)
     return outcome.out, experiment.model, state
 
 

@@ -6,10 +6,11 @@ import pytest
 from launching import launch
 
 from configs import dit, vae
-from jaxgen.cli import environment, plan
+from jaxgen.cli import plan
 from jaxgen.core import trees
 from jaxgen.core.contract import ModelSpec
 from jaxgen.parallel.plan import splits
+from jaxgen.runs import environment
 
 TINY = "--config=configs/vae.py:tiny"
 

@@ -3,7 +3,7 @@ import pytest
 from launching import launch
 from PIL import Image
 
-from jaxgen.cli import setup
+from jaxgen.runs import experiment as experiments
 
 pytestmark = pytest.mark.xdist_group("cli")
 
@@ -47,5 +47,5 @@ def test_a_step_can_be_chosen_and_settings_overridden(trained, tmp_path):
 
 
 def test_sampling_does_not_need_the_data(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(setup, "load_data", lambda *arguments: pytest.fail("the data was opened"))
+    monkeypatch.setattr(experiments, "load_data", lambda *arguments: pytest.fail("the data was opened"))
     sample(trained, tmp_path / "a.npz", "--num_samples=4")

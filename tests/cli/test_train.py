@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from launching import TINY, contents, environment, launch
 
-from jaxgen.cli import setup
 from jaxgen.cli.main import COMMANDS, load_config_file
+from jaxgen.runs import experiment as experiments
 from jaxgen.training.settings import train_settings
 from jaxgen.training.workdir import load_config, load_spec, save_config
 
@@ -27,7 +27,9 @@ def metrics(workdir):
 
 def final_state(workdir):
     config = load_config(workdir)
-    state, step = setup.restore(setup.build(config, load_spec(workdir)), train_settings(config), workdir, None)
+    state, step = experiments.restore(
+        experiments.build(config, load_spec(workdir)), train_settings(config), workdir, None
+    )
     return step, jax.tree.map(np.asarray, state)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from launching import TINY, launch
 
-from jaxgen.cli import setup
+from jaxgen.runs import experiment as experiments
 from jaxgen.training import loop
 from jaxgen.training.durability import rollback, spikes
 from jaxgen.training.settings import train_settings
@@ -40,7 +40,7 @@ def bad_data(monkeypatch):
     """Lets some positions in the data be white pictures, of which the model has a loss that the test chooses."""
 
     def install(positions, loss):
-        build_model, batches = setup.build_model, setup.batches
+        build_model, batches = experiments.build_model, experiments.batches
 
         def build(*args):
             model = build_model(*args)
@@ -61,15 +61,17 @@ def bad_data(monkeypatch):
 
             return stream
 
-        monkeypatch.setattr(setup, "build_model", build)
-        monkeypatch.setattr(setup, "batches", from_position)
+        monkeypatch.setattr(experiments, "build_model", build)
+        monkeypatch.setattr(experiments, "batches", from_position)
 
     return install
 
 
 def final_state(workdir):
     config = load_config(workdir)
-    state, step = setup.restore(setup.build(config, load_spec(workdir)), train_settings(config), workdir, None)
+    state, step = experiments.restore(
+        experiments.build(config, load_spec(workdir)), train_settings(config), workdir, None
+    )
     return step, jax.tree.map(np.asarray, state)
 
 
@@ -82,14 +84,14 @@ def assert_same_run(ours, theirs):
 def undisturbed(tmp_path_factory):
     """A run whose data lack all batches from step 4 to the bad one; profiled, since that changes nothing."""
     workdir = tmp_path_factory.mktemp("undisturbed")
-    read = setup.batches
+    read = experiments.batches
 
     def without(*args):
         batches = read(*args)
         return lambda start: (batch for i, batch in enumerate(batches(start), start) if not 4 <= i <= BAD)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(setup, "batches", without)
+        patch.setattr(experiments, "batches", without)
         profiled = ["--config.health.profile_at_step=2", "--config.health.profile_steps=1"]
         outcome = launch(*ARGUMENTS, *profiled, f"--workdir={workdir}")
     assert outcome.code == 0, outcome.err

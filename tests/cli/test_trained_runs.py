@@ -7,8 +7,8 @@ import pytest
 from launching import launch
 
 from configs import consistency, edm
-from jaxgen.cli import setup
 from jaxgen.core.contract import GenerativeModel, ModelSpec
+from jaxgen.runs import experiment as experiments
 
 QUIET = ("--config.evaluate.num_samples=0", "--config.log.tensorboard=False")
 
@@ -69,10 +69,12 @@ def test_a_finished_run_brings_its_classes_and_the_deviation_that_it_assumes(mon
     model = GenerativeModel(spec, *[lambda *args: None] * 4, denoise=lambda *args: args[1])
     student = consistency.get_config("tiny")
     student.consistency.teacher = "elsewhere"
-    monkeypatch.setattr(setup, "load_config", lambda directory: edm.get_config("tiny"))
-    monkeypatch.setattr(setup, "load_spec", lambda directory: spec)
-    monkeypatch.setattr(setup, "build", lambda config, spec, directory: setup.Experiment(config, spec, model, None))
-    monkeypatch.setattr(setup, "load_variables", lambda *args: ({"network": np.ones(2)}, 7))
-    teacher = setup._trained(student, "teacher")
+    monkeypatch.setattr(experiments, "load_config", lambda directory: edm.get_config("tiny"))
+    monkeypatch.setattr(experiments, "load_spec", lambda directory: spec)
+    monkeypatch.setattr(
+        experiments, "build", lambda config, spec, directory: experiments.Experiment(config, spec, model, None)
+    )
+    monkeypatch.setattr(experiments, "load_variables", lambda *args: ({"network": np.ones(2)}, 7))
+    teacher = experiments._trained(student, "teacher")
     assert (teacher.num_classes, teacher.sigma_data) == (10, 0.75)
     np.testing.assert_array_equal(teacher.variables["network"], np.ones(2))

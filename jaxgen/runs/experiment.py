@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from jaxgen.cli import frozen
 from jaxgen.core import keys
 from jaxgen.core.build import build_model
 from jaxgen.core.config import call
@@ -23,6 +22,7 @@ from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel.runner import Runner
 from jaxgen.parallel.settings import NEEDS as PARALLEL_NEEDS
 from jaxgen.parallel.settings import ParallelSettings, axis_name, make_runner
+from jaxgen.runs import frozen
 from jaxgen.training.checkpoint import load_state
 from jaxgen.training.checkpoint import load_variables as read_variables
 from jaxgen.training.durability.rollback import Batches

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from jaxgen.cli import environment
 from jaxgen.core.contract import ModelSpec, TrainState
+from jaxgen.runs import environment
 from jaxgen.training import workdir
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.durability.whole_files import write_whole

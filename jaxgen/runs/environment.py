@@ -18,7 +18,7 @@ _CPU_OPTION = "--xla_cpu_experimental_ynn_fusion_type"
 _CPU_VALUE = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 _CPU_VERSIONS = ("0.10.0", "0.10.1", "0.10.2", "0.11.0", "0.11.1", "0.11.2", "0.12.0", "0.12.0.1")
 
-_PLAN_DEVICES = 2_048  # XLA's CPU client has no more; see cli.plan
+_PLAN_DEVICES = 2_048  # XLA's CPU client has no more; see runs.planning
 
 
 def prepare(arguments: Sequence[str] = ()) -> None:

@@ -1,0 +1,1 @@
+"""Training, sampling, evaluating and the rest, as functions of Python that neither print nor end the process."""
