@@ -1,4 +1,4 @@
-"""Trains each digits config from scratch with several seeds, draws 1,000 images, and judges them: `make benchmark`.
+"""Trains each digits config from scratch with several seeds, draws 1,000 images, and evaluates them: `make benchmark`.
 
     python benchmarks/digits.py [--configs ddpm edm ...] [--seeds 0 1 2] [--hardware "2-core CPU"]
 
@@ -20,8 +20,9 @@ RESULTS = ROOT / "benchmarks" / "results"
 LAUNCH = [sys.executable, "launch.py"]
 HEAD = """# Results on the digits
 
-Made by `python benchmarks/digits.py` (`make benchmark`) and judged by `benchmarks/judge_digits.py`, which uses none of
-this library: 1,000 samples each, against scikit-learn's 1,797 digits. Evaluations are of the network, for one image.
+Made by `python benchmarks/digits.py` (`make benchmark`) and evaluated by `benchmarks/evaluate_digits.py`, which uses
+none of this library: 1,000 samples each, against scikit-learn's 1,797 digits. Evaluations are of the network, for one
+image.
 
 """
 REPORT = ROOT / "docs" / "results.md"
@@ -73,7 +74,7 @@ def main() -> None:
 
 
 def measure(config: str, seed: int) -> list[dict[str, float]]:
-    """Trains one config with one seed; samples in each of its ways, and judges them."""
+    """Trains one config with one seed; samples in each of its ways, and evaluates them."""
     workdir = ROOT / "runs" / "benchmark" / f"{config}-{seed}"
     shutil.rmtree(workdir, ignore_errors=True)
     train = [f"--config=configs/{config}.py", f"--config.seed={seed}", "--config.evaluate.num_samples=0"]
@@ -83,19 +84,19 @@ def measure(config: str, seed: int) -> list[dict[str, float]]:
 
 
 def draw(workdir: Path, seed: int, evaluations: int, settings: list[str]) -> dict[str, float]:
-    """Draws 1,000 images from a run, and judges them."""
-    samples = workdir / f"judged-{evaluations}.npz"
+    """Draws 1,000 images from a run, and evaluates them."""
+    samples = workdir / f"evaluated-{evaluations}.npz"
     command = [*LAUNCH, "sample", f"--workdir={workdir}", "--num_samples=1000", f"--seed={seed}", f"--output={samples}"]
     timed([*command, *settings])  # fills the compilation cache
     sample_seconds = timed([*command, *settings])
-    judge = [sys.executable, "benchmarks/judge_digits.py", str(samples), "--json"]
-    judged = json.loads(subprocess.run(judge, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
-    return {"evaluations": evaluations, "sample_seconds": sample_seconds} | row_of(judged, samples)
+    evaluate = [sys.executable, "benchmarks/evaluate_digits.py", str(samples), "--json"]
+    printed = json.loads(subprocess.run(evaluate, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+    return {"evaluations": evaluations, "sample_seconds": sample_seconds} | row_of(printed, samples)
 
 
-def row_of(judged: dict, samples: Path) -> dict[str, float]:
-    """The judge's figures for a file of samples, those that do not apply left out."""
-    row = judged["figures"][str(samples)]
+def row_of(printed: dict, samples: Path) -> dict[str, float]:
+    """Returns the figures for a file of samples, without those that do not apply."""
+    row = printed["figures"][str(samples)]
     return {name: row[name] for name in COLUMNS if name in row and row[name] is not None}
 
 

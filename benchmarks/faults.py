@@ -1,4 +1,4 @@
-"""What can happen to a run: one short function a kind of fault, each with its own random moment, file or byte.
+"""Faults that can happen to a run: one short function for each kind, with its own random moment, file or byte.
 
 A fault is done to a `Subject`: it starts the run's command, disturbs it, and returns when the process has ended; or it
 takes a copy of a run that was interrupted, and damages that.
@@ -42,7 +42,7 @@ time.time_ns = jumping(time.time_ns, {after}, {seconds} * 10**9)
 
 
 class Attempt(NamedTuple):
-    """How one launch of the command ended: the exit code, or the highest of several, and all that was printed."""
+    """The end of one launch of the command: the exit code, or the highest of several, and all that was printed."""
 
     code: int
     output: str
@@ -83,11 +83,11 @@ class Launched(NamedTuple):
     printed: list[Path]
 
     def output(self) -> str:
-        """What they have printed so far."""
+        """Returns the output of all processes so far."""
         return "".join(path.read_text(errors="replace") for path in self.printed)
 
     def running(self) -> bool:
-        """Whether all of them run."""
+        """Returns whether all processes are running."""
         return all(process.poll() is None for process in self.processes)
 
     def end(self) -> Attempt:
@@ -129,7 +129,7 @@ def _free_port() -> int:
 
 
 class Disturbed(NamedTuple):
-    """What a fault has come to.
+    """The outcome of a fault.
 
     Attributes:
       attempts: how the launches that it disturbed have ended.
@@ -237,7 +237,7 @@ def flip_manifest(subject: Subject, rng: random.Random) -> Disturbed:
 
 
 def flip_record(subject: Subject, rng: random.Random) -> Disturbed:
-    """One bit of the config, the facts of the data, the metrics or the usual losses."""
+    """One bit of the config, the facts of the data, the metrics or the statistics of the losses."""
     workdir = _copy(subject, rng)
     return _damage(subject, rng, [workdir / name for name in RECORDS], flip)
 
@@ -373,7 +373,7 @@ def unmount(directory: Path) -> None:
 
 
 def can_mount(directory: Path) -> bool:
-    """Whether this user may mount file systems, as the faults of disks need it."""
+    """Returns whether this user may mount file systems, as the faults of disks need it."""
     directory.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         _mount("-t", "tmpfs", "-o", "size=64k", "tmpfs", directory)

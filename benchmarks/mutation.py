@@ -82,7 +82,7 @@ class Mutant(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a mutant, in which test, and the seconds that it took."""
+    """The end of a mutant, the test that noticed it, and the seconds that it took."""
 
     end: str
     test: str
@@ -223,12 +223,12 @@ class Trial:
         begin = time.monotonic()
         worker.write(mutant.file, mutant.text)
         try:
-            end, test = self._judge(worker, mutant, own, limit)
+            end, test = self._outcome(worker, mutant, own, limit)
         finally:
             worker.write(mutant.file, original)
         return Outcome(end, test, round(time.monotonic() - begin, 1))
 
-    def _judge(self, worker: Worker, mutant: Mutant, own: Sequence[str], limit: float) -> tuple[str, str]:
+    def _outcome(self, worker: Worker, mutant: Mutant, own: Sequence[str], limit: float) -> tuple[str, str]:
         code, failed = worker.test(own, limit)
         if code != 0:
             return (TIMEOUT if code is None else KILLED), failed
@@ -301,7 +301,7 @@ def table(rows: Sequence[dict]) -> str:
 
 
 def report(pairs: Sequence[tuple[Mutant, Outcome]], trial: Trial, arguments: argparse.Namespace) -> dict:
-    """What is kept of a run: the settings, the totals, and each mutant, but for its text."""
+    """Returns the results of a run: the settings, the totals, and each mutant without its text."""
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy", "pytest")}
     listed = [
         {name: value for name, value in mutant._asdict().items() if name != "text"} | outcome._asdict()
@@ -352,7 +352,7 @@ def find(name: str) -> Mutant:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """What the command line says."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=100, help="mutants at most")
@@ -362,7 +362,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=[], help="beginnings of paths, such as jaxgen/core")
     parser.add_argument("--mutant", help="try this one again, by its name")
     parser.add_argument("--list", action="store_true", help="only print the mutants of the seed")
-    parser.add_argument("--output", type=Path, help="a file for the results in the place of the usual ones")
+    parser.add_argument("--output", type=Path, help="a file for the results in the place of the default ones")
     parser.add_argument("--hardware", default="2-core CPU", help="named in the results, in general terms")
     return parser.parse_args()
 

@@ -257,7 +257,7 @@ def statement_deleted(source: Source, node: ast.AST) -> Iterator[Edit]:
 
 
 def _is_update(source: Source, node: ast.AST) -> bool:
-    """Whether a statement assigns to names that its function has assigned before, or to a part of something."""
+    """Returns whether a statement assigns to names that its function has assigned before, or to a part of a value."""
     if not isinstance(node, ast.Assign):
         return False
     function = node
@@ -314,7 +314,7 @@ def sites(source: Source) -> list[Site]:
 
 
 def changes(source: Source, edit: Edit) -> bool:
-    """Whether the result of an edit is a program, and another one."""
+    """Returns whether the result of an edit is a valid and different program."""
     try:
         return ast.dump(ast.parse(apply(source.text, edit))) != ast.dump(source.tree)
     except SyntaxError:

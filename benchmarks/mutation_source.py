@@ -42,7 +42,7 @@ class Source:
         return self._starts[line - 1] + len(self._lines[line - 1][:column].decode())
 
     def span(self, node: ast.AST) -> tuple[int, int]:
-        """Where the text of a node begins and ends, without parentheses around it."""
+        """Returns the offsets at which the text of a node begins and ends, without parentheses around it."""
         return self.offset(node.lineno, node.col_offset), self.offset(node.end_lineno, node.end_col_offset)
 
     def of(self, node: ast.AST) -> str:
@@ -107,12 +107,12 @@ def mutable(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def is_docstring(node: ast.AST) -> bool:
-    """Whether a statement is a text."""
+    """Returns whether a statement is a constant, such as a docstring."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
 def _is_alias(node: ast.AST) -> bool:
-    """Whether a statement names a type, or what the module exports."""
+    """Returns whether a statement defines a type alias or `__all__`."""
     if not isinstance(node, ast.Assign) or node.col_offset or not isinstance(node.targets[0], ast.Name):
         return False
     name = node.targets[0].id.lstrip("_")
@@ -120,7 +120,7 @@ def _is_alias(node: ast.AST) -> bool:
 
 
 def _says(node: ast.AST) -> bool:
-    """Whether a call makes an error, writes to the log, or asks for a type."""
+    """Returns whether a call makes an error, writes to the log, or checks a type."""
     name = called_name(node)
     return (
         name.endswith(("Error", "Warning"))

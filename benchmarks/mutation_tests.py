@@ -65,7 +65,7 @@ class Suite:
         return dict(sorted(found.items(), key=lambda item: (item[1], len(self._needs(item[0])), item[0])))
 
     def _needs(self, path: Path) -> set[str]:
-        """What a test file imports directly: the fewer, the more it is about each."""
+        """Returns the direct imports of a test file: the fewer there are, the more specific the file is to each."""
         return self.imports.get(path.stem, set())
 
     def _relative(self, files: Iterable[Path]) -> list[str]:

@@ -19,7 +19,7 @@ MESHES = {"data": "fsdp=1", "data x fsdp 8": "fsdp=8", "data x fsdp 4 x tensor 2
 
 
 class Row(NamedTuple):
-    """What the command says of one mesh."""
+    """The figures that the command prints for one mesh."""
 
     state: str
     peak: str

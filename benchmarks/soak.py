@@ -81,7 +81,7 @@ EQUAL, NAMED, REFUSED, LOST = "equal", "named", "refused", "lost"
 
 
 class Verdict(NamedTuple):
-    """What became of one fault: EQUAL, NAMED (equal, and the fault was named), REFUSED or LOST; and why."""
+    """The outcome of one fault: EQUAL, NAMED (equal, and the fault was named), REFUSED or LOST; and the reason."""
 
     end: str
     why: str = ""
@@ -206,13 +206,13 @@ def resume(run: Subject, disturbed: Disturbed, reference: Reference) -> Verdict:
         if attempts[-1].code in (0, 2):
             break
     difference = find_difference(run.workdir, reference) if attempts[-1].code == 0 else None
-    return judge(disturbed, attempts, difference, overwritten=sorted(before - contents(run.workdir)))
+    return verdict_on(disturbed, attempts, difference, overwritten=sorted(before - contents(run.workdir)))
 
 
-def judge(
+def verdict_on(
     disturbed: Disturbed, resumed: Sequence[Attempt], difference: str | None, *, overwritten: Sequence[str]
 ) -> Verdict:
-    """The verdict on a fault.
+    """Returns the verdict on a fault.
 
     Args:
       disturbed: the fault.
@@ -259,7 +259,7 @@ def read_end(workdir: Path) -> Reference:
 
 
 def find_difference(workdir: Path, reference: Reference) -> str | None:
-    """What is not as at the end of the undisturbed run, in a few words; None if everything is."""
+    """Returns the first difference to the end of the undisturbed run, in a few words; None if there is none."""
     from jaxgen.training import checkpoint
 
     problem = checkpoint.find_damage(checkpoint.directory_of(workdir), NUM_STEPS)

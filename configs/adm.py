@@ -115,7 +115,7 @@ def digits() -> ConfigDict:
 
 
 def small(config: ConfigDict) -> ConfigDict:
-    """What models of small images share."""
+    """Sets the settings that models of small images share."""
     config.data.image_size = None
     config.train.compute_dtype = "float32"
     config.sample.batch_size = 250

@@ -6,46 +6,16 @@ from ml_collections import ConfigDict, config_dict
 
 
 def base() -> ConfigDict:
-    """Every shared setting. Durations carry their unit; `None` means that the program finds the value itself."""
+    """Returns all shared settings. Durations carry their unit; `None` means that the program finds the value itself."""
     config = ConfigDict()
     config.seed = 0
     config.method = config_dict.placeholder(str)  # a module under jaxgen/methods, such as "denoising.ddpm"
 
-    config.data = ConfigDict()
-    config.data.name = "digits"  # a module under jaxgen/data/sources, or any TFDS image dataset
-    config.data.path = config_dict.placeholder(str)  # the directory of data.name=folder
-    config.data.data_dir = config_dict.placeholder(str)  # where prepared datasets are kept
-    config.data.image_size = config_dict.placeholder(int)  # resized to this height and width
-    config.data.batch_size = 128  # examples behind one gradient
-    config.data.flip = False  # mirror half of the training images
-    config.data.on_fault = "stop"  # at an example that cannot be read, or "skip" it: another one takes its place
-    config.data.max_faults = 100  # faulty examples after which a run that skips them stops all the same
-
+    config.data = data()
     config.optimizer = optimizer()
-
-    config.ema = ConfigDict()
-    config.ema.kind = "constant"  # or "power": averages that widen with training
-    config.ema.decay = 0.9999
-    config.ema.warmup = True  # a smaller decay in the first steps
-    config.ema.sigma_rel = (0.05, 0.10)  # widths of power averages, relative to the length of training
-    config.ema.include = ".*"  # regular expression over "params/..." and "model_state/..."
-
-    config.train = ConfigDict()
-    config.train.num_steps = 10_000
-    config.train.steps_per_dispatch = 1  # updates in one call of the device; more for small models, see TrainSettings
-    config.train.microbatches = 1  # slices of a batch whose gradients are accumulated
-    config.train.compute_dtype = "float32"  # or "bfloat16"; parameters are float32 either way
-    config.train.nonfinite = "stop"  # or "skip" the update and count it, or "rollback" to go on with other data
-    config.train.log_every_steps = 100
-    config.train.sample_every_steps = 2_000
-    config.train.checkpoint_every_steps = 2_000
-    config.train.keep_checkpoints = 2  # the newest ones; how many are kept may be changed when a run goes on
-    config.train.keep_every_steps = config_dict.placeholder(int)  # those of these steps, for ever
-    config.train.keep_best = config_dict.placeholder(str)  # a metric of the log, such as "loss": the best ones, too
-    config.train.keep_best_count = 1
-    config.train.keep_best_mode = "lower"  # or "higher"
-    config.train.on_write_error = "stop"  # or "continue", when the disk is full
-    config.train.snapshot_every_steps = config_dict.placeholder(int)  # of power averages, for launch.py ema
+    config.frozen = ConfigDict()  # finished runs that this one reads, by role; methods add the roles that they know
+    config.ema = ema()
+    config.train = train()
 
     config.sample = ConfigDict()
     config.sample.batch_size = 250  # images in one call of the sampler
@@ -56,24 +26,8 @@ def base() -> ConfigDict:
     config.evaluate.num_likelihood = 10_000  # held-out images whose likelihood is taken, at most
     config.evaluate.inception = config_dict.placeholder(str)  # for FID; a directory of import --format=inception
 
-    config.health = ConfigDict()  # may differ between a run and its continuation
-    config.health.max_rollbacks = 3  # in all, before the run stops after all
-    config.health.spike_sigmas = 10.0  # how far above its usual value a loss is a spike; None: not looked for
-    config.health.spike_policy = "warn"  # or "stop", or "rollback"
-    config.health.hang_seconds = 1_800.0  # without progress, until all stacks are printed; None: no watchdog
-    config.health.hang_exit = False  # end the process then
-    config.health.profile_steps = 10  # in a profile; ask for one by: touch WORKDIR/profile_now
-    config.health.profile_at_step = config_dict.placeholder(int)  # take one there in any case
-
-    config.parallel = ConfigDict()  # may differ between a run and its continuation, like log
-    config.parallel.mode = "mesh"  # or "pmap"
-    config.parallel.num_devices = config_dict.placeholder(int)  # all of them
-    config.parallel.data = -1  # devices with copies of the state; -1: as many as the other two leave
-    config.parallel.fsdp = 1  # devices that share the state
-    config.parallel.tensor = 1  # devices that share single layers
-    config.parallel.slices = config_dict.placeholder(int)  # groups of devices far from each other; None: as they say
-    config.parallel.rules = ()  # ((pattern, axes), ...): where parameters are split; see jaxgen/parallel/sharding.py
-    config.parallel.min_shard_elements = 4_096  # smaller arrays are copied to every device
+    config.health = health()
+    config.parallel = parallel()
 
     config.log = ConfigDict()
     config.log.tensorboard = True
@@ -82,8 +36,88 @@ def base() -> ConfigDict:
     return config
 
 
+def data() -> ConfigDict:
+    """Returns the section of the dataset and its batches."""
+    config = ConfigDict()
+    config.name = "digits"  # a module under jaxgen/data/sources, or any TFDS image dataset
+    config.path = config_dict.placeholder(str)  # the directory of data.name=folder or latents
+    config.data_dir = config_dict.placeholder(str)  # where prepared datasets are kept: digits, TFDS
+    config.image_size = config_dict.placeholder(int)  # resized to this height and width
+    config.crop = config_dict.placeholder(object)  # before resizing: "center", "none" or pixels; folder, TFDS
+    config.channels = config_dict.placeholder(int)  # 3 or 1 (gray); folder
+    config.split_seed = config_dict.placeholder(int)  # another one holds out other pictures; folder
+    config.seed = config_dict.placeholder(int)  # another one gives other pictures; shapes
+    config.batch_size = 128  # examples behind one gradient
+    config.flip = False  # mirror half of the training images
+    config.on_fault = "stop"  # at an example that cannot be read, or "skip" it: another one takes its place
+    config.max_faults = 100  # faulty examples after which a run that skips them stops all the same
+    return config
+
+
+def ema() -> ConfigDict:
+    """Returns the section of moving averages of the weights."""
+    config = ConfigDict()
+    config.kind = "constant"  # or "power": averages that widen with training
+    config.decay = 0.9999
+    config.warmup = True  # a smaller decay in the first steps
+    config.sigma_rel = (0.05, 0.10)  # widths of power averages, relative to the length of training
+    config.include = ".*"  # regular expression over "params/..." and "model_state/..."
+    return config
+
+
+def train() -> ConfigDict:
+    """Returns the section of the training loop, its log and its checkpoints."""
+    config = ConfigDict()
+    config.num_steps = 10_000
+    config.steps_per_dispatch = 1  # updates in one call of the device; more for small models, see TrainSettings
+    config.microbatches = 1  # slices of a batch whose gradients are accumulated
+    config.compute_dtype = "float32"  # or "bfloat16"; parameters are float32 either way
+    config.nonfinite = "stop"  # or "skip" the update and count it, or "rollback" to go on with other data
+    config.log_every_steps = 100
+    config.sample_every_steps = 2_000
+    config.checkpoint_every_steps = 2_000
+    config.keep_checkpoints = 2  # the newest ones; how many are kept may be changed when a run goes on
+    config.keep_every_steps = config_dict.placeholder(int)  # those of these steps, for ever
+    config.keep_best = config_dict.placeholder(str)  # a metric of the log, such as "loss": the best ones, too
+    config.keep_best_count = 1
+    config.keep_best_mode = "lower"  # or "higher"
+    config.on_write_error = "stop"  # or "continue", when the disk is full
+    config.snapshot_every_steps = config_dict.placeholder(int)  # of power averages, for launch.py ema
+    config.init_from = config_dict.placeholder(str)  # work directory of a run whose weights this one starts from
+    # regular expression, or a tuple of them, over the "params/..." and "model_state/..." that are taken; None: all
+    config.init_include = config_dict.placeholder(object)
+    return config
+
+
+def health() -> ConfigDict:
+    """Returns the section of reactions to faults, which may differ between a run and its continuation."""
+    config = ConfigDict()
+    config.max_rollbacks = 3  # in all, before the run stops after all
+    config.spike_sigmas = 10.0  # standard deviations above its running mean at which a loss is a spike; None: off
+    config.spike_policy = "warn"  # or "stop", or "rollback"
+    config.hang_seconds = 1_800.0  # without progress, until all stacks are printed; None: no watchdog
+    config.hang_exit = False  # end the process then
+    config.profile_steps = 10  # in a profile; ask for one by: touch WORKDIR/profile_now
+    config.profile_at_step = config_dict.placeholder(int)  # take one there in any case
+    return config
+
+
+def parallel() -> ConfigDict:
+    """Returns the section of the devices, which may differ between a run and its continuation, like log."""
+    config = ConfigDict()
+    config.mode = "mesh"  # or "pmap"
+    config.num_devices = config_dict.placeholder(int)  # all of them
+    config.data = -1  # devices with copies of the state; -1: as many as the other two leave
+    config.fsdp = 1  # devices that share the state
+    config.tensor = 1  # devices that share single layers
+    config.slices = config_dict.placeholder(int)  # groups of devices far from each other; None: as they say
+    config.rules = ()  # ((pattern, axes), ...): where parameters are split; see jaxgen/parallel/sharding.py
+    config.min_shard_elements = 4_096  # smaller arrays are copied to every device
+    return config
+
+
 def optimizer() -> ConfigDict:
-    """Adam at a constant rate. GANs have one such section for each player."""
+    """Returns the section of Adam at a constant rate. GANs have one such section for each player."""
     config = ConfigDict()
     config.name = "adam"
     config.learning_rate = 2e-4
@@ -93,6 +127,9 @@ def optimizer() -> ConfigDict:
     config.b1 = 0.9
     config.b2 = 0.999
     config.weight_decay = 0.0
+    # ((pattern, factor), ...): regular expressions over names, the first that matches counts; a rate of 0.0 freezes
+    config.learning_rate_multipliers = ()
+    config.weight_decay_multipliers = ()
     config.forced_normalization = config_dict.placeholder(str)  # regular expression over names; for EDM2
     config.clip_norm = config_dict.placeholder(float)  # largest global norm of the gradient
     return config
@@ -112,10 +149,10 @@ def diffusion(config: ConfigDict) -> ConfigDict:
     config.diffusion.importance_buckets = 0  # times drawn by the loss's second moment, if positive
     config.diffusion.weighting = "uniform"
     config.diffusion.class_conditional = False
-    config.diffusion.label_dropout = 0.1  # how often the class is hidden, for guidance
+    config.diffusion.label_dropout = 0.1  # probability of label dropout, for classifier-free guidance
     config.diffusion.self_conditioning = False
     config.diffusion.augment_probability = 0.0
-    config.diffusion.augment = "edm"  # or "everything": which augmentations the network is told of
+    config.diffusion.augment = "edm"  # or "everything": the augmentations that the network is conditioned on
     config.diffusion.learned_variance = False
     config.diffusion.uncertainty_channels = 0
     config.diffusion.likelihood = "none"  # of evaluate: "bound" (discrete schedules) or "ode"
@@ -128,7 +165,7 @@ def diffusion(config: ConfigDict) -> ConfigDict:
     config.sampler.guidance_scale = 1.0
     config.sampler.guidance_interval = config_dict.placeholder(tuple)  # noise levels, such as (0.2, 5.0)
     config.sampler.guidance_rescale = 0.0
-    config.sampler.guide = config_dict.placeholder(str)  # work directory of a worse model, for autoguidance
+    config.frozen.guide = config_dict.placeholder(str)  # work directory of a worse model, for autoguidance
     config.sampler.clip = True
     return config
 
@@ -273,7 +310,7 @@ def digits(config: ConfigDict) -> ConfigDict:
 
 
 def digits_training(config: ConfigDict) -> ConfigDict:
-    """What gets most out of few steps on the digits."""
+    """Sets the training of the digits, tuned for few steps."""
     config.data.name = "digits"
     config.data.flip = False
     config.data.batch_size = 64
@@ -310,7 +347,7 @@ def shapes_training(config: ConfigDict) -> ConfigDict:
 
 
 def tiny(config: ConfigDict) -> ConfigDict:
-    """A config made to run from end to end in seconds; its networks are left to the caller."""
+    """Sets everything but the networks to values with which a run takes seconds from end to end."""
     config.data.batch_size = 16
     config.train.num_steps = 4
     config.train.steps_per_dispatch = 2
@@ -334,7 +371,7 @@ def choose(variants: Mapping[str, Callable[[], ConfigDict]], variant: str) -> Co
 
 
 class UnknownVariantError(ValueError):
-    """Names the variants that there are, also to programs, in `variants`."""
+    """An unknown variant of a config; `variants` are those that exist."""
 
     def __init__(self, variant: str, variants: tuple[str, ...]) -> None:
         super().__init__(f"There is no variant {variant!r}; this config has {', '.join(variants)}.")

@@ -6,10 +6,16 @@ from configs import common
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
-    """Variants: digits (class-conditional, minutes on a CPU), distilled, tiny, shapes, cifar10."""
-    return common.choose(
-        {"digits": digits, "distilled": distilled, "tiny": tiny, "shapes": shapes, "cifar10": cifar10}, variant
-    )
+    """Variants: digits (class-conditional, minutes on a CPU), distilled, distilled_dit, tiny, shapes, cifar10."""
+    variants = {
+        "digits": digits,
+        "distilled": distilled,
+        "distilled_dit": distilled_dit,
+        "tiny": tiny,
+        "shapes": shapes,
+        "cifar10": cifar10,
+    }
+    return common.choose(variants, variant)
 
 
 def cifar10() -> ConfigDict:
@@ -40,7 +46,7 @@ def cifar10() -> ConfigDict:
     config.consistency.noise_label = "log_sigma"
     config.consistency.class_conditional = False
     config.consistency.label_dropout = 0.0
-    config.consistency.teacher = config_dict.placeholder(str)  # work directory of a diffusion run, to distil it
+    config.frozen.teacher = config_dict.placeholder(str)  # work directory of a diffusion run, to distil it
     config.consistency.start_from_teacher = True
     config.consistency.teacher_guidance = 1.0
 
@@ -84,7 +90,24 @@ def distilled() -> ConfigDict:
     config.train.num_steps = 1_500
     config.optimizer.learning_rate = 1e-3
     config.consistency.noise_label = "log_sigma"
-    config.consistency.teacher = "runs/edm"
+    config.frozen.teacher = "runs/edm"
+    return config
+
+
+def distilled_dit() -> ConfigDict:
+    """DiT-B/2 on ImageNet-256 latents, in `runs/dit-b2`, distilled; settings to begin with, never trained."""
+    config = common.transformer_on_latents(cifar10(), "b", 2)
+    config.data.flip = False
+    config.train.num_steps = 100_000
+    config.consistency.sigma_data = 1.0
+    config.consistency.curriculum = "ict(start=10, end=1280, mean=-1.1, std=2.0)"
+    config.consistency.class_conditional = True
+    config.consistency.label_dropout = 0.1
+    config.frozen.teacher = "runs/dit-b2"
+    config.consistency.start_from_teacher = False  # whose network predicts a variance, too
+    config.consistency.teacher_guidance = 1.5
+    config.sampler.sigmas = (1.0,)
+    config.sampler.clip = False
     return config
 
 

@@ -51,7 +51,7 @@ def imagenet512(width: int, learning_rate: float, dropout: float, num_steps: int
 
 
 def edm2(config: ConfigDict) -> ConfigDict:
-    """What all sizes share."""
+    """Sets the settings that all sizes share."""
     common.diffusion(config)
     config.ema.kind = "power"
     config.optimizer.schedule = "inverse_sqrt"

@@ -64,7 +64,7 @@ def jit(size: str) -> ConfigDict:
     config.optimizer.b2 = 0.95
     config.sample.batch_size = 64
     config.model = ConfigDict()
-    config.model.name = "jit.JiT"
+    config.model.name = "just_image_transformer.JiT"
     config.model.patch_size = 16
     config.model.hidden_size = width
     config.model.depth = depth

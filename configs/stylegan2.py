@@ -196,5 +196,5 @@ def _steps_of(thousand_images: int, batch_size: int) -> int:
 
 
 def _half_life(thousand_images: float, batch_size: int) -> float:
-    """The decay that forgets half of the average in so many images."""
+    """Returns the decay of an average whose half-life is this many images."""
     return 0.5 ** (batch_size / (thousand_images * 1_000))

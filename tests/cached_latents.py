@@ -8,13 +8,12 @@ import jax
 import numpy as np
 
 from configs import autoencoder_kl
-from jaxgen.cli import encode
 from jaxgen.core import keys
 from jaxgen.data.sources import latents
-from jaxgen.methods.vae.autoencoder_kl import make_posterior
 from jaxgen.parallel import mesh
+from jaxgen.runs import encoding, frozen
 from jaxgen.runs import experiment as experiments
-from jaxgen.runs import frozen
+from jaxgen.runs.settings import parse
 
 NUM_TRAIN = 32
 
@@ -23,15 +22,15 @@ NUM_TRAIN = 32
 def directory() -> Path:
     """Makes the directory, once in a process."""
     config = autoencoder_kl.get_config("tiny")
-    data = {split: experiments.load_data(config, split) for split in ("train", "test")}
+    data = {split: experiments.load_data(parse(config), split) for split in ("train", "test")}
     spec = experiments.spec_of(data["train"])
-    model = experiments.build(config, spec).model
+    model = experiments.build(parse(config), spec).model
     batch = {"image": np.zeros((1, 1, *spec.image_shape), np.uint8), "index": np.zeros((1, 1), np.int32)}
     variables = model.eval_variables(jax.jit(model.init)(keys.root_key(0), batch))
     shape = model.spec.latent_shape
-    coder = encode.Coder(make_posterior(config, spec), variables, shape, mesh.make_mesh(1), batch_size=360)
+    encoder = encoding.Encoder(model.posterior, variables, shape, mesh.make_mesh(1), batch_size=360)
     made = Path(tempfile.mkdtemp(prefix="latents")) / "made"
-    cached = encode.write_splits(made, coder, data, num_train=NUM_TRAIN, mirror=False, dtype="float32")
-    frozen.save(made, config, spec, variables, shift=cached.shift, scale=cached.scale)
+    cached = encoding.write_splits(made, encoder, data, num_train=NUM_TRAIN, mirror=False, dtype="float32")
+    frozen.save_autoencoder(made / latents.AUTOENCODER, config, spec, variables, shift=cached.shift, scale=cached.scale)
     latents.save_facts(made, data["train"], latent_shape=shape, num_examples=cached.num_examples, step=0)
     return made

@@ -28,6 +28,12 @@ from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook("jaxgen", "beartype.beartype")
 
+from ml_collections import ConfigDict  # noqa: E402
+
+from jaxgen.core.config import Section  # noqa: E402
+
+Section.register(ConfigDict)  # tests give the library configs that they change, where a run has an immutable one
+
 import jax  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from gaussian_targets import keys_of
+from specs import data_spec
 
 from configs import common
 from jaxgen.core import keys
-from jaxgen.core.contract import Env, GenerativeModel, ModelSpec
+from jaxgen.core.contract import Env, GenerativeModel
 from jaxgen.methods.denoising import diffusion
 
 SHAPE, CLASSES = (2, 3, 2), 3
@@ -122,14 +123,14 @@ def make_model(monkeypatch, pieces: Pieces, settings, sampler, env: Env = Env())
     config.diffusion.update({"class_conditional": True, **process, **settings})
     levels = pieces.settings["levels"]
     config.sampler.update({"name": "ddim", "levels": levels, "num_steps": 5, "clip": False, **sampler})
-    return diffusion.make(config, ModelSpec(SHAPE, CLASSES), env), config.sampler
+    return diffusion.make(config, data_spec(SHAPE, CLASSES), env), config.sampler
 
 
 VARIABLES = {"network": {"gain": jnp.ones(())}}
 
 
 def predict(pieces: Pieces, x, sigma: float, label, *, self_conditioning=False):
-    """The estimate of x_0 that a model of these pieces has at one noise level, and its learned fraction."""
+    """The estimate of x_0 that a model of these pieces has at one noise level, and its learned interpolation."""
     x_t, noise_label = pieces.alpha(sigma) * x, np.full(len(x), pieces.noise_label(sigma))
     if not self_conditioning:
         out = formula(np, x_t, noise_label, label, learned=True)

@@ -1,9 +1,7 @@
 """Golden files: official state dicts with inputs and outputs, images channels-last, from the directory under test."""
 
-import functools
 import os
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array
 
 from jaxgen.interop import state_dict
+from jaxgen.interop.format import RunFormat, Target
 
 DIRECTORY = Path(os.environ.get("JAXGEN_GOLDEN_DIR", Path(__file__).parent / "golden"))
 
@@ -34,11 +33,17 @@ def load(name: str) -> Golden:
     return Golden(weights, _channels_last(inputs), _channels_last(outputs))
 
 
-def variables(golden: Golden, format_: ModuleType, network: nn.Module, *inputs: Array, **options: Any) -> dict:
+def variables(golden: Golden, format_: RunFormat, network: nn.Module, *inputs: Array, **options: Any) -> dict:
     """The official weights as variables of a network of ours, which could be initialized with these inputs."""
     target = jax.eval_shape(lambda: network.init(jax.random.key(0), *inputs, **options))["params"]
-    official_name = functools.partial(format_.official_name, network=network)
-    return {"params": state_dict.to_params(golden.state_dict, target, official_name, ignore=format_.IGNORED)}
+    part = network_part(format_, network, golden.state_dict)
+    return {"params": state_dict.to_params(golden.state_dict, target, part.official, ignore=part.ignored)}
+
+
+def network_part(format_: RunFormat, network: nn.Module, weights: state_dict.StateDict) -> state_dict.Part:
+    """The part that fills the network of a diffusion model without an uncertainty head."""
+    (part,) = format_.parts(Target("denoising.diffusion", network, {"network": {}}), weights)
+    return part
 
 
 def assert_parity(ours: Array, official: np.ndarray) -> None:

@@ -1,6 +1,5 @@
 """Weights of the Inception-v3 of FID that need no storing: each entry is drawn from a seed made of its name."""
 
-import functools
 import zlib
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from golden_files import DIRECTORY
 
-from jaxgen.interop import inception
+from jaxgen.interop.formats.inception import FORMAT
 from jaxgen.interop.state_dict import to_params
 
 
@@ -26,10 +25,9 @@ def state_dict() -> dict[str, np.ndarray]:
 
 def variables() -> dict:
     """The same as variables of our network."""
-    network = inception.NETWORK()
-    target = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3), jnp.uint8)))
-    official_name = functools.partial(inception.official_name, network=network)
-    return to_params(state_dict(), target, official_name, ignore=inception.IGNORED)
+    images = jnp.zeros((1, 8, 8, 3), jnp.uint8)
+    target = jax.eval_shape(lambda: FORMAT.network.init(jax.random.key(0), images))
+    return to_params(state_dict(), target, FORMAT.official, ignore=FORMAT.ignored)
 
 
 def _draw(name: str, shape: tuple[int, ...]) -> np.ndarray:

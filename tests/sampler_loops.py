@@ -10,8 +10,8 @@ import numpy as np
 from scipy.integrate import RK45
 
 
-def ancestral(denoise, x, sigmas, noise, *, variance="small", fraction=None):
-    """DDPM, algorithm 2, in its variance-preserving x_t; Nichol & Dhariwal 2021, eq. 15, where there is a fraction."""
+def ancestral(denoise, x, sigmas, noise, *, variance="small", interpolation=None):
+    """DDPM, algorithm 2, in its variance-preserving x_t; Nichol & Dhariwal 2021, eq. 15, of an interpolation."""
     bars = 1.0 / (1.0 + sigmas**2)
     x_t = np.sqrt(bars[0]) * x
     for k in range(len(sigmas) - 1):
@@ -24,8 +24,8 @@ def ancestral(denoise, x, sigmas, noise, *, variance="small", fraction=None):
         if k == len(sigmas) - 2:
             return mean
         std = np.sqrt({"small": small, "large": beta}[variance])
-        if fraction is not None:
-            share = fraction(seen, sigmas[k])
+        if interpolation is not None:
+            share = interpolation(seen, sigmas[k])
             std = np.exp(0.5 * (share * np.log(beta) + (1.0 - share) * np.log(small)))
         x_t = mean + std * noise(k)
     return x_t

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jaxgen.core.config import module_names
+from jaxgen.data.sources.shapes import CONDITIONING
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "diffusion.md").read_text()
@@ -57,6 +58,23 @@ def test_the_page_of_diffusion_lists_every_piece_and_no_other(heading, module):
 
 def test_the_page_of_diffusion_lists_every_sampler_and_no_other():
     assert named_in(tables(PAGE)["sampler"]) == module_names("jaxgen.diffusion.sampling.samplers")
+
+
+def test_the_page_of_data_lists_every_source_with_its_options_and_every_condition():
+    page = (ROOT / "docs" / "data.md").read_text()
+    table = page.partition("| source | options |")[2].partition("\n\n")[0]
+    rows = [re.findall(r"`(\w+)`", line) for line in table.splitlines()[2:]]
+    listed = {source: options for source, *options in rows}
+    there = {}
+    for source in module_names("jaxgen.data.sources"):
+        parameters = inspect.signature(importlib.import_module(f"jaxgen.data.sources.{source}").load).parameters
+        there[source] = [option for option in parameters if option not in ("name", "split")]
+    assert {source: sorted(options) for source, options in listed.items()} == {
+        source: sorted(options) for source, options in there.items()
+    }
+    assert named_in(tables(page)["option"]) == sorted(set().union(*there.values()))
+    conditions = [name for cell in tables(page)["condition"] for name in re.findall(r"`(\w+)`", cell)]
+    assert conditions == list(CONDITIONING)
 
 
 def test_the_readme_lists_every_method_with_its_configs():

@@ -11,6 +11,7 @@ from absl.testing import flagsaver
 
 from jaxgen.cli import main
 from jaxgen.parallel.launchers import Place, find
+from jaxgen.runs.config_files import load_config_file
 
 SCRIPTS = Path(__file__).parents[1] / "docs" / "multihost"
 
@@ -27,7 +28,7 @@ def parsed(words):
         left = main.parse(["launch.py", *words])
         flags = main.FLAGS
         place = find(flags.coordinator, flags.num_processes, flags.process_id, timeout_seconds=1)
-        return left[1:], main.load_config_file(flags.config), flags.workdir, place
+        return left[1:], load_config_file(flags.config), flags.workdir, place
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxgen.runs import experiment as experiments
-from jaxgen.training.settings import train_settings
+from jaxgen.runs.settings import parse
 from jaxgen.training.workdir import load_config, load_spec
 
 sys.path.append(str(Path(__file__).parent / "cli"))
@@ -42,9 +42,7 @@ def assert_same_run(ours, theirs):
 
 def state(workdir):
     config = load_config(workdir)
-    restored, _ = experiments.restore(
-        experiments.build(config, load_spec(workdir)), train_settings(config), workdir, None
-    )
+    restored, _ = experiments.restore(experiments.build(parse(config), load_spec(workdir)), workdir, None)
     return jax.tree.map(np.asarray, restored)
 
 
@@ -62,6 +60,29 @@ def test_two_processes_are_one_run(tmp_path):
     assert (record["processes"], len(record["devices"])) == (2, 8)
     grid = "samples/samples_00000004.png"
     assert (two / grid).stat().st_size == (one / grid).stat().st_size
+
+
+def test_two_processes_start_from_a_run_of_one(tmp_path):
+    """Their states are split over the devices of both, and they go on for more steps as one."""
+    source, two, one = (tmp_path / name for name in ("source", "two", "one"))
+    assert launch("train", TINY, *SHORT, f"--workdir={source}").code == 0
+    other = [TINY, *SHORT, "--config.vae.latent_dim=6", "--config.optimizer.schedule=constant", f"--init_from={source}"]
+    split = ["--config.parallel.fsdp=4", "--config.parallel.min_shard_elements=1"]
+    started = multiprocess.start(tmp_path / "printed", "train", *other, *split, f"--workdir={two}")
+    assert started.await_all() == [0, 0], started.explain()
+    assert f"Starts from {source} at step 4: " in started.out(0)
+    assert (started.out(1), started.err(1)) == ("", "")
+    longer = ["--config.train.num_steps=6", *split]
+    started = multiprocess.start(tmp_path / "longer", "train", *other, *longer, f"--workdir={two}")
+    assert started.await_all() == [0, 0], started.explain()
+    assert "Extended from 4 to 6 steps, on whose number nothing in training depends." in started.out(0)
+    assert (started.out(1), started.err(1)) == ("", "")
+    assert launch("train", *other, longer[0], f"--workdir={one}").code == 0
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), state(two), state(one))
+    started = multiprocess.start(tmp_path / "none", "train", TINY, "--init_from=none", f"--workdir={tmp_path / 'new'}")
+    assert started.await_all() == [2, 2], started.explain()
+    assert started.err(0).startswith("error: none holds no run (no config.json)")
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_run_of_two_survives_every_loss(tmp_path):

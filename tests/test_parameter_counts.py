@@ -6,10 +6,10 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
+from specs import data_spec
 
 from jaxgen.core import keys, trees
 from jaxgen.core.build import build_model
-from jaxgen.core.contract import ModelSpec
 
 # Data of the config: image (or latent) shape, and classes that it has.
 CIFAR10 = ((32, 32, 3), 10)
@@ -60,7 +60,7 @@ def test_official_parameter_counts(name):
     shape, classes, expected = COUNTS[name]
     file, variant = name.split(":")
     config = importlib.import_module(f"configs.{file}").get_config(variant)
-    model = build_model(config, ModelSpec(shape, classes))
+    model = build_model(config, data_spec(shape, classes))
     k = model.microbatches
     example = {
         "image": jax.ShapeDtypeStruct((k, 1, *shape), jnp.uint8),

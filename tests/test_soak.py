@@ -34,7 +34,7 @@ VERDICTS = {
 
 @pytest.mark.parametrize(("resumed", "difference", "overwritten", "end"), VERDICTS.values(), ids=VERDICTS)
 def test_the_verdict(resumed, difference, overwritten, end):
-    verdict = soak.judge(KILLED, resumed, difference, overwritten=overwritten)
+    verdict = soak.verdict_on(KILLED, resumed, difference, overwritten=overwritten)
     assert verdict.end == end
     assert bool(verdict.why) == (end == soak.LOST)
 

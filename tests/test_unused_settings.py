@@ -1,19 +1,17 @@
 """No setting is accepted and ignored: each is refused where it has no effect, and taken where it has one."""
 
-import jax
-import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from specs import data_spec, finished
 
 from configs import adm, autoencoder_kl, consistency, ddpm, edm, edm2, meanflow, sit, stylegan2, vae
-from jaxgen.cli import plan
 from jaxgen.core.build import build_model
-from jaxgen.core.contract import Env, ModelSpec, Trained
+from jaxgen.core.contract import Env
 from jaxgen.runs import experiment as experiments
-from jaxgen.training.durability.health import health_settings
-from jaxgen.training.settings import train_settings
+from jaxgen.runs import frozen
+from jaxgen.runs.settings import parse
 
-DIGITS = ModelSpec((8, 8, 1), num_classes=10)
+DIGITS = data_spec((8, 8, 1), 10)
 PLAIN = {"diffusion.class_conditional": False, "diffusion.label_dropout": 0.0, "sampler.guidance_scale": 1.0}
 RK45 = {"sampler.name": "rk45", "sampler.num_steps": 3}
 EDM = {"diffusion.likelihood": "none", "diffusion.likelihood_steps": 100}
@@ -28,16 +26,26 @@ NO_PATHS = {
 PATHS = {"gan.path_length_weight": 1.0}
 UNTOLD = {"consistency.class_conditional": False, "consistency.label_dropout": 0.0}
 UNSEEN = {"meanflow.class_conditional": False, "meanflow.label_dropout": 0.0}
+TOLD = {"diffusion.class_conditional": True, "diffusion.label_dropout": 0.1}
+SEEN = {"meanflow.class_conditional": True, "meanflow.label_dropout": 0.1}
+
+
+def echo(variables, x, sigma, cond=None):
+    """Estimates that nothing was added."""
+    return x
+
+
+FINISHED = {"guide": finished(echo, (8, 8, 1)), "teacher": finished(echo, (8, 8, 1), 10)}
+"""Of a run that `config.frozen` names."""
 
 
 def build(config: ConfigDict) -> None:
     """Reads every section that a run reads."""
     latents = config.data.name == "latents"
-    spec = ModelSpec((8, 8, 8), num_classes=10) if latents else DIGITS
-    build_model(config, spec, Env(frozen=plan._stand_in(spec) if latents else None))
-    train_settings(config)
-    health_settings(config)
-    experiments.make_faults(config, "train")
+    spec = data_spec((8, 8, 8), 10) if latents else DIGITS
+    models = {role: FINISHED[role] for role in frozen.named(config)}
+    build_model(config, spec, Env(frozen=models | ({"autoencoder": frozen.stand_in(spec).model} if latents else {})))
+    parse(config)
 
 
 def changed(config: ConfigDict, changes: dict) -> ConfigDict:
@@ -52,15 +60,15 @@ CASES = {
     # The config, what has no effect in it, what gives it one, and a part of the sentence.
     "label_dropout": (ddpm, {**PLAIN, "diffusion.label_dropout": 0.2}, {"diffusion.class_conditional": True}),
     "likelihood_steps": (ddpm, {"diffusion.likelihood_steps": 50}, {"diffusion.likelihood": "ode"}),
-    "guidance_scale": (ddpm, {**PLAIN, "sampler.guidance_scale": 2.0}, {"diffusion.class_conditional": True}),
-    "guidance_scale of a guide": (ddpm, {**PLAIN, "sampler.guidance_scale": 2.0}, {"sampler.guide": "runs/a"}),
+    "guidance_scale": (ddpm, {**PLAIN, "sampler.guidance_scale": 2.0}, TOLD),
+    "guidance_scale of a guide": (ddpm, {**PLAIN, "sampler.guidance_scale": 2.0}, {"frozen.guide": "runs/a"}),
     "guidance_rescale": (
         ddpm, {"sampler.guidance_scale": 1.0, "sampler.guidance_rescale": 0.5}, {"sampler.guidance_scale": 2.0},
     ),
     "guidance_interval": (
         ddpm, {"sampler.guidance_scale": 1.0, "sampler.guidance_interval": (0.1, 1.0)}, {"sampler.guidance_scale": 0.0},
     ),
-    "guide": (ddpm, {"sampler.guidance_scale": 1.0, "sampler.guide": "runs/a"}, {"sampler.guidance_scale": 2.0}),
+    "guide": (ddpm, {"sampler.guidance_scale": 1.0, "frozen.guide": "runs/a"}, {"sampler.guidance_scale": 2.0}),
     "num_steps": (
         edm, {**EDM, **RK45, "sampler.levels": "karras"}, {"sampler.levels": "uniform_time"},
     ),
@@ -72,24 +80,28 @@ CASES = {
         consistency, {**UNTOLD, "consistency.label_dropout": 0.1}, {"consistency.class_conditional": True},
     ),
     "teacher_guidance": (
-        consistency, {"consistency.teacher_guidance": 2.0, "consistency.teacher": None},
-        {"consistency.teacher": "runs/a"},
+        consistency, {"consistency.teacher_guidance": 2.0, "frozen.teacher": None},
+        {"frozen.teacher": "runs/a"},
     ),
     "teacher_guidance of classes": (
-        consistency, {**UNTOLD, "consistency.teacher_guidance": 2.0, "consistency.teacher": "runs/a"},
+        consistency, {**UNTOLD, "consistency.teacher_guidance": 2.0, "frozen.teacher": "runs/a"},
         {"consistency.class_conditional": True},
     ),
     "meanflow.label_dropout": (
         meanflow, {**UNSEEN, "meanflow.label_dropout": 0.2}, {"meanflow.class_conditional": True},
     ),
     "meanflow.guidance_scale": (
-        meanflow, {**UNSEEN, "meanflow.guidance_scale": 2.0}, {"meanflow.class_conditional": True},
+        meanflow, {**UNSEEN, "meanflow.guidance_scale": 2.0}, SEEN,
     ),
-    "guidance_mix": (meanflow, {**UNSEEN, "meanflow.guidance_mix": 0.5}, {"meanflow.class_conditional": True}),
+    "guidance_mix": (meanflow, {**UNSEEN, "meanflow.guidance_mix": 0.5}, SEEN),
     "ema.decay": (edm2, {"ema.decay": 0.9}, {"ema.kind": "constant"}),
     "ema.sigma_rel": (ddpm, {"ema.sigma_rel": (0.1,), "ema.decay": 0.9999}, {"ema.kind": "power"}),
     "keep_best_count": (ddpm, {"train.keep_best_count": 2}, {"train.keep_best": "loss"}),
     "keep_best_mode": (ddpm, {"train.keep_best_mode": "higher"}, {"train.keep_best": "loss"}),
+    "init_include": (ddpm, {"train.init_include": "params/.*"}, {"train.init_from": "runs/a"}),
+    "weight_decay_multipliers": (
+        ddpm, {"optimizer.weight_decay_multipliers": ((".*", 2.0),)}, {"optimizer.weight_decay": 0.1},
+    ),
     "spike_policy": (
         ddpm, {"health.spike_policy": "stop", "health.spike_sigmas": None}, {"health.spike_sigmas": 5.0},
     ),
@@ -120,7 +132,7 @@ def test_a_setting_is_refused_where_it_has_no_effect(name):
     module, changes, cure = CASES[name]
     config = changed(module.get_config("tiny"), changes)
     setting = name.split()[0].split(".")[-1]
-    with pytest.raises(ValueError, match=rf"\.{setting} is .* no effect|\.{setting} is .* finds its own steps"):
+    with pytest.raises(ValueError, match=rf"\.{setting} (is|names) .* no effect|\.{setting} is .* finds its own steps"):
         build(config)
     build(changed(config, cure))
 
@@ -136,8 +148,8 @@ def test_a_setting_is_refused_where_it_has_no_effect(name):
 def test_nothing_is_said_of_sharding_where_nothing_is_shared(section, setting, value, needs):
     config = changed(ddpm.get_config("tiny"), {f"{section}.{setting}": value, "parallel.tensor": 1})
     with pytest.raises(ValueError, match=rf"parallel\.{setting} is .* no effect"):
-        experiments.build(config, DIGITS)
-    experiments.build(changed(config, {f"{section}.{name}": size for name, size in needs.items()}), DIGITS)
+        experiments.build(parse(config), DIGITS)
+    experiments.build(parse(changed(config, {f"{section}.{name}": size for name, size in needs.items()})), DIGITS)
 
 
 def test_fields_of_networks_that_need_classes():
@@ -205,14 +217,12 @@ def test_values_at_the_ends_of_what_is_allowed_are_taken():
         build(changed(edm.get_config("tiny"), {"sampler.guidance_scale": 2.0, **changes}))
 
 
-def test_guides_that_are_named_and_guides_that_there_are_go_together():
-    named = changed(ddpm.get_config("tiny"), {"sampler.guide": "runs/guide"})
-    guide = Trained(lambda variables, x, sigma, cond=None: x, np.float32(1.0), 10)
-    image_keys = jax.random.split(jax.random.key(0), 2)
-    for config, env in ((named, Env()), (ddpm.get_config("tiny"), Env(guide=guide))):
-        model = build_model(config, DIGITS, env)
-        with pytest.raises(ValueError, match=r"sampler\.guide is .*, and there is (no|a) guide"):
-            jax.eval_shape(model.sample, image_keys, {"network": {}, "guide": np.float32(1.0)})
+@pytest.mark.parametrize(("module", "role"), [(ddpm, "teacher"), (consistency, "guide"), (vae, "guide")])
+def test_runs_that_a_method_has_no_use_for_are_refused(module, role):
+    config = changed(module.get_config("tiny"), {f"frozen.{role}": "runs/a"})
+    with pytest.raises(ValueError, match=rf"frozen\.{role} names a run, but this method has no use for one: .* None"):
+        build(config)
+    build(changed(config, {f"frozen.{role}": None}))
 
 
 def test_latents_are_not_clipped():

@@ -16,7 +16,7 @@ from jaxgen.core import keys
 from jaxgen.core.contract import TrainState
 from jaxgen.parallel import sampling
 from jaxgen.runs import experiment as experiments
-from jaxgen.training.settings import train_settings
+from jaxgen.runs.settings import parse
 
 CONFIGS = sorted(
     path.stem
@@ -49,7 +49,7 @@ def config_on(name: str, layout: str) -> ConfigDict:
     config.parallel.update(LAYOUTS[layout])
     if config.parallel.fsdp != 1:
         config.parallel.min_shard_elements = 1
-    if experiments.of_latents(config):
+    if experiments.facts_of_config(parse(config)).of_latents:
         config.data.path = str(cached_latents.directory())
     return config
 
@@ -78,9 +78,9 @@ class Tiny(NamedTuple):
         return self.runner.init(self.put(0))
 
     def compile(self, state):
-        """The programs of one step, by phase."""
-        phases = {self.experiment.model.phase(step) for step in range(STEPS)}
-        return {phase: self.runner.compile(state, self.put(0), phase).run for phase in phases}
+        """The programs of one step, by phase, each for batches as they are in that phase."""
+        steps = {self.experiment.model.phase(step): step for step in range(STEPS)}
+        return {phase: self.runner.compile(state, self.put(step), phase).run for phase, step in steps.items()}
 
     def train(self, programs, state, first=0, last=STEPS):
         """Runs steps; returns the state, in the runner's layout, and the last step's metrics."""
@@ -100,9 +100,9 @@ class Tiny(NamedTuple):
 
 def make_tiny(config: ConfigDict) -> Tiny:
     """Builds the experiment of a config and reads its first batches."""
-    data = experiments.load_data(config, "train")
-    experiment = experiments.build(config, experiments.spec_of(data))
-    batches = experiments.batches(experiment, data, train_settings(config))(0)
+    data = experiments.load_data(parse(config), "train")
+    experiment = experiments.build(parse(config), experiments.spec_of(data), autoencoder=data.autoencoder)
+    batches = experiments.batches(experiment, data)(0)
     return Tiny(config, experiment, list(itertools.islice(batches, STEPS)))
 
 

@@ -4,34 +4,40 @@ import contextlib
 import difflib
 import errno
 import importlib
-import importlib.util
 import logging
+import re
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
 
-from jaxgen.core import config as configs
 from jaxgen.parallel import backend, hosts, launchers
+from jaxgen.runs import config_files
+from jaxgen.runs.refusals import RefusedError, agreed
 
 COMMANDS = ("train", "sample", "evaluate", "encode", "import", "ema", "checkpoints", "plan")
 TOGETHER = ("train", "sample", "evaluate")
 """Commands that several processes can do as one."""
 
+_ALIKE = ("config", "workdir", "init_from", "extend", "num_samples", "seed", "output", "step")
+"""Flags that all processes of a run must be given alike."""
+
 COMPUTING = ("train", "sample", "evaluate", "encode", "import", "ema")
 """Commands whose arrays come from programs of JAX, which a wrong compiler would spoil without a word."""
 
-DEFAULT_CONFIG = "configs/ddpm.py"
 REFUSED = 2
 FAILED = 1
 
 _MODULES = {"import": "import_weights"}  # of commands whose names no module can have
 
-flags.DEFINE_string("config", None, "train, import, plan: a file of configs/, with an optional :variant.")
+flags.DEFINE_string("config", None, "train, import, plan: a file of configs/ or of yours, with an optional :variant.")
 flags.DEFINE_string("workdir", None, "Directory of the run; by default, runs/<config>-<variant> for train.")
+flags.DEFINE_string("init_from", None, "train: the directory of a run whose weights a new run starts from.")
+flags.DEFINE_boolean("extend", False, "train: let a run go on for more steps whose schedules depend on their number.")
 flags.DEFINE_integer(
     "num_samples", None, "sample: how many images to draw; encode: of training images, at most, a drawn subset."
 )
@@ -41,7 +47,7 @@ flags.DEFINE_list("labels", None, "sample: classes to draw in turn; by default a
 flags.DEFINE_enum("dtype", "float32", ["float32", "float16"], "encode: the type that latents are stored in.")
 flags.DEFINE_integer("step", None, "sample, evaluate, encode, ema: the checkpoint; by default the newest.")
 flags.DEFINE_float("sigma_rel", None, "ema: width of the average, relative to the length of training; such as 0.12.")
-flags.DEFINE_string("format", None, "import: whose weights they are; a module of jaxgen/interop, such as edm.")
+flags.DEFINE_string("format", None, "import: whose weights they are; a file of jaxgen/interop/formats, such as edm.")
 flags.DEFINE_string("weights", None, "import: the file; safetensors, a PyTorch checkpoint, or .npz.")
 flags.DEFINE_string("entry", None, "import: which state dict of a checkpoint that holds several, such as ema.")
 flags.DEFINE_integer("devices", None, "plan: for how many devices.")
@@ -64,40 +70,55 @@ flags.DEFINE_integer("initialization_timeout_seconds", _TIMEOUTS.initialization,
 flags.DEFINE_integer("heartbeat_timeout_seconds", _TIMEOUTS.heartbeat, "After which a silent process counts as dead.")
 
 FLAGS = flags.FLAGS
+_program = _IN_A_CHECKOUT = "python launch.py"
 _OVERRIDE = "--config."
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
 class Refusal(SystemExit):
-    """The end of a process that was asked for what cannot be had; without a sentence, process 0 has said it."""
+    """Ends the process because of bad input, with one sentence, or without one where process 0 has printed it."""
 
     def __init__(self, sentence: str | None) -> None:
         if sentence is not None:
             sentence = " ".join(sentence.split())
+            if program() != _IN_A_CHECKOUT:
+                sentence = re.sub(r"(python )?launch\.py", program(), sentence)
             print(f"error: {sentence}" + "." * (not sentence.endswith((".", "?"))), file=sys.stderr)
         super().__init__(REFUSED)
 
 
 @contextlib.contextmanager
 def refusals() -> Iterator[None]:
-    """Turns a `ValueError` of the code that checks what the user gave into a refusal, without a traceback.
+    """Turns a `ValueError` of the code that checks the user's input into a refusal, without a traceback.
 
-    What one of several processes refuses, all refuse: they meet here.
+    If one of several processes refuses, all do; all of them must enter this context.
     """
+    with _saying_refusals(), agreed():
+        yield
+
+
+@contextlib.contextmanager
+def _saying_refusals() -> Iterator[None]:
     try:
-        try:
-            yield
-        except ValueError as error:
-            hosts.refuse(str(error))
-        else:
-            hosts.gather("")
-    except hosts.Refused as refused:
+        yield
+    except RefusedError as refused:
         raise Refusal(_to_say(refused.sentences)) from refused
 
 
+def program() -> str:
+    """Returns the command that starts this program, such as `python launch.py`."""
+    return _program
+
+
+def set_program(name: str) -> None:
+    """Sets the command that `program` returns and that replaces `launch.py` in refusals."""
+    global _program
+    _program = name
+
+
 def parse(arguments: list[str]) -> list[str]:
-    """Parses the command line into `FLAGS`; returns what are no flags: the program, the command, and overrides.
+    """Parses the command line into `FLAGS`; returns the other arguments: the program, the command, and overrides.
 
     `--config.a.b=value` is an override of a single setting, which `run` applies to the config.
     """
@@ -141,26 +162,28 @@ def _run(command: str, more: list[str], arguments: list[str], *, started: float)
             if config is None:
                 raise ValueError(f"{command} takes {override} only together with --config=FILE, which it applies to.")
             name, _, value = override.removeprefix(_OVERRIDE).partition("=")
-            configs.override(config, name, value)
-        if config is not None:
-            configs.check_shared(config)
+            config_files.override(config, name, value)
+        if command == "train" and FLAGS.init_from is not None:
+            assert config is not None
+            config_files.override(config, "train.init_from", FLAGS.init_from)
         if command in COMPUTING:
             backend.check_backend()
     module = importlib.import_module(f"jaxgen.cli.{_MODULES.get(command, command)}")
     from jaxgen.data.faults import DataFaultError
+    from jaxgen.parallel.sampling import NonfiniteImagesError
 
     if command != "train":  # which has handlers of its own, in `durability/interruption.py`
         signal.signal(signal.SIGINT, signal.default_int_handler)  # what is unfinished is removed
     try:
-        with _full_disks():
-            return module.main(config, FLAGS, started=started)
-    except DataFaultError as error:
+        with _full_disks(), _saying_refusals():
+            return module.main(None if config is None else config_files.read_only(config), FLAGS, started=started)
+    except (DataFaultError, NonfiniteImagesError) as error:
         raise Refusal(str(error)) from error
 
 
 @contextlib.contextmanager
 def _full_disks() -> Iterator[None]:
-    """Says in a sentence that a file could not be written, where the command itself has not."""
+    """Turns the error of a file that could not be written into a sentence, where the command has not done so."""
     before = sys.unraisablehook
     sys.unraisablehook = lambda error: _is_late(error.exc_value) or before(error)
     try:
@@ -175,12 +198,12 @@ def _full_disks() -> Iterator[None]:
 
 
 def _is_late(error: BaseException | None) -> bool:
-    """Whether this comes from a write of Orbax's that ended after another one of the same save had failed."""
+    """Returns whether an error is of a write of Orbax's that ended after another one of the same save had failed."""
     return isinstance(error, RuntimeError) and "Event loop is closed" in str(error)
 
 
 def _join(command: str, arguments: list[str]) -> None:
-    """Joins the other processes of this run, where there are any."""
+    """Connects this process to the others of the run, if there are any."""
     timeouts = hosts.Timeouts(FLAGS.initialization_timeout_seconds, FLAGS.heartbeat_timeout_seconds)
     for name, seconds in timeouts._asdict().items():
         if seconds < 1:
@@ -194,73 +217,49 @@ def _join(command: str, arguments: list[str]) -> None:
         raise ValueError(f"{command} is done by one process, but {place.num_processes} were started: start one.")
     hosts.start(place, timeouts, stoppable=command == "train")
     mine = " ".join(a for a in arguments[1:] if a.startswith(_OVERRIDE) or not a.startswith("-"))
-    flags_here = {name: FLAGS[name].value for name in ("config", "workdir", "num_samples", "seed", "output", "step")}
+    flags_here = {name: FLAGS[name].value for name in _ALIKE}
     hosts.check_same(f"{mine} {flags_here}", "This process was started with other arguments than process 0.")
 
 
 def _to_say(sentences: dict[int, str]) -> str | None:
-    """Process 0 says what was refused, its own reason first; the others say theirs where it is another."""
+    """Returns the sentence for this process to print: process 0 prints a reason, others print theirs if it differs."""
     me, first = hosts.process_id(), min(sentences)
     if me == 0:
         return sentences[first] if first == 0 else f"process {first}: {sentences[first]}"
     return f"process {me}: {sentences[me]}" if sentences.get(me) not in (None, sentences.get(0)) else None
 
 
-def default_workdir(config_file: str | None) -> Path:
-    """`runs/NAME-VARIANT` for `configs/NAME.py:VARIANT`."""
-    path, _, variant = (config_file or DEFAULT_CONFIG).partition(":")
-    return Path("runs") / "-".join(filter(None, [Path(path).stem, variant]))
-
-
-def load_config_file(named: str) -> ConfigDict:
-    """Calls `get_config` of a config file, with the variant where one is named: `FILE.py[:VARIANT]`.
-
-    Raises:
-      ValueError: if the file or the variant does not exist.
-    """
-    file, _, variant = named.partition(":")
-    path = Path(file) if Path(file).exists() else Path(__file__).parents[2] / file
-    if not path.is_file():
-        known = sorted(f"configs/{p.name}" for p in path.parent.glob("*.py") if p.stem not in ("__init__", "common"))
-        raise ValueError(f"There is no config {file!r}; there are {', '.join(known) or 'none in its directory'}.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(variant) if variant else module.get_config()
-
-
-def config_variants(file: str) -> dict[str, ConfigDict]:
-    """All variants of a config file, by `FILE:VARIANT`.
-
-    Raises:
-      ValueError: if there is no such file.
-    """
-    try:
-        return {file: load_config_file(f"{file}:?")}
-    except ValueError as error:
-        if not hasattr(error, "variants"):
-            raise
-        return {f"{file}:{name}": load_config_file(f"{file}:{name}") for name in error.variants}
-
-
 def _config(command: str) -> ConfigDict | None:
-    """What the command works on; None if `import` is to look for it."""
+    """Returns the config that the command works on; None if `import` is to find one that fits the weights."""
     if command == "import":
-        return load_config_file(FLAGS.config) if FLAGS.config else None
+        return config_files.load_config_file(FLAGS.config) if FLAGS.config else None
     goes_on = FLAGS.config is None and FLAGS.workdir is not None and (Path(FLAGS.workdir) / "config.json").exists()
     if command in ("train", "plan") and not goes_on:
-        return load_config_file(FLAGS.config or DEFAULT_CONFIG)
+        return config_files.load_config_file(FLAGS.config or config_files.DEFAULT)
     return _config_of_run(command)
 
 
 def _config_of_run(command: str) -> ConfigDict:
-    """The config of the run in --workdir, which the commands other than train take in the place of a file."""
+    """Returns the config of the run in --workdir, which the commands other than train use instead of a file."""
     from jaxgen.training.workdir import load_config
 
     if FLAGS.workdir is None:
         raise ValueError(f"{command} needs --workdir=DIR, the directory of a trained run.")
     if FLAGS.config is not None:
         raise ValueError(f"{command} takes its config from the run in --workdir; override single settings of it only.")
-    return load_config(Path(FLAGS.workdir))
+    return config_files.editable(load_config(Path(FLAGS.workdir)))
+
+
+def image_shape(given: Any) -> tuple[int, int, int] | None:
+    """Returns the shape in --image_shape, or None where it is not given.
+
+    Raises:
+      ValueError: if it is not three whole numbers.
+    """
+    shape = given.image_shape
+    if shape is None:
+        return None
+    if len(shape) != 3 or not all(side.isdecimal() and int(side) for side in shape):
+        raise ValueError(f"--image_shape is {','.join(shape)}, but must be height, width and channels such as 32,32,3.")
+    height, width, channels = map(int, shape)
+    return height, width, channels

@@ -1,10 +1,11 @@
-"""Builders: objectives and optax transformations in, `init` and `update` of the contract out.
+"""Builders, which turn objectives and optax transformations into `init` and `update` of the contract.
 
 Gradients meet optimizers here. They, and the metrics, are averaged over the mapped axis of the pmap path, where there
 is one; methods average over it what they keep in the model state.
 """
 
-from collections.abc import Callable, Hashable, Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -13,24 +14,37 @@ import optax
 from jaxtyping import Array, Key, PyTree
 
 from jaxgen.core import keys, trees
-from jaxgen.core.contract import Batch, Env, Init, Metrics, Microbatch, TrainState, Update
-from jaxgen.core.scan import loops_are_slow, scan
+from jaxgen.core.contract import (
+    CONSTANT,
+    Batch,
+    Context,
+    Env,
+    Init,
+    Metrics,
+    Microbatch,
+    Phase,
+    TrainState,
+    Update,
+)
+from jaxgen.core.loops import loops_are_slow, scan
 
-Objective = Callable[[Key[Array, ""], PyTree, PyTree, Microbatch], tuple[Array, tuple[PyTree, Metrics]]]
-"""`(key, params, model_state, microbatch) -> (loss, (new model_state, metrics))`; the loss is a mean over examples."""
+Objective = Callable[[Context, PyTree, PyTree, Microbatch], tuple[Array, tuple[PyTree, Metrics]]]
+"""`(context, params, model_state, microbatch) -> (loss, (new model_state, metrics))`; the loss is a mean over
+examples."""
 
-InitVariables = Callable[[Key[Array, ""], Microbatch], tuple[PyTree, PyTree]]
-"""`(key, microbatch) -> (params, model_state)`."""
+InitVariables = Callable[[Context, Microbatch], tuple[PyTree, PyTree]]
+"""`(context, examples) -> (params, model_state)`, at step 0. The examples are those of the first gradient, accumulated
+over microbatches or not, so that data-dependent values do not depend on that."""
 
 
 class Player(NamedTuple):
-    """One side of a game.
+    """One of the networks that are trained against each other, or the only one.
 
     Attributes:
       objective: what it minimizes.
       optimizer: how. Its `update` gets the run's step as the keyword `step`, if it takes one: schedules are functions
         of that, since a player may be updated several times in a step.
-      regularizer: what it also minimizes, lazily: by updates of their own, in the phases that name the player.
+      regularizer: what it also minimizes, lazily: by updates of their own, in the phases whose `regularized` has it.
     """
 
     objective: Objective
@@ -38,40 +52,42 @@ class Player(NamedTuple):
     regularizer: Objective | None = None
 
 
-def lazy_phases(every_steps: Mapping[str, int]) -> Callable[[int], Hashable]:
-    """The phases of lazy regularization (Karras et al. 2020, section 3.1): which players are regularized at a step.
+def lazy_phases(every_steps: Mapping[str, int]) -> Callable[[int], Phase]:
+    """Returns the phases of lazy regularization (Karras et al. 2020, section 3.1), for `GenerativeModel.phase`.
 
     Args:
       every_steps: for each player that has a regularizer, the distance between the updates on it; the first is at
         step 0.
-
-    Returns:
-      `step -> names of players`, for `GenerativeModel.phase`.
     """
-    return lambda step: tuple(sorted(name for name, every in every_steps.items() if step % every == 0))
+
+    def phase(step: int) -> Phase:
+        return Phase(regularized=tuple(sorted(name for name, every in every_steps.items() if step % every == 0)))
+
+    return phase
 
 
 def one_player(
     init_variables: InitVariables, player: Player, *, microbatches: int = 1, env: Env = Env()
 ) -> tuple[Init, Update]:
-    """Training of one set of parameters on one objective, the gradient accumulated over `microbatches`.
+    """Returns `init` and `update` for one set of parameters and one objective, accumulating over `microbatches`.
 
     The metrics are those of the objective, `loss`, `grad_norm`, and the norms by module that `env` asks for:
     `grad_norm/MODULE`, `update_norm/MODULE` and, after the update, `param_norm/MODULE`.
     """
     optimizer = optax.with_extra_args_support(player.optimizer)
 
-    def init(key: Key[Array, ""], batch: Batch) -> TrainState:
-        params, model_state = init_variables(key, _microbatch(batch, 0))
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), model_state)
+    def init(key: Key[Array, ""], batch: Batch, frozen: PyTree = ()) -> TrainState:
+        step = jnp.zeros((), jnp.int32)
+        params, model_state = init_variables(Context(key, step, frozen=frozen), _joined(batch, microbatches))
+        return TrainState(step, params, optimizer.init(params), model_state, frozen=frozen)
 
     def update(
-        key: Key[Array, ""], state: TrainState, batch: Batch, *, phase: Hashable = None
+        key: Key[Array, ""], state: TrainState, batch: Batch, *, phase: Phase = CONSTANT
     ) -> tuple[TrainState, Metrics]:
-        del phase
         _expect_microbatches(batch, microbatches)
+        objective = functools.partial(player.objective, Context(key, state.step, phase, state.frozen))
         grads, model_state, metrics = _gradient(
-            player.objective, key, state.params, state.model_state, batch, axis_name=env.axis_name
+            objective, state.params, state.model_state, batch, axis_name=env.axis_name
         )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, step=state.step)
         params = optax.apply_updates(state.params, updates)
@@ -91,94 +107,103 @@ def two_player(
     microbatches: int = 1,
     env: Env = Env(),
 ) -> tuple[Init, Update]:
-    """A game: `n_critic` updates of the discriminator, each on data of its own, then one of the generator.
+    """Returns `init` and `update` of adversarial training.
 
+    An update of the state is `n_critic` updates of the discriminator, each on its own data, then one of the generator.
     Parameters and optimizer states are dicts with the keys `generator` and `discriminator`. The batch has
     n_critic * microbatches slices; the generator's update sees the indices and labels of the last critic's data.
     Losses and norms have the name of the player in theirs: `loss/generator`, `grad_norm/generator/MODULE`.
 
-    The phase is None, or the names of the players whose updates are each followed by one on their regularizer, of the
-    same data and optimizer.
+    The updates of the players that the phase names in `regularized` are each followed by one on their regularizer, with
+    the same data and optimizer.
     """
     if n_critic < 1:
         raise ValueError(f"gan.n_critic is {n_critic}, but must be at least 1.")
     players = {"discriminator": discriminator, "generator": generator}
     optimizers = {name: optax.with_extra_args_support(player.optimizer) for name, player in players.items()}
 
-    def init(key: Key[Array, ""], batch: Batch) -> TrainState:
-        params, model_state = init_variables(key, _microbatch(batch, 0))
+    def init(key: Key[Array, ""], batch: Batch, frozen: PyTree = ()) -> TrainState:
+        step = jnp.zeros((), jnp.int32)
+        params, model_state = init_variables(Context(key, step, frozen=frozen), _joined(batch, microbatches))
         opt_state = {name: optimizer.init(params[name]) for name, optimizer in optimizers.items()}
-        return TrainState(jnp.zeros((), jnp.int32), params, opt_state, model_state)
+        return TrainState(step, params, opt_state, model_state, frozen=frozen)
 
-    def step(
-        name: str, objective: Objective, label: str, key: Key[Array, ""], state: TrainState, batch: Batch
-    ) -> tuple[TrainState, Metrics]:
-        """One update of one player; metrics are labelled."""
-
-        def own_objective(key, own_params, model_state, microbatch):
-            return objective(key, {**state.params, name: own_params}, model_state, microbatch)
-
-        grads, model_state, metrics = _gradient(
-            own_objective,
-            keys.stream(key, label),
-            state.params[name],
-            state.model_state,
-            batch,
-            axis_name=env.axis_name,
-        )
-        updates, opt_state = optimizers[name].update(grads, state.opt_state[name], state.params[name], step=state.step)
-        params = optax.apply_updates(state.params[name], updates)
-        metrics = {(f"loss/{label}" if k == "loss" else k): v for k, v in metrics.items()}
-        metrics[f"grad_norm/{label}"] = optax.tree.norm(grads)
-        metrics |= _norms(f"{label}/", env.norms_depth, grad=grads, update=updates, param=params)
-        state = state._replace(
-            params={**state.params, name: params},
-            opt_state={**state.opt_state, name: opt_state},
-            model_state=model_state,
-        )
-        return state, metrics
-
-    def turn(
-        name: str, key: Key[Array, ""], state: TrainState, batch: Batch, phase: Hashable
-    ) -> tuple[TrainState, Metrics]:
+    def turn(name: str, context: Context, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         player = players[name]
-        state, metrics = step(name, player.objective, name, key, state, batch)
-        if player.regularizer is None or not isinstance(phase, tuple) or name not in phase:
+        step = functools.partial(_player_step, name, optimizers[name], context, env=env)
+        state, metrics = step(state, batch, player.objective, label=name)
+        if player.regularizer is None or name not in context.phase.regularized:
             return state, metrics
-        state, more = step(name, player.regularizer, f"{name}_regularizer", key, state, batch)
+        state, more = step(state, batch, player.regularizer, label=f"{name}_regularizer")
         return state, {**metrics, **more}
 
     def update(
-        key: Key[Array, ""], state: TrainState, batch: Batch, *, phase: Hashable = None
+        key: Key[Array, ""], state: TrainState, batch: Batch, *, phase: Phase = CONSTANT
     ) -> tuple[TrainState, Metrics]:
         _expect_microbatches(batch, n_critic * microbatches)
+        context = Context(key, state.step, phase, state.frozen)
         critic_batches = jax.tree.map(lambda x: x.reshape(n_critic, microbatches, *x.shape[1:]), batch)
 
         def critic(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-            return turn("discriminator", key, state, batch, phase)
+            return turn("discriminator", context, state, batch)
 
         state, metrics = scan(critic, state, critic_batches, unroll=loops_are_slow())
-        state, generator_metrics = turn("generator", key, state, _microbatch(critic_batches, -1), phase)
+        state, generator_metrics = turn("generator", context, state, _microbatch(critic_batches, -1))
         return state._replace(step=state.step + 1), {**_mean(metrics), **generator_metrics}
 
     return init, update
 
 
-def _gradient(
+def _player_step(
+    name: str,
+    optimizer: optax.GradientTransformationExtraArgs,
+    context: Context,
+    state: TrainState,
+    batch: Batch,
     objective: Objective,
-    key: Key[Array, ""],
+    *,
+    label: str,
+    env: Env,
+) -> tuple[TrainState, Metrics]:
+    """Does one update of one player on an objective; `label` names its loss and norms among the metrics."""
+    own_context = context._replace(key=keys.stream(context.key, label))
+
+    def own_objective(own_params, model_state, microbatch):
+        return objective(own_context, {**state.params, name: own_params}, model_state, microbatch)
+
+    grads, model_state, metrics = _gradient(
+        own_objective, state.params[name], state.model_state, batch, axis_name=env.axis_name
+    )
+    updates, opt_state = optimizer.update(grads, state.opt_state[name], state.params[name], step=state.step)
+    params = optax.apply_updates(state.params[name], updates)
+    metrics = {(f"loss/{label}" if k == "loss" else k): v for k, v in metrics.items()}
+    metrics[f"grad_norm/{label}"] = optax.tree.norm(grads)
+    metrics |= _norms(f"{label}/", env.norms_depth, grad=grads, update=updates, param=params)
+    state = state._replace(
+        params={**state.params, name: params},
+        opt_state={**state.opt_state, name: opt_state},
+        model_state=model_state,
+    )
+    return state, metrics
+
+
+def _gradient(
+    objective: Callable[[PyTree, PyTree, Microbatch], tuple[Array, tuple[PyTree, Metrics]]],
     params: PyTree,
     model_state: PyTree,
     batch: Batch,
     *,
     axis_name: str | None,
 ) -> tuple[PyTree, PyTree, Metrics]:
-    """Gradient and metrics, averaged over microbatches and the mapped axis; the model state goes through in turn."""
+    """Returns gradient, model state and metrics; gradient and metrics are means over microbatches and the mapped axis.
+
+    The model state is passed from one microbatch to the next.
+    """
 
     def accumulate(carry: tuple[PyTree, PyTree], microbatch: Microbatch) -> tuple[tuple[PyTree, PyTree], Metrics]:
         total, model_state = carry
-        value_and_grad = jax.value_and_grad(objective, argnums=1, has_aux=True)
-        (loss, (model_state, metrics)), grads = value_and_grad(key, params, model_state, microbatch)
+        value_and_grad = jax.value_and_grad(objective, has_aux=True)
+        (loss, (model_state, metrics)), grads = value_and_grad(params, model_state, microbatch)
         return (jax.tree.map(jnp.add, total, grads), model_state), {"loss": loss, **metrics}
 
     zeros = jax.tree.map(jnp.zeros_like, params)
@@ -191,7 +216,7 @@ def _gradient(
 
 
 def _norms(prefix: str, depth: int, **kinds: PyTree) -> Metrics:
-    """`KIND_norm/PREFIX.../MODULE` of each tree; a module is what the first `depth` levels of names have in common."""
+    """Returns `KIND_norm/PREFIX.../MODULE` of each tree; the leaves of a module share `depth` levels of names."""
     return {
         f"{kind}_norm/{prefix}{module}": optax.tree.norm(leaves)
         for kind, tree in kinds.items()
@@ -205,6 +230,11 @@ def _mean(metrics: PyTree) -> Metrics:
 
 def _microbatch(batch: PyTree, k: int) -> PyTree:
     return jax.tree.map(lambda x: x[k], batch)
+
+
+def _joined(batch: PyTree, count: int) -> PyTree:
+    """The examples of the first `count` microbatches as one."""
+    return jax.tree.map(lambda x: x[:count].reshape(-1, *x.shape[2:]), batch)
 
 
 def _expect_microbatches(batch: Batch, expected: int) -> None:

@@ -10,18 +10,65 @@ import math
 import pkgutil
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType, ModuleType, SimpleNamespace
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from beartype import BeartypeConf
 from beartype.door import is_bearable
-from ml_collections import ConfigDict
 
 T = TypeVar("T")
-Section: TypeAlias = Mapping[str, Any] | ConfigDict
 
 _INT_PASSES_FOR_FLOAT = BeartypeConf(is_pep484_tower=True)
+
+
+class Section(Mapping[str, Any]):
+    """A config, or a section of one, that cannot be changed: a mapping whose settings are attributes, too.
+
+    Mappings within it are sections themselves.
+    """
+
+    __slots__ = ("_settings",)
+    _settings: dict[str, Any]
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        own = {name: Section(value) if isinstance(value, Mapping) else value for name, value in settings.items()}
+        object.__setattr__(self, "_settings", own)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._settings[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._settings)
+
+    def __len__(self) -> int:
+        return len(self._settings)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in self._settings:  # copies ask for names before there are settings
+            raise AttributeError(f"There is no setting {name!r}.")
+        return self._settings[name]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"A config is immutable here: {name} cannot be set to {value!r}.")
+
+    def __reduce__(self) -> tuple[type["Section"], tuple[dict[str, Any]]]:
+        return Section, (self.to_dict(),)
+
+    def __repr__(self) -> str:
+        return f"Section({self.to_dict()!r})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns a copy whose sections are dicts."""
+        return {name: value.to_dict() if isinstance(value, Section) else value for name, value in self.items()}
+
+    def replaced(self, changes: Mapping[str, Any]) -> "Section":
+        """Returns a copy with other values of settings, given by their path, such as `train.num_steps`."""
+        settings = dict(self._settings)
+        for path, value in changes.items():
+            name, _, rest = path.partition(".")
+            settings[name] = settings[name].replaced({rest: value}) if rest else value
+        return Section(settings)
 
 
 class Need(NamedTuple):
@@ -29,8 +76,8 @@ class Need(NamedTuple):
 
     Attributes:
       words: the settings that it needs, for the error message, such as `diffusion.class_conditional=True`.
-      met: whether the other settings, given as attributes of one object, are so.
-      off: values other than the default that say what is the case without, such as a `label_dropout` of 0.
+      met: returns whether the other settings, given as attributes of one object, fulfil the condition.
+      off: values beside the default that are allowed without an effect, such as a `label_dropout` of 0.
     """
 
     words: str
@@ -43,7 +90,12 @@ Needs: TypeAlias = Mapping[str, Need]
 
 
 def call(
-    target: Callable[..., T], section: Section, *, where: str, needs: Needs = MappingProxyType({}), **given: Any
+    target: Callable[..., T],
+    section: Mapping[str, Any],
+    *,
+    where: str,
+    needs: Needs = MappingProxyType({}),
+    **given: Any,
 ) -> T:
     """Calls `target(**section, **given)` after checking every name and type of the section against its signature.
 
@@ -63,7 +115,7 @@ def call(
 
 
 def refuse_unused(target: Callable[..., Any], settings: Mapping[str, Any], needs: Needs, *, where: str) -> None:
-    """Refuses settings that would have no effect, unless they are at their defaults.
+    """Raises an error for settings without an effect, unless they are at their defaults.
 
     Args:
       target: its signature says what the defaults are.
@@ -87,7 +139,7 @@ def refuse_unused(target: Callable[..., Any], settings: Mapping[str, Any], needs
 
 
 def check_bounds(settings: Any, bounds: Mapping[str, tuple[int, int | float]], *, where: str) -> None:
-    """Refuses numbers of a section, as attributes of `settings`, that lie outside of their bounds, both included.
+    """Raises an error for numbers of a section, attributes of `settings`, outside of their bounds, both included.
 
     Raises:
       ValueError: names the setting, its value and the bounds.
@@ -99,8 +151,10 @@ def check_bounds(settings: Any, bounds: Mapping[str, tuple[int, int | float]], *
             raise ValueError(f"{where}.{name} is {value}, but must {allowed}.")
 
 
-def _checked(target: Callable[..., Any], section: Section, where: str, given: Iterable[str]) -> dict[str, Any]:
-    """The settings of a section, once their names and types are known to be those that the target takes."""
+def _checked(
+    target: Callable[..., Any], section: Mapping[str, Any], where: str, given: Iterable[str]
+) -> dict[str, Any]:
+    """Returns the settings of a section after checking their names and types against the target's signature."""
     parameters = inspect.signature(target).parameters
     hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) and not _is_namedtuple(target) else target)
     allowed = [name for name in parameters if name not in given]
@@ -108,7 +162,7 @@ def _checked(target: Callable[..., Any], section: Section, where: str, given: It
     for name, value in settings.items():
         if name not in allowed:
             raise ValueError(
-                f"{where}.{name} is not a setting; {where} takes {', '.join(allowed)}.{_hint(name, allowed)}"
+                f"{where}.{name} is not a setting; {where} takes {', '.join(allowed)}.{did_you_mean(name, allowed)}"
             )
         if name in hints and not _fits(value, hints[name]):
             raise ValueError(f"{where}.{name} is {value!r}, but must be of type {_type_name(hints[name])}.")
@@ -122,8 +176,8 @@ SHARED: Mapping[str, Any] = {"seed": int, "method": str, "data.name": str, "data
 """Types of the settings that all commands read of the config itself, since no one function takes them."""
 
 
-def check_shared(config: ConfigDict) -> None:
-    """Refuses settings of `SHARED` that are of another type; a ConfigDict itself takes None for anything.
+def check_shared(config: Section) -> None:
+    """Raises an error for settings of `SHARED` that are of another type; a ConfigDict itself accepts any None.
 
     Raises:
       ValueError: names the setting, its value and the type.
@@ -150,7 +204,7 @@ def call_text(package: str, text: str, *, where: str, **given: Any) -> Any:
 
 
 def bind_text(package: str, text: str, *, where: str, later: Iterable[str]) -> Callable[..., Any]:
-    """Like `call_text`, but for the call itself: the arguments in `later` are left to the caller of the result.
+    """Returns the function of `call_text` with its arguments bound; those in `later` are left to the caller.
 
     Raises:
       ValueError: as `call_text`.
@@ -191,7 +245,7 @@ def choose(options: Mapping[str, T], name: str, *, where: str) -> T:
       ValueError: if the name is not among them, with those that are.
     """
     if name not in options:
-        raise ValueError(f"{where} is {name!r}, but must be one of {', '.join(options)}.{_hint(name, options)}")
+        raise ValueError(f"{where} is {name!r}, but must be one of {', '.join(options)}.{did_you_mean(name, options)}")
     return options[name]
 
 
@@ -203,61 +257,28 @@ def resolve(package: str, name: str, *, where: str) -> ModuleType:
     """
     options = module_names(package)
     if name not in options:
-        raise ValueError(f"{where} is {name!r}, but must be one of {', '.join(options)}.{_hint(name, options)}")
+        raise ValueError(f"{where} is {name!r}, but must be one of {', '.join(options)}.{did_you_mean(name, options)}")
     return importlib.import_module(f"{package}.{name}")
 
 
 def module_names(package: str) -> list[str]:
-    """The dotted paths of all modules below a package, without importing them."""
+    """Returns the dotted paths of all modules below a package, without importing them."""
     prefix = f"{package}."
     found = pkgutil.walk_packages(importlib.import_module(package).__path__, prefix)
     return sorted(module.name.removeprefix(prefix) for module in found if not module.ispkg)
 
 
-def override(config: ConfigDict, name: str, text: str) -> None:
-    """Sets one existing setting of a config from text, such as `train.num_steps` from `50`.
-
-    The text is read as a Python literal unless the setting is a string: `0.5`, `True`, `(1, 2)`, `None`.
-
-    Raises:
-      ValueError: if there is no such setting, or the value is not of its type.
-    """
-    *sections, key = name.split(".")
-    section, path = config, "config"
-    for part in [*sections, key]:
-        options = list(section) if isinstance(section, ConfigDict) else []
-        if part not in options:
-            has = f"has {', '.join(options)}" if options else "is no section"
-            raise ValueError(f"{path}.{part} is not a setting; {path} {has}.{_hint(part, options)}")
-        parent, section, path = section, section[part], f"{path}.{part}"
-    wanted = parent.get_type(key)
-    value = text if wanted is str and text != "None" else _literal(text)
-    try:
-        if isinstance(value, bool) and wanted in (int, float):  # which a ConfigDict takes for a number
-            raise TypeError
-        parent[key] = value
-    except TypeError as error:
-        raise ValueError(f"{path} is {text!r}, but must be of type {wanted.__name__}.") from error
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
-    except (ValueError, SyntaxError):
-        return text
-
-
-def to_json(config: ConfigDict) -> str:
+def to_json(config: Section) -> str:
     """A config as JSON text, keys sorted."""
     return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
 
 
-def from_json(text: str) -> ConfigDict:
+def from_json(text: str) -> Section:
     """The config that `to_json` wrote."""
-    return ConfigDict(_tuples(json.loads(text)))
+    return Section(_tuples(json.loads(text)))
 
 
-def differences(ours: ConfigDict, theirs: ConfigDict, *, ignore: Iterable[str] = ()) -> list[str]:
+def differences(ours: Section, theirs: Section, *, ignore: Iterable[str] = ()) -> list[str]:
     """One line for each setting that differs between two configs, but for ignored sections and settings."""
     a, b = (_flatten(from_json(to_json(config))) for config in (ours, theirs))
     ignored = tuple(f"{name}." for name in ignore)
@@ -273,14 +294,12 @@ def differences(ours: ConfigDict, theirs: ConfigDict, *, ignore: Iterable[str] =
 def _flatten(config: Section, prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in config.items():
-        flat |= (
-            _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping | ConfigDict) else {prefix + name: value}
-        )
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, Section) else {prefix + name: value}
     return flat
 
 
 def _tuples(value: Any) -> Any:
-    """JSON has lists only; settings hold tuples."""
+    """Converts lists to tuples: JSON has lists only, settings hold tuples."""
     if isinstance(value, list | tuple):
         return tuple(_tuples(item) for item in value)
     if isinstance(value, dict):
@@ -288,7 +307,8 @@ def _tuples(value: Any) -> Any:
     return value
 
 
-def _hint(name: str, options: Iterable[str]) -> str:
+def did_you_mean(name: str, options: Iterable[str]) -> str:
+    """Returns the end of a refusal: the option that is closest to a name, if one is close."""
     close = difflib.get_close_matches(name, list(options), n=1)
     return f" Did you mean {close[0]}?" if close else ""
 
@@ -298,7 +318,7 @@ def _type_name(hint: Any) -> str:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a type. Beartype looks at one item of a tuple, drawn at random; this looks at all."""
+    """Returns whether a value is of a type. Beartype checks one random item of a tuple; this checks all items."""
     if isinstance(value, bool) and hint in (int, float):
         return False
     options, origin = typing.get_args(hint), typing.get_origin(hint)

@@ -1,14 +1,18 @@
-"""The contract between a generative model and everything that trains, samples or judges it.
+"""The contract between a generative model and everything that trains, samples or evaluates it.
 
 A model is a `GenerativeModel`: a NamedTuple of pure functions. The training loop, the parallel layer, checkpoints, the
 sampler command and the evaluation see nothing else, so they never learn which family a model belongs to. A capability
 that a model lacks is `None`.
 """
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Array, Float, Int, Key, PyTree
+
+from jaxgen.core import conditioning as conditions
+from jaxgen.core.conditioning import Conditions
 
 Batch = Mapping[str, Array]
 """A training batch. Every array has the leading axes [K, B] (microbatches, examples):
@@ -17,14 +21,15 @@ Batch = Mapping[str, Array]
   Of cached latents, float32 [K, B, h, w, 2c], which `with_latents` makes [K, B, h, w, c] of the model's
   `ModelSpec.sigma_data`;
 - `index`: int32 [K, B], the position of the example in the step's global batch; all per-example randomness hangs on it;
-- `label`: int32 [K, B], for data that has classes.
+- an array [K, B, ...] for each condition that the model names in `ModelSpec.conditioning`, such as `label`, int32.
 """
 
 Microbatch = Mapping[str, Array]
 """One slice of a `Batch` along its first axis: what an objective sees. Images are float32 in [-1, 1]."""
 
 Conditioning = Mapping[str, Array] | None
-"""What a sample is asked to be, e.g. `{"label": int32 [N]}`; `None` for an unconditional draw."""
+"""Conditions of examples, by the names of `ModelSpec.conditioning`, e.g. `{"label": int32 [N]}`; see
+`core.conditioning`. `None` stands for the null conditions."""
 
 Metrics = dict[str, Float[Array, ""]]
 Variables: TypeAlias = PyTree
@@ -39,6 +44,8 @@ class TrainState(NamedTuple):
       opt_state: the optax state, or a dict of them keyed like `params`.
       model_state: what changes without a gradient: batch statistics, spectral-norm vectors, codebooks.
       ema: exponential moving averages, kept by the `with_ema` wrapper.
+      frozen: what training reads and never changes, by role: the variables of a teacher, a guide, an autoencoder. They
+        lie on the devices as parameters do, and are never averaged, differentiated or saved again.
     """
 
     step: Int[Array, ""]
@@ -46,6 +53,7 @@ class TrainState(NamedTuple):
     opt_state: PyTree
     model_state: PyTree
     ema: PyTree = ()
+    frozen: PyTree = ()
 
 
 class ModelSpec(NamedTuple):
@@ -53,56 +61,94 @@ class ModelSpec(NamedTuple):
 
     Attributes:
       image_shape: height, width, channels of one image.
-      num_classes: number of classes that the model can be conditioned on; 0 for an unconditional model.
-      latent_shape: shape of what `encode` makes of one image, and `decode` takes; None where latents are shaped as
-        images, or there are none.
+      conditioning: the conditions that the model takes, by name; of data, those that it has.
+      latent_shape: shape of one image's latents, which `encode` returns and `decode` takes; None where latents are
+        shaped as images, or there are none.
       likelihood: what `log_prob` returns, if there is one.
       sigma_data: standard deviation of the data that the model's preconditioning assumes; None for a model that assumes
         none. Latents are brought to it, or to 1 if it is None.
     """
 
     image_shape: tuple[int, int, int]
-    num_classes: int = 0
+    conditioning: Conditions = conditions.NONE
     latent_shape: tuple[int, ...] | None = None
     likelihood: Literal["exact", "lower_bound"] | None = None
     sigma_data: float | None = None
 
+    @property
+    def num_classes(self) -> int:
+        """Number of classes that the model is conditioned on, or that the data has; 0 for none."""
+        return conditions.number_of_classes(self.conditioning)
 
-def for_classes(spec: ModelSpec, class_conditional: bool, *, where: str) -> ModelSpec:
-    """The spec of a model of this data, which sees the classes or does not, as `where`.class_conditional says.
+
+def for_classes(spec: ModelSpec, class_conditional: bool, *, where: str, dropout: float = 0.0) -> ModelSpec:
+    """Returns the spec of a model of this data, class-conditional or unconditional.
+
+    Args:
+      spec: of the data.
+      class_conditional: whether the model is conditioned on the class.
+      where: the section that says so, for the error message.
+      dropout: probability of label dropout in training; if positive, the model accepts the null condition.
 
     Raises:
-      ValueError: if it is to see classes, and there are none.
+      ValueError: if it is to be class-conditional, and the data has no classes.
     """
-    if class_conditional and not spec.num_classes:
+    if not class_conditional:
+        return spec._replace(conditioning=conditions.NONE)
+    if "label" not in spec.conditioning:
         raise ValueError(f"{where}.class_conditional is True, but the data has no classes: set it to False.")
-    return spec if class_conditional else spec._replace(num_classes=0)
+    return spec._replace(conditioning={"label": spec.conditioning["label"]._replace(null=dropout > 0.0)})
 
 
-class Env(NamedTuple):
-    """What cuts across all models and comes from the run, not from the method.
+class Phase(NamedTuple):
+    """The static part of an update: every distinct phase is compiled to a program of its own.
 
     Attributes:
-      axis_name: the mapped axis to average gradients and batch statistics over; set on the pmap path only.
-      frozen: what was trained before and stays as it is: the `core.latents.Autoencoder` that a model of latents needs.
-      teacher: the finished run that a few-step model is distilled from.
-      guide: the finished run that samples are guided away from.
-      norms_depth: how many levels of the parameters' names are told apart in the norms among the metrics; 0 for none.
+      regularized: the players whose updates are each followed by one on their regularizer.
+      resolution: height and width of the images that are trained on; None for those of the data.
+      batch_size: examples behind one gradient, at most the config's `data.batch_size`; None for that.
     """
 
-    axis_name: str | None = None
-    frozen: Any = None
-    teacher: "Trained | None" = None
-    guide: "Trained | None" = None
-    norms_depth: int = 0
+    regularized: tuple[str, ...] = ()
+    resolution: int | None = None
+    batch_size: int | None = None
+
+
+CONSTANT = Phase()
+"""The phase of a model that trains the same way from first to last."""
+
+
+def constant_phase(step: int) -> Phase:
+    """Returns `CONSTANT` at every step."""
+    del step
+    return CONSTANT
+
+
+class Context(NamedTuple):
+    """The moment of an update, for objectives.
+
+    Attributes:
+      key: of this update (and player) alone.
+      step: number of updates done before; schedules of anything are functions of it.
+      phase: the static part of the update.
+      frozen: `TrainState.frozen`, by role.
+    """
+
+    key: Key[Array, ""]
+    step: Int[Array, ""]
+    phase: Phase = CONSTANT
+    frozen: PyTree = ()
 
 
 @runtime_checkable
 class Init(Protocol):
     """Makes the state to start from."""
 
-    def __call__(self, key: Key[Array, ""], batch: Batch) -> TrainState:
-        """Returns the state at step 0. The batch serves for its shapes (and, rarely, for data-dependent values)."""
+    def __call__(self, key: Key[Array, ""], batch: Batch, frozen: PyTree = ()) -> TrainState:
+        """Returns the state at step 0, `frozen` included.
+
+        The batch serves for its shapes (and, rarely, for data-dependent values).
+        """
         ...
 
 
@@ -111,7 +157,7 @@ class Update(Protocol):
     """Learns from one batch."""
 
     def __call__(
-        self, key: Key[Array, ""], state: TrainState, batch: Batch, *, phase: Hashable = None
+        self, key: Key[Array, ""], state: TrainState, batch: Batch, *, phase: Phase = CONSTANT
     ) -> tuple[TrainState, Metrics]:
         """Does one optimizer update (of every player). `key` belongs to this step alone; `phase` is static."""
         ...
@@ -130,10 +176,10 @@ class Sample(Protocol):
 
 @runtime_checkable
 class EvalVariables(Protocol):
-    """Picks from a state what the functions below need."""
+    """Selects from a state the variables that the functions below take."""
 
     def __call__(self, state: TrainState) -> Variables:
-        """Returns what the functions below need to run: parameters (EMA ones where kept) and model state."""
+        """Returns the variables that the functions below take: parameters (EMA ones where kept) and model state."""
         ...
 
 
@@ -141,8 +187,15 @@ class EvalVariables(Protocol):
 class LogProb(Protocol):
     """Scores images."""
 
-    def __call__(self, keys: Key[Array, " n"], /, variables: Variables, batch: Microbatch) -> Float[Array, " n"]:
-        """Returns log-likelihoods in nats per image, exact or a lower bound as `ModelSpec.likelihood` says."""
+    def __call__(
+        self,
+        keys: Key[Array, " n"],
+        /,
+        variables: Variables,
+        images: Float[Array, "n h w c"],
+        cond: Conditioning = None,
+    ) -> Float[Array, " n"]:
+        """Returns log-likelihoods of images in [-1, 1], in nats, exact or a bound as `ModelSpec.likelihood` says."""
         ...
 
 
@@ -159,6 +212,17 @@ class Encode(Protocol):
         cond: Conditioning = None,
     ) -> Float[Array, "n ..."]:
         """Returns the latents of images in [-1, 1]."""
+        ...
+
+
+@runtime_checkable
+class Posterior(Protocol):
+    """Maps images to distributions of latents."""
+
+    def __call__(
+        self, variables: Variables, images: Float[Array, "n h w c"], cond: Conditioning = None
+    ) -> tuple[Float[Array, "n ..."], Float[Array, "n ..."]]:
+        """Returns mean and standard deviation of the latents of images in [-1, 1]; `encode` returns the mean."""
         ...
 
 
@@ -184,35 +248,15 @@ class Denoise(Protocol):
         ...
 
 
-def constant_phase(step: int) -> Hashable:
-    """The phase of a model that trains the same way from first to last."""
-    del step
-    return None
-
-
-class Trained(NamedTuple):
-    """A finished run whose denoiser serves another one.
-
-    Attributes:
-      denoise: that of its model.
-      variables: what it was trained to.
-      num_classes: those that it is conditioned on, 0 for none.
-      sigma_data: standard deviation of the data that its preconditioning assumes; None if it assumes none.
-    """
-
-    denoise: Denoise
-    variables: Variables
-    num_classes: int = 0
-    sigma_data: float | None = None
-
-
 class GenerativeModel(NamedTuple):
     """A generative model: pure functions over `TrainState` and variables. See the protocols above for each.
 
     Attributes:
-      phase: maps a step (a Python int) to a hashable, static argument of `update`, such as the resolution in
-        progressive growing; a change of phase is a new compilation.
+      phase: maps a step (a Python int) to the static argument of `update`.
+      frozen: the roles in `Env.frozen` that the model makes use of.
       microbatches: K, the leading axis of every training batch: gradient accumulation, or `n_critic`.
+      nonfinite_hint: the likely cause of images from `sample` that are not finite, and the settings to change; empty if
+        the method knows of none.
     """
 
     spec: ModelSpec
@@ -224,13 +268,31 @@ class GenerativeModel(NamedTuple):
     encode: Encode | None = None
     decode: Decode | None = None
     denoise: Denoise | None = None
-    phase: Callable[[int], Hashable] = constant_phase
+    posterior: Posterior | None = None
+    phase: Callable[[int], Phase] = constant_phase
+    frozen: tuple[str, ...] = ()
     microbatches: int = 1
+    nonfinite_hint: str = ""
+
+
+class Env(NamedTuple):
+    """The facts that every method needs and that come from the run, not from its own config sections.
+
+    Attributes:
+      axis_name: the mapped axis to average gradients and batch statistics over; set on the pmap path only.
+      frozen: finished models by the role that they have for this one, such as `teacher`, `guide` or `autoencoder`.
+        Their variables are those of `TrainState.frozen`, by the same names.
+      norms_depth: how many levels of the parameters' names are told apart in the norms among the metrics; 0 for none.
+    """
+
+    axis_name: str | None = None
+    frozen: Mapping[str, GenerativeModel] = MappingProxyType({})
+    norms_depth: int = 0
 
 
 @runtime_checkable
 class Make(Protocol):
-    """What every file under `methods/` exports as `make`."""
+    """The function `make` that every file under `methods/` exports."""
 
     def __call__(self, config: Any, spec: ModelSpec, env: Env) -> GenerativeModel:
         """Builds the model from the run's whole config and the shape and classes of its data."""

@@ -20,7 +20,7 @@ UNIFORM_STD = 12.0**-0.5
 
 
 def constant(*, decay: float, warmup: bool) -> Profile:
-    """The decay is the same at every update; with `warmup` it is at most (1 + n) / (10 + n) after n updates.
+    """Returns a profile of one decay for all updates; with `warmup` it is at most (1 + n) / (10 + n) after n updates.
 
     Raises:
       ValueError: if the decay is not in [0, 1).
@@ -31,7 +31,7 @@ def constant(*, decay: float, warmup: bool) -> Profile:
 
 
 def power(*, sigma_rel: float) -> Profile:
-    """Update i counts in proportion to i^gamma: beta(t) = (1 - 1/t)^(gamma + 1) (eq. 127).
+    """Returns the profile in which update i has weight i^gamma: beta(t) = (1 - 1/t)^(gamma + 1) (eq. 127).
 
     The profile grows with training: its standard deviation is `sigma_rel` times the number of updates. The first update
     takes the parameters themselves.
@@ -45,7 +45,7 @@ def power(*, sigma_rel: float) -> Profile:
 
 
 def gamma(sigma_rel: float) -> float:
-    """The exponent of the power profile of a relative standard deviation, the root of a cubic equation (eq. 126).
+    """Returns the exponent of the power profile of a relative standard deviation, a root of a cubic (eq. 126).
 
     Raises:
       ValueError: if the deviation is not that of a profile that grows with time.
@@ -57,7 +57,7 @@ def gamma(sigma_rel: float) -> float:
 
 
 def relative_std(gamma: float) -> float:
-    """The standard deviation of a power profile relative to the length of training (eq. 123)."""
+    """Returns the standard deviation of a power profile relative to the length of training (eq. 123)."""
     return ((gamma + 1.0) / ((gamma + 2.0) ** 2 * (gamma + 3.0))) ** 0.5
 
 
@@ -76,7 +76,7 @@ class Average(NamedTuple):
 
 
 def single(profile: Profile) -> Average:
-    """One average."""
+    """Returns an average by one profile."""
 
     def update(average: PyTree, tree: PyTree, step: Int[Array, ""]) -> PyTree:
         weight = profile(step)
@@ -87,7 +87,7 @@ def single(profile: Profile) -> Average:
 
 
 def several(profiles: Sequence[Profile]) -> Average:
-    """Averages named 0, 1, ... of the same tree."""
+    """Returns an average for each profile of the same tree, named 0, 1, ..."""
     averages = {str(i): single(profile) for i, profile in enumerate(profiles)}
 
     def init(tree: PyTree) -> PyTree:
@@ -100,28 +100,28 @@ def several(profiles: Sequence[Profile]) -> Average:
 
 
 def _blend(old: Array, new: Array, weight: Float[Array, ""]) -> Array:
-    """The moving average of numbers, exact at weights of 0 and 1; counters and flags are taken as they are."""
+    """Returns the moving average of floats, exact at weights of 0 and 1; integers and booleans are not averaged."""
     if not jnp.issubdtype(new.dtype, jnp.floating):
         return new
     return jnp.where(weight < 0.5, old + weight * (new - old), new - (1.0 - weight) * (new - old))
 
 
 class Snapshot(NamedTuple):
-    """A power average: its relative standard deviation, and the number of updates that it has seen."""
+    """A power average: its relative standard deviation, and the number of updates that it averages over."""
 
     step: int
     sigma_rel: float
 
 
 def reconstruction_weights(snapshots: Sequence[Snapshot], target: Snapshot) -> Float[np.ndarray, " n"]:
-    """The weights whose sum of stored averages comes closest to another average (section 3.2, algorithm 3).
+    """Returns the weights of the sum of stored averages that approximates another one (section 3.2, algorithm 3).
 
     Averages are compared as profiles, weights over time, in the least squares sense; in float64, since profiles of
-    neighbouring snapshots are much alike.
+    adjacent snapshots are much alike.
 
     Args:
-      snapshots: what was stored, no two alike.
-      target: what it should have been; to be had only where there are snapshots up to its step.
+      snapshots: the stored averages, no two alike.
+      target: the average to approximate, which needs snapshots up to its step.
 
     Returns:
       One weight for each snapshot, summing to 1.
@@ -136,7 +136,7 @@ def reconstruction_weights(snapshots: Sequence[Snapshot], target: Snapshot) -> F
 
 
 def profile_distance(snapshots: Sequence[Snapshot], weights: Float[np.ndarray, " n"], target: Snapshot) -> float:
-    """The distance of a sum of averages from another average, as profiles, relative to the norm of the latter."""
+    """Returns the distance between the profiles of a sum of averages and a target, relative to the target's norm."""
     profiles, signed = [*snapshots, target], np.append(weights, -1.0)
     squared = signed @ _overlaps(profiles, profiles) @ signed / _overlap(target, target)
     return float(max(squared, 0.0) ** 0.5)
@@ -147,7 +147,7 @@ def _overlaps(rows: Sequence[Snapshot], columns: Sequence[Snapshot]) -> Float[np
 
 
 def _overlap(a: Snapshot, b: Snapshot) -> float:
-    """The integral of the product of two profiles (eq. 151)."""
+    """Returns the integral of the product of two profiles (eq. 151)."""
     early, late = sorted((a, b))
     first, second = gamma(early.sigma_rel), gamma(late.sigma_rel)
     decayed = (early.step / late.step) ** second

@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 
 def root_key(seed: int) -> Key[Array, ""]:
-    """The key that all of a run's randomness descends from."""
+    """Returns the root key of a run, from which all other keys are derived."""
     return jax.random.key(seed)
 
 
@@ -17,12 +17,12 @@ def stream(key: Key[Array, ""], name: str) -> Key[Array, ""]:
 
 
 def at_step(key: Key[Array, ""], step: int | Int[Array, ""]) -> Key[Array, ""]:
-    """The key of one step of a stream."""
+    """Returns the key of one step of a stream."""
     return jax.random.fold_in(key, step)
 
 
 def per_example(key: Key[Array, ""], index: Int[Array, "*batch"]) -> Key[Array, "*batch"]:
-    """One key an example, from its index in the global batch.
+    """Returns one key for each example, from its index in the global batch.
 
     Drawing from these under `vmap` makes randomness independent of how a batch is laid out over devices, hosts and
     microbatches.
@@ -37,10 +37,10 @@ def fold_each(keys: Key[Array, " n"], data: int | Int[Array, ""] | str) -> Key[A
 
 
 def bernoulli(keys: Key[Array, " n"], probability: float) -> Bool[Array, " n"]:
-    """One coin, true with the given probability, from each of n keys."""
+    """Draws one Bernoulli sample, true with the given probability, from each of n keys."""
     return jax.vmap(lambda key: jax.random.bernoulli(key, probability))(keys)
 
 
 def normal(keys: Key[Array, " n"], shape: tuple[int, ...]) -> Float[Array, "n ..."]:
-    """Standard normal noise of the given shape from each of n keys."""
+    """Draws standard normal noise of the given shape from each of n keys."""
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)

@@ -1,6 +1,5 @@
-"""Wrappers: a model in, a model out, with one thing added."""
+"""Wrappers: functions from a model to a model with one property more."""
 
-from collections.abc import Hashable
 from typing import Any, Literal
 
 import jax
@@ -9,11 +8,11 @@ from jaxtyping import Array, Key, PyTree
 
 from jaxgen.core import ema, images, keys, trees
 from jaxgen.core.config import Need
-from jaxgen.core.contract import Batch, GenerativeModel, Metrics, TrainState, Variables
+from jaxgen.core.contract import CONSTANT, Batch, GenerativeModel, Metrics, Phase, TrainState, Variables
 
 
 def with_preprocessing(model: GenerativeModel, *, flip: bool = False) -> GenerativeModel:
-    """Lets a model be trained on the host's uint8 images: maps them to [-1, 1], and mirrors half of them if `flip`."""
+    """Returns the model with uint8 training images, which it maps to [-1, 1]; mirrors half of them if `flip`."""
 
     def prepare(key: Key[Array, ""], batch: Batch) -> Batch:
         image = images.to_float(batch["image"])
@@ -23,11 +22,11 @@ def with_preprocessing(model: GenerativeModel, *, flip: bool = False) -> Generat
             image = jnp.where(mirrored[..., None, None, None], jnp.flip(image, axis=-2), image)
         return {**batch, "image": image}
 
-    def init(key: Key[Array, ""], batch: Batch) -> TrainState:
-        return model.init(key, prepare(key, batch))
+    def init(key: Key[Array, ""], batch: Batch, frozen: PyTree = ()) -> TrainState:
+        return model.init(key, prepare(key, batch), frozen)
 
     def update(
-        key: Key[Array, ""], state: TrainState, batch: Batch, *, phase: Hashable = None
+        key: Key[Array, ""], state: TrainState, batch: Batch, *, phase: Phase = CONSTANT
     ) -> tuple[TrainState, Metrics]:
         return model.update(key, state, prepare(key, batch), phase=phase)
 
@@ -50,14 +49,14 @@ def with_ema(
     kind: Literal["constant", "power"] = "constant",
     sigma_rel: tuple[float, ...] = (0.05, 0.10),
 ) -> GenerativeModel:
-    """Keeps an exponential moving average of the state, and lets evaluation see it in the place of the state.
+    """Returns the model with an exponential moving average of its state, which evaluation uses instead of the state.
 
     Args:
       model: the model to wrap.
       decay: of a constant average, the weight of the old average, in [0, 1).
       warmup: of a constant average, caps the decay at (1 + n) / (10 + n) after n updates, so that the first steps are
         forgotten soon.
-      include: regular expression over the names `params/...` and `model_state/...` of what is averaged. Batch
+      include: regular expression over the names `params/...` and `model_state/...` of the averaged leaves. Batch
         statistics are averaged with the parameters that they belong to.
       kind: `constant`, or `power` for averages that widen with training (Karras et al. 2024).
       sigma_rel: of power averages, one for each width relative to the length of training; evaluation sees the first.
@@ -69,12 +68,12 @@ def with_ema(
         chosen = trees.named_leaves(trees.matches(include, tree))
         return {name: leaf for name, leaf in trees.named_leaves(tree).items() if chosen[name]}
 
-    def init(key: Key[Array, ""], batch: Batch) -> TrainState:
-        state = model.init(key, batch)
+    def init(key: Key[Array, ""], batch: Batch, frozen: PyTree = ()) -> TrainState:
+        state = model.init(key, batch, frozen)
         return state._replace(ema=average.init(tracked(state)))
 
     def update(
-        key: Key[Array, ""], state: TrainState, batch: Batch, *, phase: Hashable = None
+        key: Key[Array, ""], state: TrainState, batch: Batch, *, phase: Phase = CONSTANT
     ) -> tuple[TrainState, Metrics]:
         new_state, metrics = model.update(key, state, batch, phase=phase)
         return new_state._replace(ema=average.update(state.ema, tracked(new_state), state.step)), metrics
@@ -96,19 +95,20 @@ def _average(kind: str, *, decay: float, warmup: bool, sigma_rel: tuple[float, .
 
 
 def skip_nonfinite(model: GenerativeModel) -> GenerativeModel:
-    """Leaves the state as it was, but for the step count, where an update's metrics or new state are not finite.
+    """Returns the model whose updates keep the old state, but count the step, if metrics or new state are not finite.
 
     The metric `skipped` is 1 for such a step, and 0 for the others.
     """
 
     def update(
-        key: Key[Array, ""], state: TrainState, batch: Batch, *, phase: Hashable = None
+        key: Key[Array, ""], state: TrainState, batch: Batch, *, phase: Phase = CONSTANT
     ) -> tuple[TrainState, Metrics]:
         new_state, metrics = model.update(key, state, batch, phase=phase)
-        finite = _all_finite((metrics, new_state))
-        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new_state, state)
+        learned, before = (s._replace(frozen=()) for s in (new_state, state))
+        finite = _all_finite((metrics, learned))
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), learned, before)
         skipped = 1.0 - finite.astype(jnp.float32)
-        return kept._replace(step=new_state.step), {**metrics, "skipped": skipped}
+        return kept._replace(step=new_state.step, frozen=state.frozen), {**metrics, "skipped": skipped}
 
     return model._replace(update=update)
 

@@ -1,17 +1,20 @@
-"""What a dataset is to the rest of the library: random access to examples, and their shape and classes."""
+"""Datasets as the rest of the library sees them: random access to examples, and what arrays these hold."""
 
 import math
 import struct
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from PIL import Image
 
-Example = Mapping[str, Any]
-"""`image`: uint8 [H, W, C]; `label`: int32, 0 where there are no classes; `caption`: str, where there is one.
+from jaxgen.core.conditioning import NONE, Conditions, classes, number_of_classes
 
-In the place of the image, cached latents (`sources.latents`) have float32 [h, w, 2c].
+Example = Mapping[str, Any]
+"""`image`, an array of the dataset's `image_shape` and `image_dtype`, and an array for each of its conditions.
+
+Whatever else a source adds, such as the words of a caption under `text`, is for people: no batch carries it.
 """
 
 ENDLESS = sys.maxsize
@@ -21,7 +24,7 @@ CACHE_BYTES = 2**28
 """Datasets whose images take no more than this are kept in memory once decoded."""
 
 UNREADABLE = (OSError, ValueError, RuntimeError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
-"""What damaged bytes make Pillow (the last four, too) and array_record (RuntimeError) raise."""
+"""Errors of Pillow (the last four, too) and array_record (RuntimeError) for damaged bytes."""
 
 _PROBED = 100
 """So many of the first examples are tried until one can be read, for its shape alone, which all must have."""
@@ -48,24 +51,72 @@ class Examples(Protocol):
         ...
 
 
+class Facts(NamedTuple):
+    """The arrays of a dataset's examples, as far as a model depends on them.
+
+    Attributes:
+      image_shape: height, width, channels.
+      conditioning: the arrays beside the image, by name.
+      image_dtype: `uint8` for pixels, `float32` for cached moments of latents.
+      assumed: whether these are a source's assumption about data that it was not told the place of.
+      autoencoder: the directory of what made the data, if they are latents.
+    """
+
+    image_shape: tuple[int, int, int]
+    conditioning: Conditions = NONE
+    image_dtype: str = "uint8"
+    assumed: bool = False
+    autoencoder: Path | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes of `label`; 0 if there are no labels."""
+        return number_of_classes(self.conditioning)
+
+    @property
+    def of_latents(self) -> bool:
+        """True for the cached moments of latents, which have no 8-bit levels."""
+        return self.image_dtype != "uint8"
+
+
 class Dataset(NamedTuple):
     """One split of a dataset.
 
     Attributes:
       examples: `len(examples)` of them, all of one image shape.
       image_shape: height, width, channels.
-      num_classes: number of classes; 0 if there are no labels.
+      conditioning: the arrays that every example has beside its image, by name; `label` is the class.
       class_names: a name for each class.
       describe: names the example at an index, such as by its file.
+      autoencoder: the directory of what made the data, if they are latents.
       fingerprint: another text if the data is another, such as after a file was removed; None if that is not known.
+      image_dtype: `uint8` for pixels, `float32` for cached moments of latents.
+      autoencoder: the directory of the autoencoder that made the arrays, for cached latents.
     """
 
     examples: Examples
     image_shape: tuple[int, int, int]
-    num_classes: int = 0
+    conditioning: Conditions = NONE
     class_names: tuple[str, ...] = ()
     describe: Callable[[int], str] = "Example {}".format
     fingerprint: str | None = None
+    image_dtype: str = "uint8"
+    autoencoder: Path | None = None
+
+    @property
+    def facts(self) -> Facts:
+        """Returns the part that a model depends on."""
+        return Facts(self.image_shape, self.conditioning, self.image_dtype, autoencoder=self.autoencoder)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes of `label`; 0 if there are no labels."""
+        return number_of_classes(self.conditioning)
+
+
+def label_of(num_classes: int) -> Conditions:
+    """Returns the condition `label` of that many classes; none for 0 classes."""
+    return {"label": classes(num_classes)} if num_classes else NONE
 
 
 class DecodedExamples:
@@ -135,6 +186,6 @@ def decoded_dataset(
     class_names: tuple[str, ...] = (),
     fingerprint: str | None = None,
 ) -> Dataset:
-    """A dataset over `DecodedExamples`, with the shape of its first image."""
+    """Returns a dataset over `DecodedExamples`, with the shape of its first image; `label` is one of the classes."""
     examples = DecodedExamples(items, decode, describe)
-    return Dataset(examples, examples.image_shape, len(class_names), class_names, describe, fingerprint)
+    return Dataset(examples, examples.image_shape, label_of(len(class_names)), class_names, describe, fingerprint)

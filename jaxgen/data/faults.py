@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Shaped
 
+from jaxgen.core.conditioning import Condition
 from jaxgen.core.config import Need
 from jaxgen.data.dataset import Dataset, Example, FaultyExampleError
 
@@ -19,7 +21,7 @@ _ATTEMPTS = 100
 
 
 class FaultSettings(NamedTuple):
-    """What of the config's section `data` says how faults are met.
+    """The settings of the config's section `data` for faulty examples.
 
     Attributes:
       on_fault: `stop` at a faulty example, or `skip` it: another one takes its place.
@@ -66,12 +68,12 @@ class Faults:
 
     @property
     def stops(self) -> bool:
-        """Whether the first fault is the end."""
+        """True if the first faulty example stops the run."""
         return self._settings.on_fault == "stop"
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """The number of faulty examples."""
         return len(self._found)
 
     def add(self, index: int, fault: FaultyExampleError) -> None:
@@ -111,8 +113,10 @@ class Faults:
 def tolerant(dataset: Dataset, faults: Faults) -> Dataset:
     """A dataset whose faulty examples end the run, or are replaced by others.
 
-    An example is faulty if it cannot be read (`FaultyExampleError`), or if its label is none of the classes. The first
-    example is read at once if faults are the end, so that data which is not there is not found out later.
+    An example is faulty if it cannot be read (`FaultyExampleError`), or if a value of its conditions is none that they
+    can have: no class, no word, or not finite. All conditions of the dataset count, whichever a batch carries, so that
+    the choice of examples is the same for all models. The first example is read at once if faults are the end, so that
+    data which is not there is not found out later.
 
     Raises:
       DataFaultError: from here or when reading, as the settings of `faults` say.
@@ -157,13 +161,27 @@ class TolerantExamples:
             yield int(bits) % len(self)
 
     def _read(self, indices: Sequence[int]) -> Sequence[Example]:
-        examples, num_classes = self._dataset.examples.__getitems__(indices), self._dataset.num_classes
-        if num_classes:
-            labels = np.array([example["label"] for example in examples])
-            for at in np.flatnonzero((labels < 0) | (labels >= num_classes))[:1]:
-                name, label = self._dataset.describe(indices[at]), labels[at]
-                raise FaultyExampleError(name, f"has the label {label}, but its classes are 0 to {num_classes - 1}")
+        examples = self._dataset.examples.__getitems__(indices)
+        for name, condition in self._dataset.conditioning.items():
+            values = np.array([example[name] for example in examples]).reshape(len(examples), -1)
+            wrong = _wrong(condition, values)
+            for at in np.flatnonzero(wrong.any(axis=1))[:1]:
+                problem = _problem(name, condition, values[at][wrong[at]][0])
+                raise FaultyExampleError(self._dataset.describe(indices[at]), problem)
         return examples
+
+
+def _wrong(condition: Condition, values: Shaped[np.ndarray, "*n"]) -> Bool[np.ndarray, "*n"]:
+    """Returns whether each number is invalid for a condition."""
+    return (values < 0) | (values >= condition.size) if condition.size else ~np.isfinite(values)
+
+
+def _problem(name: str, condition: Condition, number: np.generic) -> str:
+    if condition.kind == "classes":
+        return f"has the {name} {number}, but its classes are 0 to {condition.size - 1}"
+    if condition.kind == "tokens":
+        return f"has the token {number} in {name}, but its tokens are 0 to {condition.size - 1}"
+    return f"has the value {number} in {name}, which is not finite"
 
 
 def _indices(text: str, split: str) -> set[int]:

@@ -2,16 +2,38 @@
 
 import importlib
 import inspect
-from typing import Any
+from typing import Any, NamedTuple, Protocol, cast
 
 from jaxgen.core.config import call, module_names
-from jaxgen.data.dataset import Dataset
+from jaxgen.data.dataset import Dataset, Facts
 
 _SOURCES = "jaxgen.data.sources"
 
 
+class ImageSource(Protocol):
+    """The functions that every module under `jaxgen/data/sources` exports.
+
+    Both take the same options by keyword, those that a config's section `data` may set; `tfds` also takes a `name`.
+    """
+
+    def load(self, split: str, **options: Any) -> Dataset:
+        """Opens the split "train" or "test", preparing the data first where that is possible."""
+        ...
+
+    def facts(self, **options: Any) -> Facts:
+        """Returns what `load` would give as `Dataset.facts`, without the data as far as that is possible."""
+        ...
+
+
+class _Named(NamedTuple):
+    """A source, and the arguments of it that a dataset's name stands for."""
+
+    source: ImageSource
+    arguments: dict[str, Any]
+
+
 def source_names() -> list[str]:
-    """Our own sources; every other name is looked up in TensorFlow Datasets."""
+    """Returns the names of our own sources; every other name is looked up in TensorFlow Datasets."""
     return [name for name in module_names(_SOURCES) if name != "tfds"]
 
 
@@ -29,31 +51,35 @@ def load(name: str, split: str, **options: Any) -> Dataset:
     """
     if split not in ("train", "test"):
         raise ValueError(f"The split is {split!r}, but must be 'train' or 'test'.")
-    given = {option: value for option, value in options.items() if value is not None}
-    own = name in source_names()
-    source = importlib.import_module(f"{_SOURCES}.{name if own else 'tfds'}").load
-    program: dict[str, Any] = {"split": split} if own else {"name": name, "split": split}
-    _check_options(name, given, [option for option in inspect.signature(source).parameters if option not in program])
-    return call(source, given, where="data", **program)
+    source, arguments = _named(name)
+    given = _given(name, source.load, options, program=(*arguments, "split"))
+    return call(source.load, given, where="data", **arguments, split=split)
 
 
-def facts(name: str, **options: Any) -> tuple[tuple[int, int, int], int]:
-    """Image shape and number of classes of a dataset; those of TFDS need not be there. The arguments are `load`'s.
+def facts(name: str, **options: Any) -> Facts:
+    """Returns what the arrays of a dataset are, which often need not be there. The arguments are those of `load`.
 
     Raises:
       ValueError: if there is no such dataset, or they cannot be known without it.
     """
-    if name in source_names():
-        data = load(name, "train", **options)
-        return data.image_shape, data.num_classes
-    source = importlib.import_module(f"{_SOURCES}.tfds").facts
+    source, arguments = _named(name)
+    given = _given(name, source.facts, options, program=tuple(arguments))
+    return call(source.facts, given, where="data", **arguments)
+
+
+def _named(name: str) -> _Named:
+    own = name in source_names()
+    source = cast(ImageSource, importlib.import_module(f"{_SOURCES}.{name if own else 'tfds'}"))
+    return _Named(source, {} if own else {"name": name})
+
+
+def _given(name: str, function: Any, options: dict[str, Any], *, program: tuple[str, ...]) -> dict[str, Any]:
+    """The options that are given, all of which the source takes."""
     given = {option: value for option, value in options.items() if value is not None}
-    return call(source, given, where="data", name=name)
-
-
-def _check_options(name: str, given: dict[str, Any], allowed: list[str]) -> None:
+    allowed = [option for option in inspect.signature(function).parameters if option not in program]
     for option in given:
         if option not in allowed:
             raise ValueError(
                 f"data.{option} is not a setting of data.name={name!r}, which takes {', '.join(allowed)}: leave it out."
             )
+    return given

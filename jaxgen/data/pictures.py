@@ -35,6 +35,19 @@ def prepare(
     return np.array(picture).reshape(picture.height, picture.width, channels)
 
 
+def check_options(*, image_size: int | None, crop: Crop, channels: int = 3) -> None:
+    """Refuses options of `prepare` that fit no picture.
+
+    Raises:
+      ValueError: if a size is not positive, or there are other than 1 or 3 channels.
+    """
+    for name, pixels in (("image_size", image_size), ("crop", crop)):
+        if isinstance(pixels, int) and pixels < 1:
+            raise ValueError(f"data.{name} is {pixels}, but must be at least 1.")
+    if channels not in _MODES:
+        raise ValueError(f"data.channels is {channels}, but must be 1 (gray) or 3 (RGB).")
+
+
 def _central_square(picture: Image.Image, crop: Crop) -> Image.Image:
     if crop == "none":
         return picture

@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import grain
 import numpy as np
@@ -16,6 +17,18 @@ _READ_AHEAD_STEPS = 4
 _CHUNK = 256
 
 
+class StepLayout(NamedTuple):
+    """The microbatches of one step.
+
+    Attributes:
+      microbatch_size: b, over all processes.
+      rows: the positions within a microbatch that this process reads, each from 0 to b - 1; None for all, in order.
+    """
+
+    microbatch_size: int
+    rows: Int[np.ndarray, " r"] | None = None
+
+
 def train_batches(
     dataset: Dataset,
     *,
@@ -23,6 +36,8 @@ def train_batches(
     microbatches: int,
     microbatch_size: int,
     rows: Int[np.ndarray, " r"] | None = None,
+    conditions: Collection[str] = (),
+    layout_at: Callable[[int], StepLayout] | None = None,
     start_step: int = 0,
     num_threads: int = 4,
 ) -> grain.DatasetIterator[dict[str, np.ndarray]]:
@@ -32,50 +47,67 @@ def train_batches(
     epoch). A process may read just those rows of each microbatch that its devices hold: whatever rows the processes
     read, in any order, the global batch is the same.
 
+    Where the batch size depends on the step, every step still moves K * `microbatch_size` examples on, so that the
+    position in the data needs no look at earlier steps: a smaller step holds the first examples of the one that would
+    have microbatches of `microbatch_size`, however many microbatches there are, and the others are left out.
+
     Args:
       dataset: may be smaller than a batch.
       seed: of the order; any integer.
       microbatches: K, the leading axis.
-      microbatch_size: b, over all processes.
+      microbatch_size: b, over all processes; the largest one if it depends on the step.
       rows: the positions within a microbatch that this process reads, each from 0 to b - 1; None for all, in order.
+      conditions: the names of the dataset's conditions that batches carry.
+      layout_at: microbatch size and rows of a step, in the place of `rows`, if they depend on the step. It must be a
+        pure function, since several threads call it ahead of time.
       start_step: the first step to be yielded; nothing before it is read.
       num_threads: steps that are read at the same time, ahead of their use.
 
     Returns:
-      An iterator over dicts: `image` uint8 [K, r, H, W, C]; `index` int32 [K, r], the position in the step's global
-      batch, where microbatch k holds k * b to (k + 1) * b - 1; `label` int32 [K, r], if the dataset has classes. Its
-      `close()` stops the threads that read ahead.
+      An iterator over dicts: `image` [K, r, H, W, C] of the dataset's type; `index` int32 [K, r], the position in the
+      step's global batch, where microbatch k holds k * b to (k + 1) * b - 1; each of the conditions, [K, r, ...] of its
+      type. Its `close()` stops the threads that read ahead.
 
     Raises:
-      ValueError: if there are no rows, or some lie outside the microbatch; from the iterator, if an example cannot be
-        read.
+      ValueError: if there are no rows, some lie outside the microbatch, or the dataset lacks a condition; from the
+        iterator, if an example cannot be read, or the layout of a step is not possible.
     """
-    rows = np.arange(microbatch_size) if rows is None else rows
-    if not len(rows) or rows.min() < 0 or rows.max() >= microbatch_size:
-        raise ValueError(f"The rows to read are {rows.tolist()}, but must be some of 0 to {microbatch_size - 1}.")
-    steps = _Steps(dataset, seed, microbatches, microbatch_size, rows)
+    if layout_at is None:
+        constant = StepLayout(microbatch_size, rows)
+        _checked(constant, microbatch_size)
+        layout_at = functools.partial(_at_every_step, constant)
+    elif rows is not None:
+        raise ValueError("The rows to read are given twice, by `rows` and by `layout_at`: leave one out.")
+    steps = _Steps(dataset, seed, microbatches, microbatch_size, layout_at, _present(dataset, conditions))
     reading = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=max(_READ_AHEAD_STEPS, num_threads))
     return iter(grain.MapDataset.source(steps)[start_step:].to_iter_dataset(reading))
 
 
-def read_arrays(dataset: Dataset, *, limit: int | None = None, num_threads: int = 4) -> dict[str, np.ndarray]:
+def read_arrays(
+    dataset: Dataset, *, limit: int | None = None, conditions: Collection[str] | None = None, num_threads: int = 4
+) -> dict[str, np.ndarray]:
     """Reads a dataset, or a part of it, into memory; the same examples each time.
 
     Args:
       dataset: what to read.
       limit: reads at most so many examples, those of `subset_indices`.
+      conditions: the names of the dataset's conditions to read; None for `label`, if there is one.
       num_threads: threads that decode.
 
     Returns:
-      `image` uint8 [n, H, W, C], and `label` int32 [n] if the dataset has classes.
+      `image` [n, H, W, C] of the dataset's type, and each of the conditions, [n, ...] of its type.
 
     Raises:
-      ValueError: if the dataset is endless and there is no limit, or if an example cannot be read.
+      ValueError: if the dataset is endless and there is no limit, if it lacks a condition, or if an example cannot be
+        read.
     """
+    if conditions is None:
+        conditions = [name for name in dataset.conditioning if name == "label"]
+    read = functools.partial(_read, dataset, _present(dataset, conditions))
     indices = subset_indices(dataset, limit)
     chunks = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
     with ThreadPoolExecutor(num_threads) as pool:
-        parts = list(pool.map(functools.partial(_read, dataset), chunks))
+        parts = list(pool.map(read, chunks))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -92,25 +124,53 @@ class _Steps:
     seed: int
     microbatches: int
     microbatch_size: int
-    rows: Int[np.ndarray, " r"]
+    layout_at: Callable[[int], StepLayout]
+    conditions: tuple[str, ...]
 
     def __len__(self) -> int:
         return ENDLESS
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        batch_size = self.microbatches * self.microbatch_size
-        index = np.arange(batch_size, dtype=np.int32).reshape(self.microbatches, self.microbatch_size)[:, self.rows]
-        positions = step * batch_size + index.reshape(-1).astype(np.int64)
-        arrays = _read(self.dataset, shuffled(positions, length=len(self.dataset.examples), seed=self.seed))
+        size, rows = _checked(self.layout_at(step), self.microbatch_size)
+        microbatch = np.arange(self.microbatches)[:, None]
+        index = (microbatch * size + rows).astype(np.int32)
+        positions = step * self.microbatches * self.microbatch_size + index.astype(np.int64)
+        examples = shuffled(positions.reshape(-1), length=len(self.dataset.examples), seed=self.seed)
+        arrays = _read(self.dataset, self.conditions, examples)
         return {name: array.reshape(*index.shape, *array.shape[1:]) for name, array in arrays.items()} | {
             "index": index
         }
 
 
-def shuffled(positions: Int64[np.ndarray, " n"], *, length: int, seed: int) -> Int64[np.ndarray, " n"]:
-    """Which examples lie at given positions of a dataset that is repeated for ever and shuffled anew in each epoch.
+def _at_every_step(layout: StepLayout, step: int) -> StepLayout:
+    del step
+    return layout
 
-    An endless dataset is not shuffled: a seed starts at a place of its own.
+
+def _checked(layout: StepLayout, largest: int) -> tuple[int, Int[np.ndarray, " r"]]:
+    """The size of a microbatch, and the rows of it to read."""
+    size = layout.microbatch_size
+    if not 1 <= size <= largest:
+        raise ValueError(f"The microbatch has {size} examples, but must have 1 to {largest}.")
+    rows = np.arange(size) if layout.rows is None else layout.rows
+    if not len(rows) or rows.min() < 0 or rows.max() >= size:
+        raise ValueError(f"The rows to read are {rows.tolist()}, but must be some of 0 to {size - 1}.")
+    return size, rows
+
+
+def _present(dataset: Dataset, conditions: Collection[str]) -> tuple[str, ...]:
+    """The names, once they are known to be those of conditions that the dataset has."""
+    for name in conditions:
+        if name not in dataset.conditioning:
+            known = ", ".join(dataset.conditioning) or "none"
+            raise ValueError(f"The data has no condition {name!r}; its conditions are: {known}.")
+    return tuple(conditions)
+
+
+def shuffled(positions: Int64[np.ndarray, " n"], *, length: int, seed: int) -> Int64[np.ndarray, " n"]:
+    """Returns the indices of the examples at positions of the endless sequence of epochs, each shuffled differently.
+
+    An endless dataset is not shuffled: each seed starts at another position.
     """
     if length == ENDLESS:
         return (positions + subsets.random_bits(seed, 0, 1).astype(np.int64)) & ENDLESS
@@ -141,9 +201,9 @@ def subset_indices(dataset: Dataset, limit: int | None) -> Sequence[int] | Int[n
     return np.sort(subsets.draw(length, limit))
 
 
-def _read(dataset: Dataset, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+def _read(dataset: Dataset, conditions: Collection[str], indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
     examples = dataset.examples.__getitems__([int(index) for index in indices])
     arrays = {"image": np.stack([example["image"] for example in examples])}
-    if dataset.num_classes:
-        arrays["label"] = np.array([example["label"] for example in examples], np.int32)
+    for name in conditions:
+        arrays[name] = np.array([example[name] for example in examples], dataset.conditioning[name].dtype)
     return arrays

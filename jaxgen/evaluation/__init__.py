@@ -1,1 +1,1 @@
-"""How good samples are: distances between distributions, coverage, class agreement, memorization; NumPy on the host."""
+"""Evaluation of samples: distances of distributions, coverage, class agreement, memorization; in NumPy on the host."""

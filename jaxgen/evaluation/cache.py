@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def store(cache_dir: str | Path, name: str, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> None:
-    """Writes arrays; whole or not at all."""
+    """Writes arrays to the cache, in one atomic step."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     content = buffer.getvalue()
@@ -26,7 +26,7 @@ def store(cache_dir: str | Path, name: str, arrays: Mapping[str, Shaped[np.ndarr
 
 
 def stored(cache_dir: str | Path | None, name: str) -> dict[str, Shaped[np.ndarray, "..."]] | None:
-    """The arrays of that name, None where there are none; a damaged file is passed over with a warning."""
+    """Returns the arrays of a name, or None if there are none; a damaged file is ignored with a warning."""
     for path in sorted(Path(cache_dir).glob(f"{name}-*.npz")) if cache_dir is not None else []:
         content = path.read_bytes()
         if path.stem.endswith(_checksum(content)):

@@ -24,7 +24,7 @@ BATCH = 256
 
 
 class ClassifierSettings(NamedTuple):
-    """How the classifier is built and trained; with the data, it decides the features completely.
+    """The architecture and the training of the classifier; with the data, they determine the features completely.
 
     Attributes:
       width: channels of the first convolution; doubled at each halving of the image, up to 4 times.
@@ -70,8 +70,8 @@ class Classifier(NamedTuple):
     Attributes:
       network: maps float images to features and logits.
       variables: its parameters.
-      max_side: images are averaged down to this before the network sees them.
-      fingerprint: hash of all that decided it: data, architecture, training settings, seed.
+      max_side: images are averaged down to this before they are given to the network.
+      fingerprint: hash of all that determines it: data, architecture, training settings, seed.
     """
 
     network: ConvClassifier
@@ -81,7 +81,7 @@ class Classifier(NamedTuple):
 
 
 def average_down(images: UInt8[np.ndarray, "n h w c"], factor: int) -> Float[np.ndarray, "n hs ws c"]:
-    """Means over factor x factor blocks (the last ones of a side may be smaller), float32 in [0, 255]."""
+    """Returns means over factor x factor blocks (the last ones of a side may be smaller), float32 in [0, 255]."""
     _, height, width, _ = images.shape
     rows, columns = np.arange(0, height, factor), np.arange(0, width, factor)
     areas = np.outer(np.diff(rows, append=height), np.diff(columns, append=width))[..., None].astype(np.float32)
@@ -94,7 +94,7 @@ def average_down(images: UInt8[np.ndarray, "n h w c"], factor: int) -> Float[np.
 
 
 def pixel_factor(image_shape: tuple[int, ...], max_features: int) -> int:
-    """The smallest block side whose averages leave at most `max_features` numbers of an image."""
+    """Returns the smallest block side whose averages leave at most `max_features` numbers of an image."""
     height, width, channels = image_shape
     factor = 1
     while math.ceil(height / factor) * math.ceil(width / factor) * channels > max(max_features, channels):
@@ -103,7 +103,7 @@ def pixel_factor(image_shape: tuple[int, ...], max_features: int) -> int:
 
 
 def pixel_features(images: UInt8[np.ndarray, "n h w c"], *, max_features: int = 1024) -> Float[np.ndarray, "n d"]:
-    """Flattened pixels in [0, 1]; images of more than `max_features` numbers are averaged over blocks first."""
+    """Returns flattened pixels in [0, 1]; images of more than `max_features` numbers are averaged over blocks first."""
     averaged = average_down(images, pixel_factor(images.shape[1:], max_features))
     return averaged.reshape(len(images), -1) / np.float32(255)
 
@@ -116,9 +116,9 @@ def train_classifier(
     settings: ClassifierSettings,
     cache_dir: str | Path | None = None,
 ) -> Classifier:
-    """Trains the classifier, or reads it from `cache_dir` where the same one was trained before.
+    """Trains the classifier, or reads it from `cache_dir` if the same one was trained before.
 
-    A cached file that is damaged is passed over with a warning, and the classifier trained again.
+    A damaged file in the cache is ignored with a warning, and the classifier is trained again.
 
     Raises:
       ValueError: if the labels do not lie in [0, num_classes).
@@ -142,7 +142,7 @@ def train_classifier(
 def classify(
     classifier: Classifier, images: UInt8[np.ndarray, "n h w c"]
 ) -> tuple[Float[np.ndarray, "n f"], Float[np.ndarray, "n k"]]:
-    """Penultimate features and class logits of images."""
+    """Returns penultimate features and class logits of images."""
     features, logits = [], []
     for start in range(0, len(images), BATCH):
         batch = _inputs(images[start : start + BATCH], classifier.max_side)
@@ -159,7 +159,7 @@ def _inputs(images: UInt8[np.ndarray, "n h w c"], max_side: int) -> Float[np.nda
 
 
 def _neighborhoods(x: Float[Array, "b h w c"], *, stride: int) -> Float[Array, "b hs ws c9"]:
-    """The 3x3 neighbourhood of every pixel along the channels, zeros outside, so that Dense on it is a convolution.
+    """Returns the 3x3 patch around every pixel, zero-padded and flattened into channels: Dense on it is a convolution.
 
     In this form training in one `lax.scan` is tens of times faster on CPU, where XLA runs convolutions inside a loop
     on one thread with generic code.
@@ -181,7 +181,7 @@ def _fit(
     images: Float[Array, "n h w c"],
     labels: Int[Array, " n"],
 ) -> PyTree:
-    """All updates in one `lax.scan`, since dispatching a step costs more than computing it on small images."""
+    """Does all updates in one `lax.scan`, since on small images the dispatch of a step costs more than the step."""
     schedule = optax.cosine_onecycle_schedule(settings.training_steps, settings.learning_rate)
     optimizer = optax.adamw(schedule, weight_decay=1e-2)
 
@@ -202,7 +202,7 @@ def _fit(
 def _draw(
     key: Key[Array, ""], num_classes: int, size: int, images: Float[Array, "n h w c"], labels: Int[Array, " n"]
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b k"]]:
-    """A random batch, each image shifted by up to an eighth of its side, with smoothed one-hot targets."""
+    """Draws a random batch, each image shifted by up to an eighth of its side, with smoothed one-hot targets."""
     chosen = jax.random.randint(keys.stream(key, "images"), (size,), 0, len(images))
     reach = max(images.shape[1:3]) // 8
     shifts = jax.random.randint(keys.stream(key, "shifts"), (size, 2), 0, 2 * reach + 1)

@@ -17,7 +17,7 @@ class Gaussian(NamedTuple):
 
 
 def gaussian(features: Float[np.ndarray, "n d"]) -> Gaussian:
-    """The mean and the unbiased covariance (divisor n - 1) of features, one row an image.
+    """Returns the mean and the unbiased covariance (divisor n - 1) of features, one row an image.
 
     Raises:
       ValueError: for fewer than two rows, or values that are not finite.

@@ -1,4 +1,4 @@
-"""The Inception network in a directory of its own, and what it makes of images.
+"""The Inception network in a directory of its own, and its features of images.
 
 `extractor.json` says what the directory is and holds a hash of the weights; `variables.npz` holds these.
 """
@@ -38,14 +38,14 @@ class Inception(NamedTuple):
 
 
 class Features(NamedTuple):
-    """What the network makes of images: means over its last feature map, and class logits without bias."""
+    """The network's outputs for images: means over its last feature map, and class logits without bias."""
 
     pooled: Float[np.ndarray, "n 2048"]
     logits: Float[np.ndarray, "n 1008"]
 
 
 class SplitFeatures(NamedTuple):
-    """Those of the samples and of the real images, and the hash of the weights."""
+    """The features of the samples and of the real images, and the hash of the weights."""
 
     samples: Features
     train: Features
@@ -62,7 +62,7 @@ def save(directory: Path, variables: PyTree) -> None:
 
 
 def load(directory: Path) -> Inception:
-    """Reads what `save` wrote.
+    """Reads the network that `save` wrote.
 
     Raises:
       ValueError: if there is no such directory, or it is damaged.
@@ -84,7 +84,7 @@ def load(directory: Path) -> Inception:
 
 
 def check(held_out: UInt8[np.ndarray, "n h w c"]) -> None:
-    """Refuses data that the figures cannot be had of.
+    """Raises an error for data that the network has no figures for.
 
     Raises:
       ValueError: if the images have neither one channel nor three, or there are too few.
@@ -101,7 +101,7 @@ def check(held_out: UInt8[np.ndarray, "n h w c"]) -> None:
 def extract(
     inception: Inception, images: UInt8[np.ndarray, "n h w c"], *, mesh: Mesh, cache_dir: str | Path | None = None
 ) -> Features:
-    """Features of gray or RGB images; those found in `cache_dir` are of the same images and the same weights."""
+    """Returns features of gray or RGB images, from `cache_dir` if it has those of the same images and weights."""
     name = f"inception-{inception.fingerprint}-{_hash({'images': images})[:16]}"
     arrays = cache.stored(cache_dir, name)
     if arrays is None:

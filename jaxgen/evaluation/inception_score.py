@@ -1,4 +1,4 @@
-"""The Inception score: how sure the network is of each image, and how evenly it sees its classes.
+"""The Inception score: high for confident predictions on each image and an even distribution of classes over all.
 
 Salimans et al. 2016, "Improved Techniques for Training GANs", section 4.
 """
@@ -24,7 +24,7 @@ class InceptionScore(NamedTuple):
 
 
 def inception_score(logits: Float[np.ndarray, "n k"], *, splits: int = SPLITS) -> InceptionScore:
-    """exp(E[KL(p(y|x) || p(y))]) of class logits, between 1 and the number of classes.
+    """Returns exp(E[KL(p(y|x) || p(y))]) of class logits, between 1 and the number of classes.
 
     Raises:
       ValueError: for fewer rows than splits.

@@ -11,7 +11,7 @@ BLOCK_ELEMENTS = 2**24
 
 
 def self_similarity(features: Float[np.ndarray, "n d"]) -> float:
-    """The mean of the kernel over all pairs of different rows.
+    """Returns the mean of the kernel over all pairs of different rows.
 
     Raises:
       ValueError: for fewer than two rows.
@@ -27,7 +27,7 @@ def self_similarity(features: Float[np.ndarray, "n d"]) -> float:
 def kernel_distance(
     a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"], *, b_similarity: float | None = None
 ) -> float:
-    """The unbiased estimate of the squared discrepancy, from all rows: it may be negative where there is none.
+    """Returns the unbiased estimate of the squared discrepancy, from all rows; near 0 it may be negative.
 
     Its expectation does not depend on the numbers of rows. `b_similarity` is `self_similarity(b)`, for a caller who
     has it already.

@@ -1,4 +1,4 @@
-"""Whether samples are copies of training images: their nearest neighbours, beside those of images never trained on."""
+"""Memorization: distances of samples to the nearest training images, compared with those of held-out images."""
 
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ class Memorization(NamedTuple):
 def memorization(
     samples: Float[np.ndarray, "n d"], train: Float[np.ndarray, "m d"], held_out_distances: Float[np.ndarray, " l"]
 ) -> Memorization:
-    """Compares how near samples come to the training split, all as flat features, with how near held-out images come.
+    """Compares the distances of samples to the nearest training images with those of held-out images, as flat features.
 
     `held_out_distances` are `nearest_distances(held_out, train)`, the same for every set of samples.
     """

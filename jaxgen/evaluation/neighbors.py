@@ -27,7 +27,7 @@ class Prdc(NamedTuple):
 
 
 def kth_neighbor_distances(features: Float[np.ndarray, "n d"], k: int) -> Float[np.ndarray, " n"]:
-    """Euclidean distance of each row to its k-th nearest other row.
+    """Returns the Euclidean distance of each row to its k-th nearest other row.
 
     Raises:
       ValueError: unless 1 <= k < n.
@@ -44,7 +44,7 @@ def kth_neighbor_distances(features: Float[np.ndarray, "n d"], k: int) -> Float[
 def nearest_distances(
     queries: Float[np.ndarray, "n d"], references: Float[np.ndarray, "m d"]
 ) -> Float[np.ndarray, " n"]:
-    """Euclidean distance of each query to the nearest reference."""
+    """Returns the Euclidean distance of each query to the nearest reference."""
     nearest = np.empty(len(queries))
     for rows, squared in _squared_distance_blocks(queries, references):
         nearest[rows] = squared.min(axis=1)
@@ -58,7 +58,7 @@ def precision_recall_density_coverage(
     k: int,
     real_radii: Float[np.ndarray, " n"] | None = None,
 ) -> Prdc:
-    """Judges fake features by balls that reach from each row to its k-th nearest neighbour in its own set.
+    """Measures fake features by balls around each row that reach to its k-th nearest neighbour in its own set.
 
     The figures depend on k and on both numbers of rows: compare only what was computed with the same three.
     `real_radii` are `kth_neighbor_distances(real, k)`, for a caller who has them already.

@@ -7,10 +7,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from ml_collections import ConfigDict
 
 from jaxgen.core import subsets
-from jaxgen.core.config import call
+from jaxgen.core.config import Section, call
 from jaxgen.evaluation import features
 from jaxgen.evaluation.features import Classifier, ClassifierSettings
 from jaxgen.evaluation.frechet import frechet_between, gaussian
@@ -23,10 +22,10 @@ from jaxgen.evaluation.neighbors import kth_neighbor_distances, nearest_distance
 Figure = dict[str, Any]
 """`value`, and its protocol: `num_samples`, `seed`, `features`, `reference`, `k`, which way is `better`, a `note`.
 
-`subset_seed` is that of all subsets: of splits of which not all images are taken, and of images judged at equal sizes.
+`subset_seed` is that of all subsets: of splits of which not all images are taken, and of comparisons at equal sizes.
 
 `held_out`, where it makes sense, says what a perfect model would score: its `value` is that of the held-out images,
-judged as if they were samples. Since most figures depend on how many are judged, `samples_at_same_size` gives the
+evaluated as if they were samples. Since most figures depend on the number of images, `samples_at_same_size` gives the
 samples' own with as many of them; the two are comparable.
 """
 
@@ -46,11 +45,11 @@ class Likelihood(NamedTuple):
 
 
 class EvaluationSettings(NamedTuple):
-    """What a comparison between models must hold fixed.
+    """The protocol of an evaluation, which must be the same for all models that are compared.
 
     Attributes:
       num_samples: images drawn from the model.
-      seed: that they are drawn with.
+      seed: seed of the draws.
       k: neighbours for precision, recall, density and coverage.
       num_likelihood: held-out images whose likelihood is taken, at most, of a model that has one; a drawn subset.
       max_pixel_features: in pixel space, larger images are averaged over blocks down to this many numbers.
@@ -67,13 +66,24 @@ class EvaluationSettings(NamedTuple):
     classifier: ClassifierSettings = ClassifierSettings()
 
 
-def evaluation_settings(config: ConfigDict) -> EvaluationSettings:
-    """Reads the config's section `evaluate`.
+def evaluation_settings(config: Section) -> EvaluationSettings:
+    """Reads the config's section `evaluate`, whose `num_samples` is 0 where there is to be no evaluation.
 
     Raises:
       ValueError: names the first setting that is wrong.
     """
     settings = call(EvaluationSettings, config.evaluate, where="evaluate")
+    if settings.num_samples:
+        check_settings(settings)
+    return settings
+
+
+def check_settings(settings: EvaluationSettings) -> None:
+    """Refuses settings that no evaluation can have.
+
+    Raises:
+      ValueError: names the first setting that is wrong.
+    """
     if settings.k < 1:
         raise ValueError(f"evaluate.k is {settings.k}, but must be at least 1.")
     if settings.num_samples <= settings.k:
@@ -86,7 +96,6 @@ def evaluation_settings(config: ConfigDict) -> EvaluationSettings:
         raise ValueError(
             f"evaluate.num_samples is {settings.num_samples}, but must be at least {SPLITS} with evaluate.inception."
         )
-    return settings
 
 
 class Space(NamedTuple):
@@ -111,17 +120,17 @@ def evaluate(
     inception: SplitFeatures | None = None,
     cache_dir: str | Path | None = None,
 ) -> dict[str, Figure]:
-    """Judges samples against the data; the result can be written as JSON.
+    """Returns the figures of samples compared with the data, each with its protocol; they can be written as JSON.
 
     Args:
-      samples: what the model drew, with the labels that it was asked for; labels None for an unconditional model.
+      samples: the model's samples and the labels they were conditioned on; labels None for an unconditional model.
       train: the split that the model was trained on.
-      held_out: a split that it has not seen.
+      held_out: a split that it was not trained on.
       num_classes: of the data; 0 where it has none, and then only pixels are compared.
       settings: the protocol.
       reconstructions: the held-out images after encoding and decoding, for a model that does both.
-      likelihood: what a model that has one says of the held-out images.
-      inception: what the Inception network makes of the three sets of images, where its figures are wanted.
+      likelihood: log-likelihoods of held-out images, for a model that has a likelihood.
+      inception: the Inception network's features of the three sets of images, for its figures.
       cache_dir: where the trained classifier is kept for the next evaluation.
 
     Raises:
@@ -155,7 +164,7 @@ def evaluate(
 
 
 def format_table(figures: Mapping[str, Figure]) -> str:
-    """The figures as aligned lines of text, with a legend below."""
+    """Returns the figures as aligned lines of text, with a legend below."""
     rows = [("figure", "value", "same size", "held-out", "better", "against")]
     for name, figure in figures.items():
         ideal = figure.get("held_out", {})
@@ -174,7 +183,7 @@ def format_table(figures: Mapping[str, Figure]) -> str:
 
 def _legend(figures: Mapping[str, Figure]) -> list[str]:
     sizes = {figure.get("held_out", {}).get("num_samples") for figure in figures.values()} - {None}
-    lines = [f"held-out: {n} held-out images judged as if they were samples; same size: {n} samples." for n in sizes]
+    lines = [f"held-out: {n} held-out images evaluated as if they were samples; same size: {n} samples." for n in sizes]
     described = dict.fromkeys(figure["features"] for figure in figures.values() if "features" in figure)
     classifiers = [figure["classifier"] for figure in figures.values() if "classifier" in figure]
     accuracies = dict.fromkeys(classifier["held_out_accuracy"] for classifier in classifiers)
@@ -247,7 +256,7 @@ def _frechet_figures(space: Space, name: str) -> dict[str, Figure]:
 def _frechet_reference(
     name: str, reference: Float[np.ndarray, "m d"], samples: Float[np.ndarray, "n d"]
 ) -> dict[str, Any]:
-    """Says it where the images are too few for a covariance of full rank, which n images have from n = d + 1 on."""
+    """Returns the name of the reference, and a note if n images in d dimensions are too few for full rank (n <= d)."""
     few, dimensions = min(len(reference), len(samples)), samples.shape[1]
     note = f"Frechet distance of {few} images in {dimensions} dimensions: biased upwards, compare equal numbers only."
     return {"reference": _split(name, reference)} | ({"note": note} if few <= dimensions else {})
@@ -256,10 +265,10 @@ def _frechet_reference(
 def _neighbor_figures(space: Space, k: int) -> dict[str, Figure]:
     radii = kth_neighbor_distances(space.train, k)
     common = space.description | {"reference": _split("train", space.train), "k": k, "better": "higher"}
-    judged = _beside_held_out(
+    results = _beside_held_out(
         space, lambda rows: precision_recall_density_coverage(space.train, rows, k=k, real_radii=radii)._asdict()
     )
-    return {f"{name}_{space.name}": common | figure for name, figure in judged.items()}
+    return {f"{name}_{space.name}": common | figure for name, figure in results.items()}
 
 
 def _inception_figures(inception: SplitFeatures, k: int) -> dict[str, Figure]:
@@ -279,14 +288,14 @@ def _inception_figures(inception: SplitFeatures, k: int) -> dict[str, Figure]:
 def _kid_figures(space: Space) -> dict[str, Figure]:
     similarity = self_similarity(space.train)
     common = space.description | {"reference": _split("train", space.train), "better": "lower"}
-    judged = _beside_held_out(space, lambda rows: {"kid": kernel_distance(rows, space.train, b_similarity=similarity)})
-    return {"kid": common | {"estimator": "unbiased, of all pairs"} | judged["kid"]}
+    results = _beside_held_out(space, lambda rows: {"kid": kernel_distance(rows, space.train, b_similarity=similarity)})
+    return {"kid": common | {"estimator": "unbiased, of all pairs"} | results["kid"]}
 
 
 def _inception_score_figures(space: Space) -> dict[str, Figure]:
-    judged = _beside_held_out(space, lambda rows: {"inception_score": inception_score(rows).mean})["inception_score"]
+    results = _beside_held_out(space, lambda rows: {"inception_score": inception_score(rows).mean})["inception_score"]
     spread = {"standard_deviation": inception_score(space.samples).deviation, "splits": SPLITS, "better": "higher"}
-    return {"inception_score": space.description | judged | spread}
+    return {"inception_score": space.description | results | spread}
 
 
 def _memorization_figures(space: Space) -> dict[str, Figure]:
@@ -298,9 +307,9 @@ def _memorization_figures(space: Space) -> dict[str, Figure]:
     }
     common = space.description | {"reference": _split("train", space.train), "better": "as held-out"}
     distances = nearest_distances(space.held_out, space.train)
-    judged = _beside_held_out(space, lambda rows: memorization(rows, space.train, distances)._asdict())
-    judged["closer_fraction"]["threshold"] = "the 1% quantile of the held-out images' distances"
-    return {new: common | judged[old] for old, new in names.items()}
+    results = _beside_held_out(space, lambda rows: memorization(rows, space.train, distances)._asdict())
+    results["closer_fraction"]["threshold"] = "the 1% quantile of the held-out images' distances"
+    return {new: common | results[old] for old, new in names.items()}
 
 
 def _beside_held_out(space: Space, measure: Callable[[np.ndarray], Mapping[str, float | None]]) -> dict[str, Figure]:
@@ -321,7 +330,7 @@ def _beside_held_out(space: Space, measure: Callable[[np.ndarray], Mapping[str, 
 def _class_figures(
     predicted: Int[np.ndarray, " n"], asked: Int[np.ndarray, " n"] | None, num_classes: int, described: dict[str, Any]
 ) -> dict[str, Figure]:
-    """Agreement of the classifier with the labels asked for; where none were, the classes that it sees."""
+    """Returns the classifier's agreement with the labels asked for or, without labels, the classes that it predicts."""
     common = {"features": "classes predicted by the classifier", "classifier": described["classifier"]}
     if asked is not None:
         agreement = {
@@ -353,7 +362,7 @@ def _reconstruction_figures(
 
 
 def _likelihood_figures(likelihood: Likelihood, dimensions: int) -> dict[str, Figure]:
-    """Bits a dimension of the 8-bit images: -log2 p / (h w c)."""
+    """Returns bits per dimension of the 8-bit images: -log2 p / (h w c)."""
     bits = -likelihood.nats.astype(np.float64) / (math.log(2) * dimensions)
     error = float(bits.std(ddof=1) / math.sqrt(len(bits)))
     protocol = {"likelihood": likelihood.kind, "standard_error": error, "reference": _split("held-out", bits)}

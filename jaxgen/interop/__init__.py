@@ -1,1 +1,1 @@
-"""Official weights: state dicts of other projects read, named and laid out as ours. One file a format."""
+"""Official weights: state dicts of other projects read, renamed and laid out as ours."""

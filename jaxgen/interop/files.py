@@ -52,7 +52,7 @@ def read_state_dict(path: Path, *, entry: str | None = None) -> dict[str, Shaped
 
 
 def _read(file: io.BufferedReader, entry: str | None) -> dict[str, np.ndarray]:
-    """Chooses the format by the first bytes."""
+    """Chooses the file format by the first bytes."""
     start = file.read(32)
     file.seek(0)
     if start.startswith(_ZIP):
@@ -134,7 +134,7 @@ def _elements(data: bytes, storage: pickles.Storage) -> np.ndarray:
 
 
 def _choose(tree: Any, entry: str | None) -> dict[str, Any]:
-    """The one state dict of a checkpoint, or the one that was asked for."""
+    """Returns the one state dict of a checkpoint, or the one that was asked for."""
     found = _state_dicts(tree)
     if len(found) > 1:
         found.pop("", None)  # such as a step count beside the state dicts
@@ -149,7 +149,7 @@ def _choose(tree: Any, entry: str | None) -> dict[str, Any]:
 
 
 def _state_dicts(tree: Any, path: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
-    """The dicts with tensors, at most two levels down, by dotted path."""
+    """Returns the dicts with tensors, at most two levels down, by dotted path."""
     if not isinstance(tree, dict):
         return {}
     named = {name: value for name, value in tree.items() if isinstance(name, str)}
@@ -161,5 +161,5 @@ def _state_dicts(tree: Any, path: tuple[str, ...] = ()) -> dict[str, dict[str, A
 
 
 def _to_arrays(entries: dict[str, Any], read: pickles.ReadStorage) -> dict[str, np.ndarray]:
-    """What is no tensor, such as a step count, is left out."""
+    """Converts tensors to arrays; any other entry, such as a step count, is left out."""
     return {name: pickles.to_array(value, read) for name, value in entries.items() if isinstance(value, pickles.Tensor)}

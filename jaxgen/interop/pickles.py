@@ -59,7 +59,7 @@ class Tensor(NamedTuple):
 
 
 class Content(NamedTuple):
-    """What a pickle holds.
+    """The content of a pickle.
 
     Attributes:
       tree: dicts, lists and the like, with a `Tensor` for each tensor.
@@ -80,7 +80,7 @@ ReadStorage: TypeAlias = Callable[[Storage], Shaped[np.ndarray, " n"]]
 
 
 class _Inert:
-    """What checkpoints hold beside tensors, such as the command's arguments: accepted, and forgotten."""
+    """Stands for other content of a checkpoint, such as the command's arguments: accepted, and forgotten."""
 
     __slots__ = ()
 
@@ -205,7 +205,7 @@ def _check_opcodes(file: io.BufferedIOBase) -> int:
 
 
 def to_array(tensor: Tensor, read: ReadStorage) -> Shaped[np.ndarray, "..."]:
-    """A read-only view of a tensor's storage.
+    """Returns a read-only view of a tensor's storage.
 
     Args:
       tensor: what `load` made.

@@ -17,14 +17,17 @@ from jaxtyping import PyTree
 from jaxgen.core import trees
 
 SHOWN = 20
-"""How many problems an error lists."""
+"""The number of problems that an error lists."""
+
+AVERAGE = "ema/"
+"""Stands before the place of a part that fills an average rather than what is averaged."""
 
 StateDict = Mapping[str, np.ndarray]
 """Official names to arrays, as they were saved."""
 
 
-class Source(NamedTuple):
-    """Where a parameter comes from.
+class OfficialEntries(NamedTuple):
+    """The official entries that a parameter comes from.
 
     Attributes:
       name: the official entry, or several of them.
@@ -36,7 +39,7 @@ class Source(NamedTuple):
     convert: Callable[..., np.ndarray] | None = None
 
 
-OfficialName = Callable[[str], str | Source]
+OfficialName = Callable[[str], str | OfficialEntries]
 """Maps the path name of a parameter of ours, `block_0/conv/kernel`, to its official entry."""
 
 
@@ -44,7 +47,7 @@ class Part(NamedTuple):
     """A part of a run's state that official weights fill.
 
     Attributes:
-      place: where it lies in the state, `params/generator`; with `ema/` in front, where its own average does.
+      place: its path in the state, `params/generator`; with `AVERAGE` in front, that of which it is the average.
       official: the map of names, relative to the place.
       ignored: regular expression of official entries that are no part of it.
     """
@@ -73,24 +76,24 @@ def to_params(state_dict: StateDict, target: PyTree, official: OfficialName, *, 
 
 
 def misfits(state_dict: StateDict, target: PyTree, official: OfficialName, *, ignore: str = "") -> list[str]:
-    """What `to_params` would have against these weights: a line for each entry that does not fit; none if all do."""
+    """Returns the problems for which `to_params` would refuse the weights: a line for each entry that does not fit."""
     return _match(state_dict, target, official, ignore)[1]
 
 
 def summary(problems: list[str]) -> str:
-    """The first of many problems, and how many there are."""
+    """Returns the first of many problems, and their number."""
     more = len(problems) - SHOWN
     return "; ".join(problems[:SHOWN]) + (f"; and {more} more ({len(problems)} in all)" if more > 0 else "")
 
 
 def _match(state_dict: StateDict, target: PyTree, official: OfficialName, ignore: str) -> tuple[PyTree, list[str]]:
-    """The arrays in our layout, None where there is none, and all that does not fit."""
+    """Returns the arrays in our layout, None where there is none, and a line for each entry that does not fit."""
     unused = {name for name in state_dict if not (ignore and re.fullmatch(ignore, name))}
     problems: list[str] = []
 
     def load(name: str, leaf: jax.ShapeDtypeStruct) -> np.ndarray | None:
         source = official(name)
-        source = source if isinstance(source, Source) else Source(source)
+        source = source if isinstance(source, OfficialEntries) else OfficialEntries(source)
         entries = (source.name,) if isinstance(source.name, str) else source.name
         unused.difference_update(entries)
         missing = [entry for entry in entries if entry not in state_dict]
@@ -109,8 +112,8 @@ def _match(state_dict: StateDict, target: PyTree, official: OfficialName, ignore
     return arrays, problems + [f"{name} {state_dict[name].shape} is unknown" for name in sorted(unused)]
 
 
-def _convert(source: Source, name: str, arrays: list[np.ndarray]) -> np.ndarray | None:
-    """The arrays in our layout; None if they cannot be stacked."""
+def _convert(source: OfficialEntries, name: str, arrays: list[np.ndarray]) -> np.ndarray | None:
+    """Converts arrays to our layout; None if they cannot be stacked."""
     if source.convert:
         return source.convert(*arrays)
     laid_out = [_to_layout(name, array) for array in arrays]
@@ -120,12 +123,12 @@ def _convert(source: Source, name: str, arrays: list[np.ndarray]) -> np.ndarray 
 
 
 def _fits(array: np.ndarray, leaf: jax.ShapeDtypeStruct) -> bool:
-    """Whether an array has a parameter's shape, or its size at another rank (a 1x1 convolution is a linear layer)."""
+    """Tells whether a shape fits, or a size at another rank (a 1x1 convolution is a linear layer)."""
     return array.size == math.prod(leaf.shape) and (array.ndim != leaf.ndim or array.shape == leaf.shape)
 
 
 def _to_layout(name: str, array: np.ndarray) -> np.ndarray:
-    """PyTorch's layout to ours: the first two axes of a kernel, [out, in], come last and in the other order."""
+    """Converts PyTorch's layout: the first two axes of a kernel, [out, in], come last and in the other order."""
     if name.rpartition("/")[2] == "kernel" and array.ndim >= 2:
         return np.moveaxis(array, (0, 1), (-1, -2))
     return array

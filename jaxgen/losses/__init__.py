@@ -1,1 +1,1 @@
-"""Pure loss functions of arrays; no network in sight. A loss has one value an example, unless it says otherwise."""
+"""Pure loss functions of arrays, independent of any network; one value per example, unless a loss says otherwise."""

@@ -1,4 +1,4 @@
-"""Adversarial losses: what a generator and a discriminator minimize, as functions of the discriminator's outputs.
+"""Adversarial losses of a generator and a discriminator, as functions of the discriminator's outputs.
 
 The discriminator's output is a logit: D(x) = sigmoid(logit) is the probability that x is real. Losses of probabilities
 are computed from logits by `log_sigmoid`, whose values and gradients stay finite however large a logit is.
@@ -15,11 +15,11 @@ Logits = Float[Array, "*batch"]
 
 
 class AdversarialLoss(NamedTuple):
-    """A game: two losses per example, each to be minimized by its player.
+    """The losses of the two players, one value per example; each player minimizes its own.
 
     Attributes:
       generator: maps the logits of generated images to losses.
-      discriminator: maps the logits of real and of as many generated images to losses.
+      discriminator: maps the logits of real images and of as many generated ones to losses.
     """
 
     generator: Callable[[Logits], Logits]

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 def r1(
     critic: Callable[[Float[Array, "b h w c"]], Float[Array, " b"]], images: Float[Array, "b h w c"]
 ) -> Float[Array, " b"]:
-    """The squared norm of the critic's gradient at each of real images, to be weighted by gamma / 2.
+    """Returns the squared norm of the critic's gradient at each real image, to be weighted by gamma / 2.
 
     Mescheder et al. 2018, eq. 9. Where a logit depends on other images of the batch as well, the gradient is that of
     the sum of all logits.
@@ -24,7 +24,7 @@ def path_lengths(
     ws: Float[Array, "b n d"],
     noise: Float[Array, "b h w c"],
 ) -> Float[Array, " b"]:
-    """How far images move with their styles: the norm of J^T y, J being the Jacobian (Karras et al. 2020, eq. 4).
+    """Returns the norm of J^T y, J being the Jacobian of images with respect to styles (Karras et al. 2020, eq. 4).
 
     Args:
       generator: maps styles, one for each of n layers, to images.

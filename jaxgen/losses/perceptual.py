@@ -1,4 +1,4 @@
-"""Distances between images as a network sees them: between its features, whichever network that is.
+"""Perceptual distances between images: distances between the features that some network computes from them.
 
 With the features of a network trained to recognize objects this is LPIPS without its learned weights (Zhang et al.
 2018); with those of the discriminator that an autoencoder plays against, the similarity of Larsen et al. 2016, which
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 def feature_distance(
     features: Sequence[Float[Array, "b _ _ _"]], others: Sequence[Float[Array, "b _ _ _"]], *, eps: float = 1e-5
 ) -> Float[Array, " b"]:
-    """Squared distance of unit-length feature vectors, averaged over positions, summed over layers.
+    """Returns the squared distance of unit-length feature vectors, averaged over positions, summed over layers.
 
     Zhang et al. 2018, eq. 1, with all channels weighted alike. A layer contributes between 0 and 4.
 

@@ -1,4 +1,4 @@
-"""How well a decoder explains an image: squared error and log-likelihoods, summed over an image, per example."""
+"""Reconstruction losses: squared error and log-likelihoods of images, summed over dimensions, one value per example."""
 
 import math
 
@@ -12,19 +12,19 @@ from jaxgen.core.gaussians import gaussian_log_likelihood as gaussian_log_likeli
 
 
 def squared_error(x: Float[Array, "b *dims"], mean: Float[Array, "b *dims"]) -> Float[Array, " b"]:
-    """Squared Euclidean distance."""
+    """Returns the squared Euclidean distance."""
     return sum_per_example(jnp.square(x - mean))
 
 
 def laplace_log_likelihood(
     x: Float[Array, "b *dims"], median: Float[Array, "b *dims"], log_scale: Scale
 ) -> Float[Array, " b"]:
-    """Log-density of x under Laplace distributions, in nats: absolute error. A scalar `log_scale` is shared by all."""
+    """Returns the log-density of x under Laplace distributions, in nats; a scalar `log_scale` is shared by all."""
     return sum_per_example(-jnp.abs(x - median) * jnp.exp(-log_scale) - log_scale - math.log(2.0))
 
 
 def bernoulli_log_likelihood(x: Float[Array, "b *dims"], logits: Float[Array, "b *dims"]) -> Float[Array, " b"]:
-    """Log-probability, in nats, of x in {0, 1} under pixels that are 1 with probability sigmoid(logits).
+    """Returns the log-probability, in nats, of x in {0, 1} under pixels that are 1 with probability sigmoid(logits).
 
     For x in [0, 1] it is the mean of that log-probability over random binarizations of x.
     """

@@ -10,9 +10,10 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.core.config import Need
 from jaxgen.nn import checks
-from jaxgen.nn.layers import frequency_embedding
+from jaxgen.nn.block_style import BlockStyle, group_norm
+from jaxgen.nn.layers import TORCH, ZERO, conv, dense, frequency_embedding, one_hot
 from jaxgen.nn.resample import upsample
-from jaxgen.nn.unet_block import TORCH, ZERO, Style, conv, dense, group_norm, make_block, one_hot
+from jaxgen.nn.residual_block import make_block
 
 NEEDS = {"num_heads": Need("model.head_channels=0", lambda model: model.head_channels == 0)}
 
@@ -77,7 +78,7 @@ class ADMUNet(nn.Module):
           ValueError: if the image size, the widths, the heads, a label or the dropout keys do not fit the network.
         """
         checks.check_image_size(x, len(self.channel_multipliers))
-        checks.check_label(label, self.num_classes)
+        checks.check_optional_label(label, self.num_classes)
         keys = checks.training_keys(train, self.dropout, dropout_keys)
         emb = self._embed(noise_label, label, vector)
         h, skips = self._down(x.astype(self.dtype), emb, keys)
@@ -148,8 +149,8 @@ class ADMUNet(nn.Module):
         return tuple(int(self.base_channels * multiplier) for multiplier in self.channel_multipliers)
 
     @property
-    def _style(self) -> Style:
-        return Style(
+    def _style(self) -> BlockStyle:
+        return BlockStyle(
             scale_shift=self.use_scale_shift_norm,
             num_heads=self.num_heads,
             head_channels=self.head_channels,

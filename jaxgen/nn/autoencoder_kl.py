@@ -8,72 +8,56 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxgen.nn.layers import Downsample, SelfAttention, Upsample, conv3x3, dense
+from jaxgen.nn.block_style import DDPM_NAMES, BlockStyle, group_norm
+from jaxgen.nn.layers import GLOROT, Downsample, Upsample, conv
+from jaxgen.nn.pixel_attention import PixelAttention
+from jaxgen.nn.residual_block import make_block
 
 
-class ResBlock(nn.Module):
-    """A residual block that nothing conditions: normalization, swish and convolution, twice."""
-
-    channels: int
-    num_groups: int = 32
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w {self.channels}"]:
-        """Maps features to `channels` features of the same height and width."""
-        h = x
-        for i in range(2):
-            h = _activate(h, f"norm_{i}", self.num_groups, self.dtype)
-            h = conv3x3(self.channels, dtype=self.dtype, name=f"conv_{i}")(h)
-        if x.shape[-1] != self.channels:
-            x = dense(self.channels, dtype=self.dtype, name="shortcut")(x)
-        return x + h
-
-
-class Encoder(nn.Module):
-    """From images to `out_channels` features at the lowest resolution; attention there only."""
+class KLEncoder(nn.Module):
+    """The encoder, from images to `out_channels` features at the lowest resolution; attention is there only."""
 
     out_channels: int
     block_channels: tuple[int, ...]
     num_res_blocks: int
-    num_groups: int = 32
-    dtype: DTypeLike = jnp.float32
+    style: BlockStyle
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h_latent w_latent {self.out_channels}"]:
         """Halves height and width between levels."""
-        h = conv3x3(self.block_channels[0], dtype=self.dtype, name="conv_in")(x)
+        s = self.style
+        h = conv(x, self.block_channels[0], s.init, name="conv_in", dtype=s.dtype)
         for level, channels in enumerate(self.block_channels):
             for i in range(self.num_res_blocks):
-                h = ResBlock(channels, self.num_groups, self.dtype, name=f"down_{level}_{i}")(h)
+                h = make_block(channels, s, name=f"down_{level}_{i}")(h)
             if level < len(self.block_channels) - 1:
-                h = Downsample(self.dtype, name=f"downsample_{level}")(h)
-        h = _middle(h, self.num_groups, self.dtype)
-        h = _activate(h, "norm_out", self.num_groups, self.dtype)
-        return conv3x3(self.out_channels, dtype=self.dtype, name="conv_out")(h)
+                h = Downsample(s.dtype, name=f"downsample_{level}")(h)
+        h = _middle(h, s)
+        h = nn.swish(group_norm(h, s, name="norm_out"))
+        return conv(h, self.out_channels, s.init, name="conv_out", dtype=s.dtype)
 
 
-class Decoder(nn.Module):
-    """From latents to images: the encoder's levels, lowest resolution first, with one residual block more each."""
+class KLDecoder(nn.Module):
+    """The decoder, from latents to images: the encoder's levels reversed, with one residual block more each."""
 
     out_channels: int
     block_channels: tuple[int, ...]
     num_res_blocks: int
-    num_groups: int = 32
-    dtype: DTypeLike = jnp.float32
+    style: BlockStyle
 
     @nn.compact
     def __call__(self, z: Float[Array, "b h w c"]) -> Float[Array, "b h_image w_image {self.out_channels}"]:
         """Doubles height and width between levels; `up_0_0` is the first block applied."""
-        h = conv3x3(self.block_channels[-1], dtype=self.dtype, name="conv_in")(z)
-        h = _middle(h, self.num_groups, self.dtype)
+        s = self.style
+        h = conv(z, self.block_channels[-1], s.init, name="conv_in", dtype=s.dtype)
+        h = _middle(h, s)
         for level, channels in enumerate(reversed(self.block_channels)):
             for i in range(self.num_res_blocks + 1):
-                h = ResBlock(channels, self.num_groups, self.dtype, name=f"up_{level}_{i}")(h)
+                h = make_block(channels, s, name=f"up_{level}_{i}")(h)
             if level < len(self.block_channels) - 1:
-                h = Upsample(self.dtype, name=f"upsample_{level}")(h)
-        h = _activate(h, "norm_out", self.num_groups, self.dtype)
-        return conv3x3(self.out_channels, dtype=self.dtype, name="conv_out")(h)
+                h = Upsample(s.dtype, name=f"upsample_{level}")(h)
+        h = nn.swish(group_norm(h, s, name="norm_out"))
+        return conv(h, self.out_channels, s.init, name="conv_out", dtype=s.dtype)
 
 
 class AutoencoderKL(nn.Module):
@@ -100,11 +84,11 @@ class AutoencoderKL(nn.Module):
 
     def setup(self) -> None:
         """Creates the two halves, and the 1x1 convolutions on either side of the latents."""
-        shared = (self.block_channels, self.num_res_blocks, self.num_groups, self.dtype)
-        self.encoder = Encoder(2 * self.latent_channels, *shared)
-        self.quant_conv = dense(2 * self.latent_channels, dtype=self.dtype)
-        self.post_quant_conv = dense(self.latent_channels, dtype=self.dtype)
-        self.decoder = Decoder(self.image_channels, *shared)
+        levels = (self.block_channels, self.num_res_blocks, self._style)
+        self.encoder = KLEncoder(2 * self.latent_channels, *levels)
+        self.quant_conv = nn.Dense(2 * self.latent_channels, dtype=self.dtype, kernel_init=GLOROT.kernel())
+        self.post_quant_conv = nn.Dense(self.latent_channels, dtype=self.dtype, kernel_init=GLOROT.kernel())
+        self.decoder = KLDecoder(self.image_channels, *levels)
 
     def encode(
         self, x: Float[Array, "b h w {self.image_channels}"]
@@ -112,7 +96,7 @@ class AutoencoderKL(nn.Module):
         Float[Array, "b h_latent w_latent {self.latent_channels}"],
         Float[Array, "b h_latent w_latent {self.latent_channels}"],
     ]:
-        """The mean and log-variance of the latents of images in [-1, 1]; the latter is clipped to [-30, 20].
+        """Returns the mean and log-variance of the latents of images in [-1, 1]; the latter is clipped to [-30, 20].
 
         Raises:
           ValueError: if the images cannot be halved between all levels, or a width is no multiple of `num_groups`.
@@ -125,7 +109,7 @@ class AutoencoderKL(nn.Module):
     def decode(
         self, z: Float[Array, "b h w {self.latent_channels}"]
     ) -> Float[Array, "b h_image w_image {self.image_channels}"]:
-        """Images, roughly in [-1, 1], from unscaled latents."""
+        """Returns images, roughly in [-1, 1], from unscaled latents."""
         return self.decoder(self.post_quant_conv(z.astype(self.dtype))).astype(jnp.float32)
 
     def __call__(
@@ -136,6 +120,18 @@ class AutoencoderKL(nn.Module):
         """Reconstructs images from the latents mean + exp(logvar / 2) eps, or from their mean without `eps`."""
         mean, logvar = self.encode(x)
         return self.decode(mean if eps is None else mean + jnp.exp(0.5 * logvar) * eps)
+
+    @property
+    def _style(self) -> BlockStyle:
+        return BlockStyle(
+            init=GLOROT,
+            last_init=GLOROT,
+            qkv_init=GLOROT,
+            epsilon=1e-6,
+            num_groups=self.num_groups,
+            names=DDPM_NAMES,
+            dtype=self.dtype,
+        )
 
     def _validate(self, x: Array) -> None:
         stride = 2 ** (len(self.block_channels) - 1)
@@ -150,11 +146,7 @@ class AutoencoderKL(nn.Module):
             )
 
 
-def _middle(h: Array, num_groups: int, dtype: DTypeLike) -> Array:
-    h = ResBlock(h.shape[-1], num_groups, dtype, name="mid_0")(h)
-    h = SelfAttention(num_groups=num_groups, dtype=dtype, name="mid_attention")(h)
-    return ResBlock(h.shape[-1], num_groups, dtype, name="mid_1")(h)
-
-
-def _activate(x: Array, name: str, num_groups: int, dtype: DTypeLike) -> Array:
-    return nn.swish(nn.GroupNorm(num_groups, epsilon=1e-6, dtype=dtype, name=name)(x))
+def _middle(h: Array, style: BlockStyle) -> Array:
+    h = make_block(h.shape[-1], style, name="mid_0")(h)
+    h = PixelAttention(style.num_heads, style, name="mid_attention")(h)
+    return make_block(h.shape[-1], style, name="mid_1")(h)

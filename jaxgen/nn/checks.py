@@ -1,4 +1,4 @@
-"""What diffusion networks refuse, in sentences that say what to do."""
+"""Checks of the inputs of networks; their errors say what to do."""
 
 from jaxtyping import Array, Float, Int, Key
 
@@ -18,8 +18,8 @@ def check_image_size(x: Float[Array, "b h w c"], levels: int) -> None:
         )
 
 
-def check_label(label: Int[Array, " b"] | None, num_classes: int) -> None:
-    """Refuses labels where there are no classes.
+def check_optional_label(label: Int[Array, " b"] | None, num_classes: int) -> None:
+    """Refuses labels for an unconditional network; a conditional one takes None as the null token.
 
     Raises:
       ValueError: if there are labels, but no classes.
@@ -28,8 +28,20 @@ def check_label(label: Int[Array, " b"] | None, num_classes: int) -> None:
         raise ValueError("This network is unconditional (num_classes=0) but was given labels: set num_classes.")
 
 
+def check_required_label(label: Int[Array, " b"] | None, num_classes: int) -> None:
+    """Refuses labels for an unconditional network, and a conditional one without labels.
+
+    Raises:
+      ValueError: in these two cases.
+    """
+    if label is None and num_classes:
+        raise ValueError(f"A network that is conditional on {num_classes} classes needs a label for each image.")
+    if label is not None and not num_classes:
+        raise ValueError("An unconditional network was given labels: set num_classes, or leave the labels out.")
+
+
 def training_keys(train: bool, dropout: float, dropout_keys: Key[Array, " b"] | None) -> Key[Array, " b"] | None:
-    """The dropout keys that the layers get: none outside training.
+    """Returns the dropout keys for the layers: None outside training.
 
     Raises:
       ValueError: if they are needed and missing.

@@ -12,7 +12,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
-from jaxgen.nn.conv_coder import append_label, check_label, num_halvings
+from jaxgen.nn.checks import check_required_label
+from jaxgen.nn.conv_autoencoder import append_label, num_halvings
 from jaxgen.nn.strided_conv import DownConv, UpConv
 
 _weights = nn.initializers.normal(0.02)
@@ -92,7 +93,7 @@ class Discriminator(nn.Module):
         self, x: Float[Array, "b h w c"], label: Int[Array, " b"] | None = None, *, train: bool
     ) -> Float[Array, " b"]:
         """Maps images in [-1, 1] to logits of being real; batch statistics are the batch's own where `train`."""
-        check_label(label, num_classes=self.num_classes)
+        check_required_label(label, self.num_classes)
         norm = partial(_batch_norm, train=train, momentum=self.momentum, axis_name=self.axis_name, dtype=self.dtype)
         conv = partial(DownConv, use_bias=False, kernel_init=_weights, dtype=self.dtype)
         h = x.astype(self.dtype)

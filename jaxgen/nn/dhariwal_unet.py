@@ -7,9 +7,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.nn import checks
-from jaxgen.nn.edm_unet import Decoder, Encoder
-from jaxgen.nn.layers import frequency_embedding
-from jaxgen.nn.unet_block import TORCH, ZERO, Style, conv, dense, group_norm, one_hot
+from jaxgen.nn.block_style import BlockStyle, group_norm
+from jaxgen.nn.edm_unet import EDMDecoder, EDMEncoder
+from jaxgen.nn.layers import TORCH, ZERO, conv, dense, frequency_embedding, one_hot
 
 
 class DhariwalUNet(nn.Module):
@@ -60,19 +60,19 @@ class DhariwalUNet(nn.Module):
           ValueError: if the image size, the widths, a label or the dropout keys do not fit the network.
         """
         checks.check_image_size(x, len(self.channel_multipliers))
-        checks.check_label(label, self.num_classes)
+        checks.check_optional_label(label, self.num_classes)
         keys = checks.training_keys(train, self.dropout, dropout_keys)
         widths = tuple(self.base_channels * multiplier for multiplier in self.channel_multipliers)
         emb = self._embed(noise_label, label, vector)
         levels = (widths, self.num_res_blocks, self.attention_resolutions, self._style)
-        skips = Encoder(widths[0], *levels, name="enc")(x.astype(self.dtype), emb, keys)
-        h = Decoder(*levels, name="dec")(skips, emb, keys)
+        skips = EDMEncoder(widths[0], *levels, name="enc")(x.astype(self.dtype), emb, keys)
+        h = EDMDecoder(*levels, name="dec")(skips, emb, keys)
         h = nn.swish(group_norm(h, self._style, name="out_norm"))
         return conv(h, self.out_channels, ZERO, name="out_conv", dtype=self.dtype).astype(jnp.float32)
 
     @property
-    def _style(self) -> Style:
-        return Style(
+    def _style(self) -> BlockStyle:
+        return BlockStyle(
             min_group_channels=4,
             head_channels=self.head_channels,
             qkv_order="hd3",

@@ -6,7 +6,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.nn import checks, transformer
-from jaxgen.nn.transformer import Block, Conditioning, FinalLayer
+from jaxgen.nn.transformer import Conditioning, FinalLayer, TransformerBlock
 
 
 class DiT(nn.Module):
@@ -87,15 +87,15 @@ class DiT(nn.Module):
         return h
 
     def _scanned(self, h: Array, emb: Array, keys: Array | None) -> Array:
-        def step(block: Block, h: Array, layer: Array) -> tuple[Array, None]:
+        def step(block: TransformerBlock, h: Array, layer: Array) -> tuple[Array, None]:
             return block(h, emb, transformer.layer_keys(keys, layer)), None
 
         scan = nn.scan(step, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.depth)
         return scan(self._block("blocks"), h, jnp.arange(self.depth))[0]
 
-    def _block(self, name: str) -> Block:
+    def _block(self, name: str) -> TransformerBlock:
         # A scan already keeps XLA from merging the recomputation with the forward pass.
-        block = nn.remat(Block, prevent_cse=not self.scan_layers) if self.remat else Block
+        block = nn.remat(TransformerBlock, prevent_cse=not self.scan_layers) if self.remat else TransformerBlock
         return block(
             self.num_heads,
             self.mlp_ratio,

@@ -14,8 +14,11 @@ from jaxgen.nn.magnitude_preserving import MPConv, MPDense, MPFourier, mp_cat, m
 CLIP = 256.0  # activations beyond, which training does not reach, would overflow in half precision
 
 
-class Attention(nn.Module):
-    """Self-attention over pixels; queries, keys and values are normalized, so that no logit grows without bound."""
+class MPAttention(nn.Module):
+    """Magnitude-preserving self-attention over pixels.
+
+    Queries, keys and values are normalized, so that logits are bounded.
+    """
 
     channels_per_head: int
     dtype: DTypeLike = jnp.float32
@@ -39,8 +42,8 @@ class Attention(nn.Module):
         return MPDense(c, self.dtype, name="proj")(mixed.reshape(x.shape))
 
 
-class Block(nn.Module):
-    """A residual block, with self-attention after it where `attention` is set.
+class MPResidualBlock(nn.Module):
+    """A magnitude-preserving residual block, with self-attention after it if `attention` is set.
 
     Attributes:
       channels: of the output.
@@ -77,14 +80,14 @@ class Block(nn.Module):
         y = MPConv(self.channels, self.dtype, name="conv_res1")(Dropout(self.dropout, name="dropout")(y, dropout_keys))
         x = mp_sum(self._widen(x) if self.decoder else x, y, self.res_balance)
         if self.attention:
-            x = mp_sum(x, Attention(self.channels_per_head, self.dtype, name="attn")(x), self.attn_balance)
+            x = mp_sum(x, MPAttention(self.channels_per_head, self.dtype, name="attn")(x), self.attn_balance)
         return jnp.clip(x, -CLIP, CLIP)
 
     def _widen(self, x: Array) -> Array:
         return x if x.shape[-1] == self.channels else MPDense(self.channels, self.dtype, name="conv_skip")(x)
 
 
-class Embedding(nn.Module):
+class MPEmbedding(nn.Module):
     """The embedding of noise level and class that conditions every block, in float32."""
 
     noise_channels: int
@@ -96,7 +99,7 @@ class Embedding(nn.Module):
     def __call__(
         self, noise_label: Float[Array, " b"], label: Int[Array, " b"] | None, vector: Float[Array, "b f"] | None
     ) -> Float[Array, "b {self.channels}"]:
-        """The null token is a class vector of zeros."""
+        """Embeds noise levels and classes; the null token is a class vector of zeros."""
         emb = MPDense(self.channels, name="noise")(MPFourier(self.noise_channels, name="fourier")(noise_label))
         if self.num_classes:
             label = jnp.full(noise_label.shape, self.num_classes) if label is None else label
@@ -172,10 +175,10 @@ class EDM2UNet(nn.Module):
           ValueError: if the image size, the heads, a label or the dropout keys do not fit the network.
         """
         checks.check_image_size(x, len(self.channel_multipliers))
-        checks.check_label(label, self.num_classes)
+        checks.check_optional_label(label, self.num_classes)
         keys = checks.training_keys(train, self.dropout, dropout_keys)
         width = self.base_channels * max(self.channel_multipliers)
-        emb = Embedding(
+        emb = MPEmbedding(
             self.base_channels * self.channel_multipliers[0], width, self.num_classes, self.label_balance, name="emb"
         )(noise_label, label, vector)
         # A channel of ones takes the place of the biases.
@@ -211,8 +214,8 @@ class EDM2UNet(nn.Module):
                 h = self._block(f"dec_{h.shape[1]}_up", h.shape[-1])(h, emb, keys)
         return h
 
-    def _block(self, name: str, channels: int, attention: bool = False) -> Block:
-        block = nn.remat(Block) if self.remat else Block
+    def _block(self, name: str, channels: int, attention: bool = False) -> MPResidualBlock:
+        block = nn.remat(MPResidualBlock) if self.remat else MPResidualBlock
         return block(
             channels,
             name.startswith("dec"),

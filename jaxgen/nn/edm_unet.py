@@ -9,12 +9,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Key
 
+from jaxgen.nn.block_style import BlockStyle
+from jaxgen.nn.layers import conv
 from jaxgen.nn.resample import downsample
-from jaxgen.nn.unet_block import Style, conv, make_block
+from jaxgen.nn.residual_block import make_block
 
 
-class Encoder(nn.Module):
-    """The way down.
+class EDMEncoder(nn.Module):
+    """The encoder, from images to the features of the skip connections.
 
     Attributes:
       base_channels: width of the first convolution.
@@ -29,7 +31,7 @@ class Encoder(nn.Module):
     widths: tuple[int, ...]
     num_res_blocks: int
     attention_resolutions: tuple[int, ...]
-    style: Style
+    style: BlockStyle
     residual_input: bool = False
 
     @nn.compact
@@ -54,14 +56,14 @@ class Encoder(nn.Module):
         return skips
 
     def _add_input(self, h: Array, image: Array, name: str) -> Array:
-        """The convolution comes before the filter, and sees the zeros around the image that the filter needs."""
+        """Adds the image of the next level, whose convolution comes before the filter and pads for both."""
         s = self.style
         image = conv(image, h.shape[-1], s.init, name=name, padding=len(s.taps) // 2, dtype=s.dtype)
         return (h + downsample(image, s.taps, pad=False)) * math.sqrt(0.5)
 
 
-class Decoder(nn.Module):
-    """The way up.
+class EDMDecoder(nn.Module):
+    """The decoder, from the encoder's features to those of the output layer.
 
     Attributes:
       widths: width of each level, from the largest feature maps to the smallest.
@@ -75,14 +77,14 @@ class Decoder(nn.Module):
     widths: tuple[int, ...]
     num_res_blocks: int
     attention_resolutions: tuple[int, ...]
-    style: Style
+    style: BlockStyle
     attend_last: bool = False
 
     @nn.compact
     def __call__(
         self, skips: list[Float[Array, "b _h _w _c"]], emb: Float[Array, "b e"], dropout_keys: Key[Array, " b"] | None
     ) -> Float[Array, "b h w c"]:
-        """Takes the encoder's features."""
+        """Maps features from the smallest to the largest, joining those of each skip connection."""
         s, image, h, skips = self.style, skips[0], skips[-1], list(skips)
         for level, width in reversed(list(enumerate(self.widths))):
             at = size(image, level)
@@ -100,5 +102,5 @@ class Decoder(nn.Module):
 
 
 def size(x: Float[Array, "b h w c"], level: int = 0) -> str:
-    """Height and width at a level, for names."""
+    """Returns height and width at a level, as a part of names."""
     return f"{x.shape[1] >> level}x{x.shape[2] >> level}"

@@ -30,7 +30,7 @@ class Conv(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What the network knows of an image, by the official names; the first four are spatial means.
+    """Features and logits of images, by the official names; the first four are spatial means.
 
     Attributes:
       pool_64: behind the first maximum pooling.
@@ -51,9 +51,9 @@ class Outputs(NamedTuple):
 
 Pool: TypeAlias = Callable[[Float[Array, "b h w c"]], Float[Array, "b p q c"]]
 Step: TypeAlias = Conv | Pool | tuple[Conv, ...]
-"""Of a branch; several convolutions of one input are concatenated."""
+"""A step of a branch; several convolutions of one input are concatenated."""
 
-Block: TypeAlias = Mapping[str, tuple[Step, ...]]
+Branches: TypeAlias = Mapping[str, tuple[Step, ...]]
 """Branches by official name, whose outputs are concatenated."""
 
 _AVERAGE: Pool = functools.partial(nn.avg_pool, window_shape=(3, 3), padding="SAME", count_include_pad=False)
@@ -61,7 +61,7 @@ _MAXIMUM: Pool = functools.partial(nn.max_pool, window_shape=(3, 3), padding="SA
 _REDUCE: Pool = functools.partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding="VALID")
 
 
-def _block_a(pooled: int) -> Block:
+def _block_a(pooled: int) -> Branches:
     return {
         "branch1x1": (Conv(64, (1, 1)),),
         "branch5x5": (Conv(48, (1, 1)), Conv(64, (5, 5))),
@@ -70,7 +70,7 @@ def _block_a(pooled: int) -> Block:
     }
 
 
-def _block_c(c: int) -> Block:
+def _block_c(c: int) -> Branches:
     row, column = (1, 7), (7, 1)
     return {
         "branch1x1": (Conv(192, (1, 1)),),
@@ -80,7 +80,7 @@ def _block_c(c: int) -> Block:
     }
 
 
-def _block_e(pool: Pool) -> Block:
+def _block_e(pool: Pool) -> Branches:
     fork = (Conv(384, (1, 3)), Conv(384, (3, 1)))
     return {
         "branch1x1": (Conv(320, (1, 1)),),
@@ -90,12 +90,12 @@ def _block_e(pool: Pool) -> Block:
     }
 
 
-_BLOCK_B: Block = {
+_BLOCK_B: Branches = {
     "branch3x3": (Conv(384, (3, 3), stride=2),),
     "branch3x3dbl": (Conv(64, (1, 1)), Conv(96, (3, 3)), Conv(96, (3, 3), stride=2)),
     "branch_pool": (_REDUCE,),
 }
-_BLOCK_D: Block = {
+_BLOCK_D: Branches = {
     "branch3x3": (Conv(192, (1, 1)), Conv(320, (3, 3), stride=2)),
     "branch7x7x3": (Conv(192, (1, 1)), Conv(192, (1, 7)), Conv(192, (7, 1)), Conv(192, (3, 3), stride=2)),
     "branch_pool": (_REDUCE,),
@@ -113,7 +113,7 @@ _TO_192: Mapping[str, Step] = {
     "Conv2d_4a_3x3": Conv(192, (3, 3), valid=True),
     "MaxPool_2": _REDUCE,
 }
-_TO_768: Mapping[str, Block] = {
+_TO_768: Mapping[str, Branches] = {
     "Mixed_5b": _block_a(32),
     "Mixed_5c": _block_a(64),
     "Mixed_5d": _block_a(64),
@@ -123,7 +123,11 @@ _TO_768: Mapping[str, Block] = {
     "Mixed_6d": _block_c(160),
     "Mixed_6e": _block_c(192),
 }
-_TO_2048: Mapping[str, Block] = {"Mixed_7a": _BLOCK_D, "Mixed_7b": _block_e(_AVERAGE), "Mixed_7c": _block_e(_MAXIMUM)}
+_TO_2048: Mapping[str, Branches] = {
+    "Mixed_7a": _BLOCK_D,
+    "Mixed_7b": _block_e(_AVERAGE),
+    "Mixed_7c": _block_e(_MAXIMUM),
+}
 
 
 class InceptionV3(nn.Module):
@@ -131,7 +135,7 @@ class InceptionV3(nn.Module):
 
     @nn.compact
     def __call__(self, images: UInt8[Array, "b h w 3"]) -> Outputs:
-        """Features and logits of 8-bit RGB images of any size."""
+        """Returns features and logits of 8-bit RGB images of any size."""
         x = (_resize(images.astype(jnp.float32)) - 128.0) / 128.0
         pooled = []
         for layers in (_TO_64, _TO_192, _TO_768, _TO_2048):
@@ -146,14 +150,14 @@ class InceptionV3(nn.Module):
 class _InceptionBlock(nn.Module):
     """The branches of a block, side by side."""
 
-    branches: Block
+    branches: Branches
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b p q d"]:
         return jnp.concatenate([self._branch(name, steps, x) for name, steps in self.branches.items()], axis=-1)
 
     def _branch(self, name: str, steps: tuple[Step, ...], x: Float[Array, "b h w c"]) -> Float[Array, "b p q d"]:
-        """Officially, the convolutions of a branch are numbered where there are several, and have letters in a fork."""
+        """Applies a branch, whose convolutions officially have numbers if there are several, and letters in a fork."""
         numbered = sum(not callable(step) for step in steps) > 1
         for i, step in enumerate(steps, start=1):
             x = _apply(step, x, f"{name}_{i}" if numbered else name)
@@ -174,7 +178,7 @@ class _ConvNorm(nn.Module):
 
 
 def _apply(step: Step, x: Float[Array, "b h w c"], name: str) -> Float[Array, "b p q d"]:
-    """A step within the module that is being called."""
+    """Applies a step within the module that is being called."""
     if isinstance(step, Conv):
         return _ConvNorm(step, name=name)(x)
     if isinstance(step, tuple):

@@ -1,19 +1,86 @@
-"""Layers that several networks share: timestep embedding, per-example dropout, self-attention, resampling."""
+"""Layers of several networks: linear layers and convolutions, label vectors, embeddings, dropout, resampling."""
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.core import keys as keylib
 
 
+class LayerInit(NamedTuple):
+    """The initialization of a layer: uniform kernels of variance `scale` / fan, and biases of zero or as wide as them.
+
+    `fan_in` of scale 1/3 with random biases is PyTorch's default; `fan_avg` of scale 1 is Glorot's.
+    """
+
+    scale: float
+    fan: Literal["fan_in", "fan_avg"]
+    random_bias: bool = False
+
+    def kernel(self) -> nn.initializers.Initializer:
+        """Returns the initializer of kernels."""
+        if self.scale == 0.0:
+            return nn.initializers.zeros_init()
+        return nn.initializers.variance_scaling(self.scale, self.fan, "uniform")
+
+    def bias(self, fan_in: int) -> nn.initializers.Initializer:
+        """Returns the initializer of biases that are added to sums of `fan_in` products."""
+        if not self.random_bias:
+            return nn.initializers.zeros_init()
+        bound = math.sqrt(3.0 * self.scale / fan_in)
+        return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+GLOROT = LayerInit(1.0, "fan_avg")
+TORCH = LayerInit(1.0 / 3.0, "fan_in", random_bias=True)
+ZERO = LayerInit(0.0, "fan_in")
+
+
+def dense(
+    x: Float[Array, "*b c"],
+    features: int,
+    init: LayerInit,
+    *,
+    name: str,
+    use_bias: bool = True,
+    dtype: DTypeLike = jnp.float32,
+) -> Float[Array, "*b {features}"]:
+    """Applies a linear layer, or 1x1 convolution; to be called in a compact module."""
+    inits = {"kernel_init": init.kernel(), "bias_init": init.bias(x.shape[-1])}
+    return nn.Dense(features, use_bias, dtype=dtype, name=name, **inits)(x)
+
+
+def conv(
+    x: Float[Array, "b h w c"],
+    features: int,
+    init: LayerInit,
+    *,
+    name: str,
+    strides: int = 1,
+    padding: int | Sequence[tuple[int, int]] = 1,
+    dtype: DTypeLike = jnp.float32,
+) -> Float[Array, "b h2 w2 {features}"]:
+    """Applies a 3x3 convolution; to be called in a compact module."""
+    inits = {"kernel_init": init.kernel(), "bias_init": init.bias(9 * x.shape[-1])}
+    return nn.Conv(features, (3, 3), strides, padding=padding, dtype=dtype, name=name, **inits)(x)
+
+
+def one_hot(label: Int[Array, " b"] | None, num_classes: int, batch: int) -> Float[Array, "b {num_classes}"]:
+    """Returns labels in [0, num_classes] as vectors; the null token `num_classes`, or None, is all zeros."""
+    if label is None:
+        return jnp.zeros((batch, num_classes))
+    return jax.nn.one_hot(label, num_classes)
+
+
 def timestep_embedding(t: Float[Array, " b"], dim: int, *, max_period: float = 10_000.0) -> Float[Array, "b {dim}"]:
-    """Sinusoidal embedding of (possibly fractional) timesteps: dim/2 sines, then dim/2 cosines.
+    """Returns the sinusoidal embedding of (possibly fractional) timesteps: dim/2 sines, then dim/2 cosines.
 
     The frequencies run from 1 to 1/max_period, both included, as in the DDPM code (Ho et al. 2020); Vaswani et al.
     2017, section 3.5, stop one short of the end.
@@ -29,7 +96,7 @@ def timestep_embedding(t: Float[Array, " b"], dim: int, *, max_period: float = 1
 
 
 def frequency_embedding(t: Float[Array, " b"], dim: int = 256) -> Float[Array, "b {dim}"]:
-    """Cosines, then sines, of t times the frequencies 10000^(-2i/dim): the timestep embedding of GLIDE and DiT."""
+    """Returns the timestep embedding of GLIDE and DiT: cosines, then sines, of t times frequencies 10000^(-2i/dim)."""
     freqs = (10_000.0 ** (-np.arange(dim // 2) / (dim // 2))).astype(np.float32)
     angles = t[:, None] * freqs[None, :]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
@@ -59,66 +126,24 @@ class Dropout(nn.Module):
         return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
 
 
-class SelfAttention(nn.Module):
-    """Residual self-attention over the pixels of a feature map (the DDPM attention block); the identity at first."""
-
-    num_heads: int = 1
-    num_groups: int = 32
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Adds what each pixel gathers from all the others.
-
-        Raises:
-          ValueError: if the channels cannot be shared equally among the heads.
-        """
-        b, h, w, c = x.shape
-        if c % self.num_heads:
-            raise ValueError(
-                f"Attention over {c} channels needs a number of heads that divides them, not {self.num_heads}."
-            )
-        normed = nn.GroupNorm(self.num_groups, epsilon=1e-6, dtype=self.dtype, name="norm")(x)
-        tokens = normed.reshape(b, h * w, c)
-        q, k, v = (dense(c, dtype=self.dtype, name=name)(tokens) for name in ("query", "key", "value"))
-        per_head = (b, h * w, self.num_heads, c // self.num_heads)
-        mixed = jax.nn.dot_product_attention(q.reshape(per_head), k.reshape(per_head), v.reshape(per_head))
-        out = dense(c, zero_init=True, dtype=self.dtype, name="out")(mixed.reshape(b, h * w, c))
-        return x + out.reshape(x.shape)
-
-
 class Downsample(nn.Module):
-    """Halves height and width by a 3x3 convolution of stride 2, padded below and right only (TensorFlow's "SAME")."""
+    """A 3x3 convolution that halves height and width, padded below and right only (TensorFlow's "SAME")."""
 
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:
-        """Keeps the number of channels."""
-        return conv3x3(x.shape[-1], strides=2, padding=((0, 1), (0, 1)), dtype=self.dtype, name="conv")(x)
+        """Returns as many channels as it gets."""
+        padding = ((0, 1), (0, 1))
+        return conv(x, x.shape[-1], GLOROT, strides=2, padding=padding, dtype=self.dtype, name="conv")
 
 
 class Upsample(nn.Module):
-    """Doubles height and width by repetition, then a 3x3 convolution."""
+    """Nearest-neighbor upsampling by 2, then a 3x3 convolution."""
 
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
-        """Keeps the number of channels."""
-        return conv3x3(x.shape[-1], dtype=self.dtype, name="conv")(nearest_upsample(x))
-
-
-def kernel_init(zero_init: bool) -> nn.initializers.Initializer:
-    """The initializer of DDPM's kernels: uniform and scaled by fan-average, or zero at the end of a residual branch."""
-    return nn.initializers.zeros_init() if zero_init else nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
-
-
-def dense(features: int, *, zero_init: bool = False, **kwargs: Any) -> nn.Dense:
-    """A linear layer, or 1x1 convolution, with DDPM's initialization."""
-    return nn.Dense(features, kernel_init=kernel_init(zero_init), **kwargs)
-
-
-def conv3x3(features: int, *, zero_init: bool = False, **kwargs: Any) -> nn.Conv:
-    """A 3x3 convolution with DDPM's initialization."""
-    return nn.Conv(features, (3, 3), kernel_init=kernel_init(zero_init), **kwargs)
+        """Returns as many channels as it gets."""
+        return conv(nearest_upsample(x), x.shape[-1], GLOROT, dtype=self.dtype, name="conv")

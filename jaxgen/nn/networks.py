@@ -1,7 +1,8 @@
-"""Diffusion networks by name: every one of them takes the same arguments, so that a method can be trained with any."""
+"""Diffusion networks by name; all take the same arguments, so that a method can be trained with any of them."""
 
 import inspect
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from flax import linen as nn
 from jax.typing import DTypeLike
@@ -23,7 +24,7 @@ class DiffusionNetwork(Protocol):
         train: bool,
         dropout_keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b h w o"]:
-        """Predicts.
+        """Returns `out_channels` predictions per pixel; the method says of what.
 
         Args:
           x: noisy images, scaled by the path.
@@ -38,7 +39,7 @@ class DiffusionNetwork(Protocol):
 
 
 def make_network(
-    section: config.Section, *, out_channels: int, num_classes: int, dtype: DTypeLike, where: str = "model"
+    section: Mapping[str, Any], *, out_channels: int, num_classes: int, dtype: DTypeLike, where: str = "model"
 ) -> nn.Module:
     """Builds the network that a section names: `name` is module.Class below `jaxgen.nn`, the rest are its fields.
 

@@ -62,7 +62,7 @@ def _filter(x: Array, weights: list[float], axis: int, stride: int = 1) -> Array
 
 
 def _double(x: Array, weights: list[float], axis: int) -> Array:
-    """Each pixel of the output sees every other tap: those that do not fall on the zeros in between."""
+    """Doubles one axis; a pixel of the output needs every other tap, since the others fall on zeros."""
     margin, size = _margin(weights), x.shape[axis]
     x = _pad(x, axis, margin)
     phases = []

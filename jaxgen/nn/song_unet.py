@@ -11,13 +11,12 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.core.config import Need
 from jaxgen.nn import checks
-from jaxgen.nn.edm_unet import Decoder, Encoder, size
-from jaxgen.nn.layers import timestep_embedding
-from jaxgen.nn.unet_block import Init, Style, conv, dense, group_norm, one_hot
+from jaxgen.nn.block_style import BlockStyle, group_norm
+from jaxgen.nn.edm_unet import EDMDecoder, EDMEncoder, size
+from jaxgen.nn.layers import GLOROT, LayerInit, conv, dense, one_hot, timestep_embedding
 
-_INIT = Init(1.0, "fan_avg")
-_LAST_INIT = Init(1e-10, "fan_avg")
-_QKV_INIT = Init(0.2, "fan_avg")
+_LAST_INIT = LayerInit(1e-10, "fan_avg")
+_QKV_INIT = LayerInit(0.2, "fan_avg")
 _FREQUENCY_STD = 16.0
 
 
@@ -87,23 +86,24 @@ class SongUNet(nn.Module):
             the network.
         """
         checks.check_image_size(x, len(self.channel_multipliers))
-        checks.check_label(label, self.num_classes)
+        checks.check_optional_label(label, self.num_classes)
         keys = checks.training_keys(train, self.dropout, dropout_keys)
         widths = tuple(self.base_channels * multiplier for multiplier in self.channel_multipliers)
         emb = self._embed(noise_label, label, vector)
         levels = (widths, self.num_res_blocks, self.attention_resolutions, self._style)
-        encoder = Encoder(self.base_channels, *levels, residual_input=self.encoder == "residual", name="enc")
+        encoder = EDMEncoder(self.base_channels, *levels, residual_input=self.encoder == "residual", name="enc")
         skips = encoder(x.astype(self.dtype), emb, keys)
-        h = Decoder(*levels, attend_last=True, name="dec")(skips, emb, keys)
+        h = EDMDecoder(*levels, attend_last=True, name="dec")(skips, emb, keys)
         h = nn.swish(group_norm(h, self._style, name=f"dec_{size(x)}_aux_norm"))
         out = conv(h, self.out_channels, _LAST_INIT, name=f"dec_{size(x)}_aux_conv", dtype=self.dtype)
         return out.astype(jnp.float32)
 
     @property
-    def _style(self) -> Style:
-        return Style(
-            init=_INIT,
+    def _style(self) -> BlockStyle:
+        return BlockStyle(
+            init=GLOROT,
             last_init=_LAST_INIT,
+            out_init=_LAST_INIT,
             qkv_init=_QKV_INIT,
             epsilon=1e-6,
             min_group_channels=4,
@@ -123,11 +123,11 @@ class SongUNet(nn.Module):
         if self.num_classes:
             # Scaled so that a one-hot vector has unit variance.
             vectors = one_hot(label, self.num_classes, len(noise_label)) * math.sqrt(self.num_classes)
-            emb += dense(vectors, channels, _INIT, name="map_label")
+            emb += dense(vectors, channels, GLOROT, name="map_label")
         if vector is not None:
-            emb += dense(vector, channels, _INIT, use_bias=False, name="map_augment")
+            emb += dense(vector, channels, GLOROT, use_bias=False, name="map_augment")
         for name in ("map_layer0", "map_layer1"):
-            emb = nn.swish(dense(emb, 4 * self.base_channels, _INIT, name=name))
+            emb = nn.swish(dense(emb, 4 * self.base_channels, GLOROT, name=name))
         return emb
 
     def _embed_noise(self, noise_label: Array, channels: int) -> Array:
@@ -137,9 +137,9 @@ class SongUNet(nn.Module):
 
 
 def random_frequencies(number: int) -> tuple[float, ...]:
-    """Frequencies of N(0, 16^2), the same ones whenever they are asked for.
+    """Returns frequencies drawn from N(0, 16^2), the same in every call.
 
-    Of NumPy's streams, that of `RandomState` is the one that is promised not to change.
+    NumPy promises only for `RandomState` that its numbers will not change.
     """
     return tuple((_FREQUENCY_STD * np.random.RandomState(0).randn(number)).tolist())
 

@@ -18,7 +18,7 @@ Architecture = Literal["resnet", "orig"]
 
 
 class Discriminator(nn.Module):
-    """From images to logits.
+    """The discriminator, from images to logits.
 
     Attributes:
       architecture: `resnet` for blocks with skip connections (figure 7c), `orig` for blocks without.
@@ -52,7 +52,7 @@ class Discriminator(nn.Module):
         x = EqualizedConv(channels[0], size=1, dtype=self.dtype, name=f"b{sides[0]}_fromrgb")(x)
         x = leaky_relu(x, clamp=self.clamp)
         for side, features in zip(sides[:-1], channels[1:], strict=True):
-            x = Block(features, self.architecture, self.clamp, self.dtype, name=f"b{side}")(x)
+            x = DiscriminatorBlock(features, self.architecture, self.clamp, self.dtype, name=f"b{side}")(x)
         x = x.astype(jnp.float32)
         deviation = minibatch_std(x, self.group_size, axis_name=None if self.is_initializing() else self.axis_name)
         x = jnp.concatenate([x, jnp.broadcast_to(deviation[:, None, None, None], (*x.shape[:3], 1))], axis=-1)
@@ -65,7 +65,7 @@ class Discriminator(nn.Module):
         return jnp.sum(out * mapped, axis=-1) / math.sqrt(channels[-1])  # Miyato and Koyama 2018, eq. 5
 
 
-class Block(nn.Module):
+class DiscriminatorBlock(nn.Module):
     """Two 3x3 convolutions, the second of which halves the resolution; with a skip connection where it is residual.
 
     Attributes:
@@ -80,7 +80,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 {self.features}"]:
-        """Maps feature maps; both branches are scaled so that their sum keeps the variance."""
+        """Halves height and width; both branches are scaled so that their sum keeps the variance."""
         residual = self.architecture == "resnet"
         gain = math.sqrt(0.5) if residual else 1.0
         y = leaky_relu(EqualizedConv(x.shape[-1], dtype=self.dtype, name="conv0")(x), clamp=self.clamp)
@@ -93,9 +93,10 @@ class Block(nn.Module):
 
 
 def minibatch_std(x: Float[Array, "b h w c"], group_size: int, *, axis_name: str | None = None) -> Float[Array, " b"]:
-    """How much the images of a group differ: the deviation of each feature, averaged (Karras et al. 2018, section 3).
+    """Returns the standard deviation of each feature over a group of images, averaged over all features and pixels.
 
-    As in the official code, a batch of m groups has images i, i + m, i + 2m, ... in a group.
+    Karras et al. 2018, section 3. As in the official code, a batch of m groups has images i, i + m, i + 2m, ... in a
+    group.
 
     Args:
       x: feature maps of the batch, or, with an axis, of this device's share of it.

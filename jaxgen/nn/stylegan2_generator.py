@@ -14,7 +14,7 @@ from jaxgen.nn.stylegan2_layers import TAPS, Mapping, NoiseMode, StyledConv, ToR
 
 
 class Generator(nn.Module):
-    """From latents to images, by way of one style for each layer.
+    """The generator, from latents to images by way of one style for each layer.
 
     Attributes:
       image_shape: height, width, channels of an image.
@@ -66,17 +66,17 @@ class Generator(nn.Module):
     def styles(
         self, z: Float[Array, "b {self.z_dim}"], label: Int[Array, " b"] | None = None
     ) -> Float[Array, "b {self.num_ws} {self.w_dim}"]:
-        """The style of each latent, once for each layer."""
+        """Returns the style of each latent, once for each layer."""
         return jnp.repeat(self.mapping(z, label)[:, None], self.num_ws, axis=1)
 
     def truncate(
         self, ws: Float[Array, "b {self.num_ws} {self.w_dim}"], *, psi: float, cutoff: int | None = None
     ) -> Float[Array, "b {self.num_ws} {self.w_dim}"]:
-        """Draws styles of the first `cutoff` layers, or of all, to the average (Karras et al. 2019, appendix B).
+        """Moves styles of the first `cutoff` layers, or of all, towards the average (Karras et al. 2019, appendix B).
 
         Args:
           ws: styles.
-          psi: how far they stay from the average, relative to where they were: 1 for where they are.
+          psi: factor of their distance from the average; 1 for no truncation.
           cutoff: number of layers.
         """
         w_avg = self.w_avg.value[None, None]

@@ -14,21 +14,21 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.core import keys
-from jaxgen.nn.conv_coder import check_label
+from jaxgen.nn.checks import check_required_label
 from jaxgen.nn.resample import blur, downsample
 from jaxgen.nn.strided_conv import down_conv, up_conv
 
 TAPS = (1, 3, 3, 1)
-"""The filter that goes with every change of resolution."""
+"""The filter of every upsampling and downsampling."""
 
 NoiseMode = Literal["random", "const", "none"]
-"""What is added to feature maps: noise drawn for each image, the same buffers for all, or nothing."""
+"""The noise added to feature maps: drawn for each image, the same buffers for all, or none."""
 
 _normal = nn.initializers.normal(1.0)
 
 
 def resolutions(image_shape: tuple[int, ...]) -> list[int]:
-    """The sides of feature maps, 4, 8, ..., up to that of the images.
+    """Returns the sides of feature maps, 4, 8, ..., up to that of the images.
 
     Raises:
       ValueError: if the images are not square, or their side is no power of two from 8 on.
@@ -43,7 +43,7 @@ def resolutions(image_shape: tuple[int, ...]) -> list[int]:
 
 
 def channels_at(resolution: int, channel_base: int, channel_max: int) -> int:
-    """Channels of feature maps of a resolution."""
+    """Returns the channels of feature maps of a resolution."""
     return min(channel_base // resolution, channel_max)
 
 
@@ -59,7 +59,7 @@ def leaky_relu(x: Float[Array, "*shape"], *, gain: float = 1.0, clamp: float | N
 
 
 def demodulation(kernel: Float[Array, "k k c d"], style: Float[Array, "b c"]) -> Float[Array, "b d"]:
-    """What scales the weights of each output, once modulated by a style, to unit norm (eq. 3)."""
+    """Returns the factors that bring the weights of each output, modulated by a style, to unit norm (eq. 3)."""
     return jax.lax.rsqrt(style**2 @ jnp.sum(kernel**2, axis=(0, 1)) + 1e-8)
 
 
@@ -80,7 +80,7 @@ class EqualizedDense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b c"]) -> Float[Array, "b {self.features}"]:
-        """Maps vectors."""
+        """Applies the layer."""
         init = nn.initializers.normal(1.0 / self.lr_multiplier)
         kernel = self.param("kernel", init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.constant(self.bias_init), (self.features,))
@@ -107,7 +107,7 @@ class EqualizedConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 {self.features}"]:
-        """Maps feature maps."""
+        """Applies the convolution."""
         kernel = self.param("kernel", _normal, (self.size, self.size, x.shape[-1], self.features))
         kernel = (kernel / math.sqrt(self.size**2 * x.shape[-1])).astype(self.dtype)
         y = _conv_down(x.astype(self.dtype), kernel) if self.down else _conv(x.astype(self.dtype), kernel)
@@ -134,7 +134,7 @@ class Mapping(nn.Module):
         self, z: Float[Array, "b d"] | None, label: Int[Array, " b"] | None = None
     ) -> Float[Array, "b {self.features}"]:
         """Maps standard normal latents, if there are any, and labels, if there are classes."""
-        check_label(label, num_classes=self.num_classes)
+        check_required_label(label, self.num_classes)
         inputs = [] if z is None else [normalize_second_moment(z)]
         if label is not None:
             embedded = EqualizedDense(self.features, name="embed")(jax.nn.one_hot(label, self.num_classes))
@@ -168,7 +168,7 @@ class StyledConv(nn.Module):
         noise_keys: Key[Array, " b"] | None,
         noise_mode: NoiseMode,
     ) -> Float[Array, "b h2 w2 {self.features}"]:
-        """Maps feature maps as their styles say."""
+        """Applies the convolution, modulated by a style for each image."""
         style = EqualizedDense(x.shape[-1], bias_init=1.0, name="affine")(w)
         kernel = self.param("kernel", _normal, (3, 3, x.shape[-1], self.features))
         conv = _conv_up if self.up else _conv
@@ -202,7 +202,7 @@ class ToRGB(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], w: Float[Array, "b d"]) -> Float[Array, "b h w {self.features}"]:
-        """Maps feature maps as their styles say."""
+        """Applies the convolution, modulated by a style for each image."""
         channels = x.shape[-1]
         style = EqualizedDense(channels, bias_init=1.0, name="affine")(w) / math.sqrt(channels)
         kernel = self.param("kernel", _normal, (channels, self.features))

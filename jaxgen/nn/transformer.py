@@ -1,4 +1,4 @@
-"""What the diffusion transformers share: patches, fixed position tables, conditioning, attention, adaLN-zero blocks."""
+"""Layers of the diffusion transformers: patches, fixed position tables, conditioning, attention, adaLN-zero blocks."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.core import keys as keylib
-from jaxgen.nn.checks import check_label
+from jaxgen.nn.checks import check_optional_label
 from jaxgen.nn.layers import Dropout, frequency_embedding
 
 _XAVIER = nn.initializers.xavier_uniform()
@@ -25,14 +25,14 @@ def patchify(x: Float[Array, "b h w c"], patch_size: int) -> Float[Array, "b n d
 
 
 def unpatchify(tokens: Float[Array, "b n d"], patch_size: int, grid: tuple[int, int]) -> Float[Array, "b h w c"]:
-    """The images whose `grid` = (rows, columns) of patches `patchify` returned."""
+    """Returns the images of `grid` = (rows, columns) patches: the inverse of `patchify`."""
     (rows, columns), p = grid, patch_size
     patches = tokens.reshape(len(tokens), rows, columns, p, p, -1).swapaxes(2, 3)
     return patches.reshape(len(tokens), rows * p, columns * p, patches.shape[-1])
 
 
 def sincos_positions(grid: tuple[int, int], dim: int) -> Float[np.ndarray, "n {dim}"]:
-    """The fixed position table of DiT: the first half of `dim` encodes the column, the second the row.
+    """Returns the fixed position table of DiT: the first half of `dim` encodes the column, the second the row.
 
     Each half holds dim/4 sines, then dim/4 cosines, of the position times 10000^(-4i/dim).
     """
@@ -43,22 +43,22 @@ def sincos_positions(grid: tuple[int, int], dim: int) -> Float[np.ndarray, "n {d
 
 
 def rotary_angles(grid: tuple[int, int], head_dim: int) -> Float[np.ndarray, "n {head_dim}//2"]:
-    """Angles of rotary embeddings in two dimensions: head_dim/4 turn with the row, then as many with the column."""
+    """Returns angles of 2-D rotary embeddings: head_dim/4 grow with the row, then as many with the column."""
     freqs = 10_000.0 ** (-np.arange(head_dim // 4) / (head_dim // 4))
     rows_and_columns = np.indices(grid).reshape(2, -1)
     return np.concatenate([p[:, None] * freqs[None, :] for p in rows_and_columns], axis=1).astype(np.float32)
 
 
 def rotate(x: Float[Array, "b n heads d"], angles: Float[Array, "n d//2"]) -> Float[Array, "b n heads d"]:
-    """Turns each pair of neighboring channels by its token's angle (RoFormer, Su et al. 2021, section 3.2)."""
+    """Rotates each pair of adjacent channels by its token's angle (RoFormer, Su et al. 2021, section 3.2)."""
     cos, sin = (f(angles)[None, :, None, :] for f in (jnp.cos, jnp.sin))
     first, second = x[..., 0::2].astype(jnp.float32), x[..., 1::2].astype(jnp.float32)
-    turned = jnp.stack([first * cos - second * sin, first * sin + second * cos], axis=-1)
-    return turned.reshape(x.shape).astype(x.dtype)
+    rotated = jnp.stack([first * cos - second * sin, first * sin + second * cos], axis=-1)
+    return rotated.reshape(x.shape).astype(x.dtype)
 
 
 def linear(features: int, dtype: DTypeLike, name: str, *, zero_init: bool = False, use_bias: bool = True) -> nn.Dense:
-    """A linear layer with DiT's initialization: Xavier uniform, or zero where a branch is to start as the identity."""
+    """Returns a linear layer with DiT's initialization: Xavier uniform, or zero for a branch that starts at zero."""
     return nn.Dense(features, use_bias, dtype=dtype, kernel_init=_ZEROS if zero_init else _XAVIER, name=name)
 
 
@@ -90,8 +90,8 @@ class Conditioning(nn.Module):
         return emb + label_emb, label_emb
 
 
-class Attention(nn.Module):
-    """Self-attention over tokens, with queries and keys normalized and rotated where asked for."""
+class SelfAttention(nn.Module):
+    """Self-attention over tokens; queries and keys are normalized if `qk_norm`, and rotated if there are angles."""
 
     num_heads: int
     qk_norm: bool = False
@@ -119,7 +119,7 @@ class Attention(nn.Module):
         return Dropout(self.dropout, name="dropout")(linear(d, self.dtype, "out")(mixed), dropout_keys)
 
 
-class MLP(nn.Module):
+class FeedForward(nn.Module):
     """Two linear layers with GELU between them, or, gated, with SwiGLU (Shazeer 2020) at two thirds of the width."""
 
     ratio: float = 4.0
@@ -140,7 +140,7 @@ class MLP(nn.Module):
         return linear(x.shape[-1], self.dtype, "out")(Dropout(self.dropout, name="dropout")(h, dropout_keys))
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """A transformer block whose normalizations and residual branches a conditioning vector modulates: adaLN-zero.
 
     Both branches are multiplied by gates that start at zero, so that the block starts as the identity (Peebles and Xie
@@ -175,10 +175,11 @@ class Block(nn.Module):
         """Applies attention, then the MLP."""
         shift_0, scale_0, gate_0, shift_1, scale_1, gate_1 = _modulation(emb, 6, self.dtype)
         h = _norm("norm_0", self.rms_norm, self.dtype)(x) * (1.0 + scale_0) + shift_0
-        attention = Attention(self.num_heads, self.qk_norm, self.dropout, self.dtype, name="attention")
+        attention = SelfAttention(self.num_heads, self.qk_norm, self.dropout, self.dtype, name="attention")
         x += gate_0 * attention(h, dropout_keys, angles)
         h = _norm("norm_1", self.rms_norm, self.dtype)(x) * (1.0 + scale_1) + shift_1
-        return x + gate_1 * MLP(self.mlp_ratio, self.gated, self.dropout, self.dtype, name="mlp")(h, dropout_keys)
+        mlp = FeedForward(self.mlp_ratio, self.gated, self.dropout, self.dtype, name="mlp")
+        return x + gate_1 * mlp(h, dropout_keys)
 
 
 class FinalLayer(nn.Module):
@@ -211,16 +212,16 @@ def validate(
         )
     if hidden_size % 4 or hidden_size % num_heads:
         raise ValueError(f"hidden_size={hidden_size} must be a multiple of 4 and of num_heads={num_heads}.")
-    check_label(label, num_classes)
+    check_optional_label(label, num_classes)
 
 
 def layer_keys(dropout_keys: Array | None, layer: int | Array) -> Array | None:
-    """Keys of one layer of several that share parameter paths."""
+    """Returns the dropout keys of one of several layers that share parameter paths."""
     return None if dropout_keys is None else keylib.fold_each(dropout_keys, layer)
 
 
 def _modulation(emb: Array, parts: int, dtype: DTypeLike) -> list[Array]:
-    """Shifts, scales and gates for all tokens of an example; must be called within a compact module."""
+    """Returns shifts, scales and gates for all tokens of an example; to be called in a compact module."""
     modulation = linear(parts * emb.shape[-1], dtype, "modulation", zero_init=True)(nn.silu(emb))
     return jnp.split(modulation[:, None, :], parts, axis=-1)
 

@@ -1,4 +1,4 @@
-"""The uncertainty head: how well a diffusion model can do at each noise level, learned along with it."""
+"""The uncertainty head of EDM2: the log-variance of a denoiser's error at each noise level, learned beside it."""
 
 import jax.numpy as jnp
 from flax import linen as nn

@@ -6,40 +6,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.nn import checks
-from jaxgen.nn.layers import Downsample, Dropout, SelfAttention, Upsample, conv3x3, dense, timestep_embedding
+from jaxgen.nn.block_style import DDPM_NAMES, BlockStyle, group_norm
+from jaxgen.nn.layers import GLOROT, ZERO, Downsample, Upsample, conv, dense, timestep_embedding
+from jaxgen.nn.residual_block import make_block
 
 
-class Block(nn.Module):
-    """A residual block conditioned on an embedding, with self-attention after it where `attention` is set."""
-
-    channels: int
-    attention: bool
-    dropout: float = 0.0
-    num_groups: int = 32
-    num_heads: int = 1
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "b h w c"], emb: Float[Array, "b e"], dropout_keys: Key[Array, " b"] | None
-    ) -> Float[Array, "b h w {self.channels}"]:
-        """Maps features to `channels` features of the same height and width."""
-        h = conv3x3(self.channels, dtype=self.dtype, name="conv_0")(self._activate(x, "norm_0"))
-        h += dense(self.channels, dtype=self.dtype, name="emb")(nn.swish(emb))[:, None, None, :]
-        h = Dropout(self.dropout, name="dropout")(self._activate(h, "norm_1"), dropout_keys)
-        h = conv3x3(self.channels, zero_init=True, dtype=self.dtype, name="conv_1")(h)
-        if x.shape[-1] != self.channels:
-            x = dense(self.channels, dtype=self.dtype, name="shortcut")(x)
-        h += x
-        if self.attention:
-            h = SelfAttention(self.num_heads, self.num_groups, self.dtype, name="attention")(h)
-        return h
-
-    def _activate(self, x: Array, name: str) -> Array:
-        return nn.swish(nn.GroupNorm(self.num_groups, epsilon=1e-6, dtype=self.dtype, name=name)(x))
-
-
-class Embedding(nn.Module):
+class DDPMEmbedding(nn.Module):
     """The embedding that conditions every block: of the timestep, and of the label and the vector if there are any."""
 
     channels: int
@@ -52,13 +24,13 @@ class Embedding(nn.Module):
     ) -> Float[Array, "b 4*{self.channels}"]:
         """Embeds timesteps in [0, 1000) and labels in [0, num_classes]; None means `num_classes`, the null token."""
         emb = timestep_embedding(noise_label, self.channels).astype(self.dtype)
-        emb = dense(4 * self.channels, dtype=self.dtype, name="time_0")(emb)
-        emb = dense(4 * self.channels, dtype=self.dtype, name="time_1")(nn.swish(emb))
+        emb = dense(emb, 4 * self.channels, GLOROT, name="time_0", dtype=self.dtype)
+        emb = dense(nn.swish(emb), 4 * self.channels, GLOROT, name="time_1", dtype=self.dtype)
         if self.num_classes:
             label = jnp.full(noise_label.shape, self.num_classes) if label is None else label
             emb += nn.Embed(self.num_classes + 1, 4 * self.channels, dtype=self.dtype, name="label")(label)
         if vector is not None:
-            emb += dense(4 * self.channels, use_bias=False, dtype=self.dtype, name="vector")(vector)
+            emb += dense(vector, 4 * self.channels, GLOROT, use_bias=False, name="vector", dtype=self.dtype)
         return emb
 
 
@@ -114,21 +86,24 @@ class UNet(nn.Module):
         """
         self._validate(x, label)
         keys = checks.training_keys(train, self.dropout, dropout_keys)
-        emb = Embedding(self.base_channels, self.num_classes, self.dtype, name="embedding")(noise_label, label, vector)
+        emb = DDPMEmbedding(self.base_channels, self.num_classes, self.dtype, name="embedding")(
+            noise_label, label, vector
+        )
         h, skips = self._down(x.astype(self.dtype), emb, keys)
         width = self.base_channels * self.channel_multipliers[-1]
-        h = self._block("mid_0", width, attention=True)(h, emb, keys)
-        h = self._block("mid_1", width, attention=False)(h, emb, keys)
+        h = self._block(h, emb, keys, width, "mid_0", attention=True)
+        h = self._block(h, emb, keys, width, "mid_1", attention=False)
         h = self._up(h, skips, emb, keys)
-        h = nn.swish(nn.GroupNorm(self._groups, epsilon=1e-6, dtype=self.dtype, name="norm_out")(h))
-        return conv3x3(self.out_channels, zero_init=True, dtype=self.dtype, name="conv_out")(h).astype(jnp.float32)
+        h = nn.swish(group_norm(h, self._style, name="norm_out"))
+        return conv(h, self.out_channels, ZERO, name="conv_out", dtype=self.dtype).astype(jnp.float32)
 
     def _down(self, x: Array, emb: Array, keys: Array | None) -> tuple[Array, list[Array]]:
-        h = conv3x3(self.base_channels, dtype=self.dtype, name="conv_in")(x)
+        h = conv(x, self.base_channels, GLOROT, name="conv_in", dtype=self.dtype)
         skips = [h]
         for level, multiplier in enumerate(self.channel_multipliers):
             for i in range(self.num_res_blocks):
-                h = self._block(f"down_{level}_{i}", self.base_channels * multiplier, self._attends(h))(h, emb, keys)
+                width = self.base_channels * multiplier
+                h = self._block(h, emb, keys, width, f"down_{level}_{i}", attention=self._attends(h))
                 skips.append(h)
             if level < len(self.channel_multipliers) - 1:
                 h = Downsample(self.dtype, name=f"downsample_{level}")(h)
@@ -139,17 +114,33 @@ class UNet(nn.Module):
         for level, multiplier in reversed(list(enumerate(self.channel_multipliers))):
             for i in range(self.num_res_blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = self._block(f"up_{level}_{i}", self.base_channels * multiplier, self._attends(h))(h, emb, keys)
+                width = self.base_channels * multiplier
+                h = self._block(h, emb, keys, width, f"up_{level}_{i}", attention=self._attends(h))
             if level > 0:
                 h = Upsample(self.dtype, name=f"upsample_{level}")(h)
         return h
 
-    def _block(self, name: str, channels: int, attention: bool) -> Block:
-        block = nn.remat(Block) if self.remat else Block
-        return block(channels, attention, self.dropout, self._groups, self.num_heads, self.dtype, name=name)
+    def _block(self, h: Array, emb: Array, keys: Array | None, width: int, name: str, *, attention: bool) -> Array:
+        # The embedding is activated anew for each block: gradients would be summed in another order otherwise.
+        return make_block(width, self._style, name=name, attention=attention)(h, nn.swish(emb), keys)
 
     def _attends(self, h: Array) -> bool:
         return h.shape[1] in self.attention_resolutions
+
+    @property
+    def _style(self) -> BlockStyle:
+        return BlockStyle(
+            init=GLOROT,
+            qkv_init=GLOROT,
+            epsilon=1e-6,
+            num_groups=self._groups,
+            scale_shift=False,
+            num_heads=self.num_heads,
+            dropout=self.dropout,
+            names=DDPM_NAMES,
+            dtype=self.dtype,
+            remat=self.remat,
+        )
 
     @property
     def _groups(self) -> int:
@@ -157,6 +148,6 @@ class UNet(nn.Module):
 
     def _validate(self, x: Array, label: Array | None) -> None:
         checks.check_image_size(x, len(self.channel_multipliers))
-        checks.check_label(label, self.num_classes)
+        checks.check_optional_label(label, self.num_classes)
         if self.base_channels % self._groups:
             raise ValueError(f"base_channels={self.base_channels} must be a multiple of num_groups={self.num_groups}.")

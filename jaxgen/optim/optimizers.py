@@ -1,12 +1,14 @@
 """Optimizers by name: clipping, the update rule, decoupled weight decay and the learning-rate schedule in one chain."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import optax
 
-from jaxgen.core import trees
-from jaxgen.core.config import Need, Section, call, choose, refuse_unused
+from jaxgen.core.config import Need, call, choose, refuse_unused
+from jaxgen.optim import multipliers
+from jaxgen.optim.multipliers import Multipliers
 from jaxgen.optim.projection import normalized_weights, project
 from jaxgen.optim.schedules import Schedule, learning_rate_schedule, scale_by_schedule_of_step
 
@@ -16,7 +18,7 @@ class Rule(NamedTuple):
 
     Attributes:
       make: `(b1, b2) -> transformation`.
-      decays: those of `b1` and `b2` that it has.
+      decays: the settings of `b1` and `b2` that the rule has.
     """
 
     make: Callable[[float, float], optax.GradientTransformation]
@@ -37,7 +39,9 @@ def _need_of(decay: str) -> Need:
     return Need(f"an optimizer.name that has a {decay}", lambda optimizer: decay in RULES[optimizer.name].decays)
 
 
-NEEDS = {decay: _need_of(decay) for decay in ("b1", "b2")}
+NEEDS = {decay: _need_of(decay) for decay in ("b1", "b2")} | {
+    "weight_decay_multipliers": Need("a positive optimizer.weight_decay", lambda optimizer: optimizer.weight_decay > 0)
+}
 """Settings without an effect, unless others are as said."""
 
 
@@ -54,6 +58,8 @@ def make_optimizer(
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
     forced_normalization: str | None = None,
+    learning_rate_multipliers: Multipliers = (),
+    weight_decay_multipliers: Multipliers = (),
 ) -> optax.GradientTransformationExtraArgs:
     """Builds an optimizer from the settings of a config's `optimizer` section.
 
@@ -73,30 +79,42 @@ def make_optimizer(
       clip_norm: global norm that a gradient is scaled down to.
       forced_normalization: regular expression over the names of weights that are normalized after each update, for
         magnitude-preserving networks (Karras et al. 2024): the weights of each output get a root mean square of 1.
+      learning_rate_multipliers: `(pattern, factor)` for regular expressions over the names of the player's parameters;
+        the first that matches a whole name counts, the rest has a factor of 1. Decay is scaled, too, as by the rate. A
+        factor of 0 freezes: no update, no optimizer state, and no part in `clip_norm`.
+      weight_decay_multipliers: the same for weight decay; the rest has a factor of 1 for kernels and embeddings.
 
     Raises:
-      ValueError: if the name is unknown, a number is out of range, or a decay is set that the rule does not have.
+      ValueError: if the name is unknown, a number is out of range, a decay is set that the rule does not have, or, by
+        `init`, a pattern is the first to match no parameter.
     """
     rule = choose(RULES, name, where="optimizer.name")
-    refuse_unused(make_optimizer, {"name": name, "b1": b1, "b2": b2}, NEEDS, where="optimizer")
+    decay = {"weight_decay": weight_decay, "weight_decay_multipliers": weight_decay_multipliers}
+    refuse_unused(make_optimizer, {"name": name, "b1": b1, "b2": b2, **decay}, NEEDS, where="optimizer")
     _check(learning_rate=learning_rate, b1=b1, b2=b2, weight_decay=weight_decay, clip_norm=clip_norm)
     rate = learning_rate_schedule(
         num_steps, learning_rate, schedule=schedule, warmup_steps=warmup_steps, decay_steps=decay_steps
     )
-    chain = [rule.make(b1, b2), scale_by_schedule_of_step(rate)]
-    if weight_decay:
-        chain.insert(
-            1, optax.add_decayed_weights(weight_decay, mask=lambda p: trees.matches(r".*(kernel|embedding)", p))
-        )
-    if clip_norm is not None:
-        chain.insert(0, optax.clip_by_global_norm(clip_norm))
-    if forced_normalization is not None:
-        chain.append(project(lambda params: normalized_weights(params, forced_normalization)))
-    return optax.chain(*chain)
+    links = [
+        optax.clip_by_global_norm(clip_norm) if clip_norm is not None else None,
+        rule.make(b1, b2),
+        _decay(weight_decay, weight_decay_multipliers) if weight_decay else None,
+        scale_by_schedule_of_step(rate),
+        multipliers.scale_by_multipliers(learning_rate_multipliers) if learning_rate_multipliers else None,
+        project(lambda p: normalized_weights(p, forced_normalization)) if forced_normalization is not None else None,
+    ]
+    chain = optax.chain(*filter(None, links))
+    return multipliers.train_only(chain, rates=learning_rate_multipliers, decays=weight_decay_multipliers)
+
+
+def _decay(weight_decay: float, factors: Multipliers) -> optax.GradientTransformation:
+    if factors:
+        return multipliers.add_decayed_weights(weight_decay, factors)
+    return optax.add_decayed_weights(weight_decay, mask=multipliers.decayed)
 
 
 def _check(*, clip_norm: float | None, **numbers: float) -> None:
-    """Refuses numbers that are out of range."""
+    """Raises an error for numbers that are out of range."""
     for key, value in numbers.items():
         most = 1.0 if key in ("b1", "b2") else float("inf")
         if not 0.0 <= value < most:
@@ -106,10 +124,26 @@ def _check(*, clip_norm: float | None, **numbers: float) -> None:
         raise ValueError(f"optimizer.clip_norm is {clip_norm}, but must be positive, or None for no clipping.")
 
 
+def learning_rates(section: Mapping[str, Any], *, num_steps: int) -> dict[str, optax.Schedule]:
+    """Returns the learning rate by the step, for the section `optimizer` or each of its subsections, by the path.
+
+    Args:
+      section: of a single optimizer, or with a subsection for each player.
+      num_steps: number of steps in the run.
+    """
+    players = {f"optimizer.{name}": own for name, own in section.items() if isinstance(own, Mapping)}
+    defaults = {name: p.default for name, p in inspect.signature(make_optimizer).parameters.items()}
+    names = ("learning_rate", "schedule", "warmup_steps", "decay_steps")
+    return {
+        where: learning_rate_schedule(num_steps, **{name: own.get(name, defaults[name]) for name in names})
+        for where, own in (players or {"optimizer": section}).items()
+    }
+
+
 def make_player_optimizers(
-    section: Section, *players: str, num_steps: int
+    section: Mapping[str, Any], *players: str, num_steps: int
 ) -> dict[str, optax.GradientTransformationExtraArgs]:
-    """One optimizer for each player, from the subsection of its name.
+    """Builds an optimizer for each player, from the subsection of its name.
 
     Raises:
       ValueError: if a subsection is missing or unknown, or wrong in itself.
@@ -121,11 +155,11 @@ def make_player_optimizers(
     }
 
 
-def with_lazy_updates(section: Section, every_steps: int) -> dict[str, Any]:
-    """The settings of a player that takes one update more, on a regularizer, every so many steps.
+def with_lazy_updates(section: Mapping[str, Any], every_steps: int) -> dict[str, Any]:
+    """Returns the settings of a player that does one more update, on a regularizer, every k steps.
 
-    Learning rate and decays are those of as much progress in more updates (Karras et al. 2020, appendix B): with
-    c = k / (k + 1) for every k steps, c times the rate, and the decays to the power of c.
+    Learning rate and decays are corrected for the additional updates (Karras et al. 2020, appendix B): with
+    c = k / (k + 1), the rate is multiplied by c, and the decays are raised to the power of c.
 
     Raises:
       ValueError: if the name is unknown.

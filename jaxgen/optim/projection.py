@@ -11,7 +11,7 @@ from jaxgen.core import trees
 
 
 def project(projection: Callable[[PyTree], PyTree]) -> optax.GradientTransformation:
-    """The last link of a chain of transformations: parameters end up where `projection` maps them after the update."""
+    """Returns the last transformation of a chain, after whose updates the parameters are mapped by `projection`."""
 
     def update(
         updates: PyTree, state: optax.EmptyState, params: PyTree | None = None
@@ -25,7 +25,7 @@ def project(projection: Callable[[PyTree], PyTree]) -> optax.GradientTransformat
 
 
 def normalized_weights(params: PyTree, pattern: str) -> PyTree:
-    """Scales the weights of each output to a root mean square of 1, in the leaves whose whole name matches.
+    """Returns the parameters with the weights of each output scaled to an RMS of 1, where the whole name matches.
 
     The gradient of a layer that normalizes its weights is orthogonal to them, so they would grow with every update, and
     the step relative to their length, the effective learning rate, would fall unnoticed.

@@ -13,7 +13,7 @@ Schedule = Literal["constant", "cosine", "linear", "inverse_sqrt"]
 
 
 def scale_by_schedule_of_step(rate: optax.Schedule) -> optax.GradientTransformationExtraArgs:
-    """Multiplies updates by -rate(step), the learning rate of the run's step, which is an argument of the update.
+    """Returns a transformation that multiplies updates by -rate(step), with the run's step as an argument.
 
     `optax.scale_by_schedule` counts its own updates instead. A player that is updated several times in a step of the
     run, such as a discriminator before each update of the generator, would be ahead of the schedule.
@@ -71,7 +71,7 @@ def learning_rate_schedule(
 
 
 def _decay_start(schedule: Schedule, decay_steps: int | None) -> float:
-    """The step at which an inverse square root starts to fall; infinity for other schedules."""
+    """Returns the step at which an inverse square root starts to fall; infinity for other schedules."""
     if (schedule == "inverse_sqrt") != (decay_steps is not None) or (decay_steps is not None and decay_steps < 1):
         raise ValueError(
             f"optimizer.decay_steps is {decay_steps} and optimizer.schedule is {schedule!r}, but inverse_sqrt needs "
@@ -81,5 +81,5 @@ def _decay_start(schedule: Schedule, decay_steps: int | None) -> float:
 
 
 def _inverse_sqrt(learning_rate: float, falls_from: float, *, first: int) -> optax.Schedule:
-    """The rate of step number `first` + step, counted from 1."""
+    """Returns a schedule whose rate at count i is that of step number `first` + i, counted from 1."""
     return lambda step: learning_rate * jnp.maximum((first + step) / falls_from, 1.0) ** -0.5

@@ -1,1 +1,1 @@
-"""How the pure functions of a model run on many devices: by a mesh (the main path) or by pmap."""
+"""Execution of a model's pure functions on many devices: by a mesh (the main path) or by pmap."""

@@ -1,4 +1,4 @@
-"""How activations lie on a mesh: by examples, and behind layers that are split over `tensor`, by features."""
+"""Shardings of activations: split by examples, and after layers that are split over `tensor`, by features."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -16,10 +16,10 @@ Parameters = Mapping[str, tuple[tuple[int, ...], P]]
 
 
 def split_activations(mesh: Mesh, parameters: Parameters, fn: Callable[..., Any]) -> Callable[..., Any]:
-    """States the split of what Flax modules return within `fn`, which changes no value.
+    """Returns `fn` with sharding constraints on the outputs of Flax modules, which change no value.
 
-    Left to itself, the partitioner spreads the way that a parameter is split over `fsdp` to the activations that it
-    meets, in the place of gathering the parameter, and splits sums over `tensor` that the next layer needs whole.
+    Without them, the partitioner propagates the `fsdp` sharding of a parameter to activations instead of gathering the
+    parameter, and splits sums over `tensor` that the next layer needs whole.
     """
     if mesh.devices.size == mesh.shape[meshes.DATA]:
         return fn
@@ -48,7 +48,7 @@ def _state_split(x: Any, own: list[tuple[tuple[int, ...], P]] | None, mesh: Mesh
 
 
 def _features(shape: tuple[int, ...], own: list[tuple[tuple[int, ...], P]]) -> list[str | None]:
-    """Split where one of the module's parameters is, and the dimension is the same one counted from the end."""
+    """Returns the split of a module's output: that of its parameters, by dimensions counted from the end."""
     features: list[str | None] = [None] * len(shape)
     for parameter, spec in own:
         for i in range(1, min(len(shape), len(parameter)) + 1):
@@ -59,9 +59,11 @@ def _features(shape: tuple[int, ...], own: list[tuple[tuple[int, ...], P]]) -> l
 
 
 def _modules(parameters: Parameters) -> dict[tuple[str, ...], list[tuple[tuple[int, ...], P]]]:
-    """What the modules own, by path; nothing, of those that only contain others. Norms are left out: as their inputs.
+    """Returns shapes and partitions of the kernels that a module itself owns, by the module's path.
 
-    Parameters may have up to two names more in front than a module knows of, such as the player's.
+    The list of a module that only contains others is empty. Norms have no kernel and are left out: their outputs are
+    split as their inputs are. The names of parameters may have up to two parts more in front than a module's path, such
+    as the player's.
     """
     found: dict[tuple[str, ...], list[tuple[tuple[int, ...], P]]] = {}
     for name, (shape, spec) in parameters.items():

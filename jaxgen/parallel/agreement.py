@@ -1,4 +1,4 @@
-"""What all processes must know alike: process 0 finds it out, and tells the others.
+"""Agreement between processes: process 0 determines a value, and sends it to the others.
 
 Every process must call these functions, in the same order; with one process they cost nothing.
 """
@@ -11,7 +11,7 @@ from jaxgen.parallel import hosts
 
 
 def from_first(find: Callable[[], Any]) -> Any:
-    """Calls `find` on process 0 alone; all return what it found, a value that JSON can hold.
+    """Calls `find` on process 0 alone; all processes return its result, a value that JSON can hold.
 
     Raises:
       ValueError: on all of them, if `find` raised one.
@@ -25,7 +25,7 @@ def from_first(find: Callable[[], Any]) -> Any:
 
 
 def any_of(text: str | None) -> str | None:
-    """The texts of the processes that have one, or None if no process has."""
+    """Returns the different texts of all processes, joined by semicolons, or None if no process has one."""
     if hosts.num_processes() == 1:
         return text
     return "; ".join(dict.fromkeys(filter(None, hosts.gather(text or "")))) or None

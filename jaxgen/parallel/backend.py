@@ -20,8 +20,8 @@ TOLERANCE = 1e-4
 """Of the largest number of a result. Library convolutions and divisions round, but less than this."""
 
 
-class Program(NamedTuple):
-    """A small program, in JAX and in NumPy.
+class Probe(NamedTuple):
+    """A small program that the backend is checked by, in JAX and in NumPy.
 
     Attributes:
       name: what it computes, as a noun phrase.
@@ -40,7 +40,7 @@ def check_backend() -> None:
     """Refuses a backend that computes one of the programs wrong.
 
     Raises:
-      ValueError: which names the backend, the program and the error.
+      ValueError: names the backend, the program and the error.
     """
     for name, error in errors().items():
         if not error <= TOLERANCE:
@@ -102,19 +102,19 @@ def _expected_convolution(images: np.ndarray, kernel: np.ndarray, cotangent: np.
 
 
 PROGRAMS = (
-    Program(  # jax#39103: what is left of 2**15 rows
+    Probe(  # jax#39103: what is left of 2**15 rows
         "sums over products of narrow matrices",
         _narrow_product,
         _narrow_product,
         (_integers(3, 3), _integers(2**15 + 17, 3)),
     ),
-    Program(  # jax#39336: the bias unscaled
+    Probe(  # jax#39336: the bias unscaled
         "scaled sums of products and biases",
         _scaled_sum,
         _scaled_sum,
         (_integers(32, 15), _integers(100, 15), _integers(32)),
     ),
-    Program(
+    Probe(
         "3x3 convolutions and their gradients",
         _convolution,
         _expected_convolution,

@@ -6,7 +6,7 @@ _GIB, _GB, _TERA = 2**30, 1e9, 1e12
 
 
 class Accelerator(NamedTuple):
-    """What a device can do at best.
+    """The peak rates and the memory of a device.
 
     Attributes:
       flops: operations a second, dense, in bfloat16.

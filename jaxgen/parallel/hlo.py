@@ -1,6 +1,6 @@
-"""What a compiled program does in one run on one device, read from its text: operations, memory traffic, messages.
+"""The cost of a compiled program on one device, read from its text: operations, memory traffic, messages.
 
-XLA's own cost analysis counts the body of a loop once; here it counts as often as it is run.
+XLA's own cost analysis counts the body of a loop once; here it counts once for each iteration.
 """
 
 import math
@@ -27,7 +27,7 @@ class Collective(NamedTuple):
     Attributes:
       kind: one of `COLLECTIVES`.
       group: devices that take part together.
-      span: from the first to the last of them, in the order of the mesh; as large as `group` for neighbours.
+      span: from the first to the last of them, in the order of the mesh; as large as `group` for adjacent ones.
     """
 
     kind: str
@@ -36,7 +36,7 @@ class Collective(NamedTuple):
 
 
 class Program(NamedTuple):
-    """One run of a program on one device.
+    """The cost of one execution of a program on one device.
 
     Attributes:
       flops: of matrix products and convolutions; a multiplication and an addition are two.
@@ -72,14 +72,14 @@ def read(text: str) -> Program:
 
 
 class _Walk:
-    """Adds up computations, each looked at once."""
+    """Sums the costs of computations, each of which is read once."""
 
     def __init__(self, computations: Mapping[str, _Computation]) -> None:
         self._computations = computations
         self._known: dict[tuple[str, bool], Program] = {}
 
     def total(self, name: str, *, fused: bool) -> Program:
-        """A computation and all that it calls; within a fusion, nothing passes through memory."""
+        """Returns the cost of a computation and all that it calls; a fusion has no memory traffic inside."""
         if (name, fused) not in self._known:
             instructions = self._computations[name]
             types = {instruction.name: instruction.type for instruction in instructions}
@@ -118,7 +118,7 @@ def _computations(text: str) -> tuple[dict[str, _Computation], str | None]:
 
 
 def _own(instruction: _Instruction, types: Mapping[str, str], fused: bool) -> Program:
-    """What an instruction does itself, without the computations that it calls."""
+    """Returns the cost of an instruction itself, without the computations that it calls."""
     opcode = instruction.opcode.removesuffix("-start")
     flops = {"dot": _dot_flops, "convolution": _convolution_flops}.get(opcode, lambda *_: 0.0)(instruction, types)
     moved = 0.0
@@ -133,7 +133,7 @@ def _own(instruction: _Instruction, types: Mapping[str, str], fused: bool) -> Pr
 
 
 def num_bytes(type: str) -> int:
-    """Bytes of an array type such as `f32[8,128]{1,0}`, or of all arrays of a tuple."""
+    """Returns the bytes of an array type such as `f32[8,128]{1,0}`, or of all arrays of a tuple."""
     return sum(_itemsize(dtype) * math.prod(_numbers(shape)) for dtype, shape in _ARRAY.findall(type))
 
 
@@ -174,7 +174,10 @@ def _dot_flops(instruction: _Instruction, types: Mapping[str, str]) -> float:
 
 
 def _convolution_flops(instruction: _Instruction, types: Mapping[str, str]) -> float:
-    """Every output sums over the kernel, but for its output features; zeros between dilated inputs are left out."""
+    """Returns the FLOPs of a convolution: each output is a sum over the kernel's window and input features.
+
+    Zeros between dilated inputs are not counted.
+    """
     kernel = _shape(types[_operands(instruction)[1]])
     labels = re.search(r"dim_labels=\w+_(\w+)->", instruction.rest)
     assert labels is not None

@@ -1,6 +1,6 @@
-"""Several processes, one on each host or GPU, as one run: found, started, and ended together.
+"""Several processes, one on each host or GPU, as one run: their start, their messages and their end.
 
-What processes tell each other here goes through the coordinator, a service in process 0, and not through the devices.
+Messages here go through the coordinator, a service in process 0, and not through the devices.
 """
 
 import contextlib
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import jax
-from jax._src import distributed  # its client is what JAX's own multihost_utils and Orbax use, too
 
+from jaxgen.parallel import jax_workarounds
 from jaxgen.parallel.launchers import Place
 
 T = TypeVar("T")
@@ -35,11 +35,11 @@ _last_words = ""
 
 
 class Timeouts(NamedTuple):
-    """How long processes wait for each other, in seconds.
+    """Timeouts of the messages between processes, in seconds.
 
     Attributes:
-      initialization: for all to come together at the start.
-      heartbeat: for a sign of life; a process that gives none for so long is taken for dead, and ends the run.
+      initialization: for all processes to connect at the start.
+      heartbeat: for a sign of life; a process without one for this long counts as dead, which ends the run.
     """
 
     initialization: int = 300
@@ -47,7 +47,7 @@ class Timeouts(NamedTuple):
 
 
 class Refused(Exception):  # noqa: N818  # no fault of the program
-    """What processes refused to do, by process id: all of them get this at their next meeting."""
+    """The reasons for which processes refused to go on, by process id; raised in all at their next `gather`."""
 
     def __init__(self, sentences: dict[int, str]) -> None:
         super().__init__(f"refused by process {min(sentences)}: {sentences[min(sentences)]}")
@@ -55,24 +55,24 @@ class Refused(Exception):  # noqa: N818  # no fault of the program
 
 
 def process_id() -> int:
-    """Which of the processes this is. Unlike `jax.process_index`, it does not start the devices."""
-    return distributed.global_state.process_id
+    """Returns the number of this process. Unlike `jax.process_index`, this does not start the devices."""
+    return jax_workarounds.process_id()
 
 
 def num_processes() -> int:
-    """How many processes this run has; 1 where it was started as an ordinary program."""
-    return distributed.global_state.num_processes if jax.distributed.is_initialized() else 1
+    """Returns the number of processes of this run; 1 where it was started as an ordinary program."""
+    return jax_workarounds.num_processes() if jax.distributed.is_initialized() else 1
 
 
 def is_first() -> bool:
-    """Whether this process writes the files of the run and speaks for it."""
+    """Returns whether this is process 0, which writes the files of the run and prints."""
     return process_id() == 0
 
 
 def start(place: Place, timeouts: Timeouts, *, stoppable: bool) -> None:
-    """Joins the other processes; returns when all are there. Before any computation of JAX.
+    """Connects this process to the others; returns when all are connected. Call it before any computation of JAX.
 
-    From then on only process 0 writes to standard output, and the death of one process ends all, each with a sentence.
+    From then on only process 0 writes to standard output, and the death of one process ends all, each with a message.
 
     Args:
       place: which process this is, and where process 0 is.
@@ -113,21 +113,21 @@ def start(place: Place, timeouts: Timeouts, *, stoppable: bool) -> None:
 
 
 def gather(text: str) -> list[str]:
-    """What every process gave, by process id; a meeting of all processes.
+    """Returns the text of every process, by process id. All processes must call this.
 
     Raises:
-      Refused: if one of them has come to `refuse`.
+      Refused: if one of them has called `refuse`.
     """
     return _meet("=" + text)
 
 
 def refuse(sentence: str) -> list[str]:
-    """Ends the run on all processes: raises `Refused` here, and in the others at the meeting that they come to next."""
+    """Ends the run on all processes: raises `Refused` here, and in the others at their next `gather`."""
     return _meet("!" + sentence)
 
 
 def check_same(text: str, message: str) -> None:
-    """Refuses to go on where this process has another text than process 0.
+    """Raises an error if this process has another text than process 0.
 
     Raises:
       ValueError: with the message.
@@ -137,7 +137,7 @@ def check_same(text: str, message: str) -> None:
 
 
 def in_turn(act: Callable[[], T]) -> T:
-    """Acts in process 0 first and in the others afterwards: what it prepares on a shared disk, they then find."""
+    """Calls `act` in process 0 first and in the others afterwards, which then find what it wrote to a shared disk."""
     if not is_first():
         gather("")
     try:
@@ -148,7 +148,7 @@ def in_turn(act: Callable[[], T]) -> T:
 
 
 def check_shared(directory: Path) -> None:
-    """Refuses a work directory that is not on a disk which all processes share.
+    """Raises an error if the work directory is not on a disk that all processes share.
 
     Raises:
       ValueError: in a process that does not see what process 0 writes.
@@ -172,10 +172,10 @@ def check_shared(directory: Path) -> None:
 
 @contextlib.contextmanager
 def ending_at_once(*, but: tuple[type[Exception], ...] = (), clear: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """An error that only this process has must end it at once, since to close anything in order needs the others.
+    """Ends this process at once on an error that only it has, since an orderly shutdown needs the other processes.
 
-    They then miss its heartbeat, and end. `but` are errors that all processes have at the same time, `clear` those
-    whose sentence says all.
+    The others then miss its heartbeat, and end. `but` are errors that all processes have at the same time; of errors in
+    `clear`, the message is printed without a traceback.
     """
     try:
         yield
@@ -205,8 +205,7 @@ def _meet(value: str) -> list[str]:
 
 
 def _exchange(name: str, value: str) -> list[str]:
-    client = distributed.global_state.client
-    assert client is not None
+    client = jax_workarounds.coordinator_client()
     client.key_value_set(f"{name}/{process_id()}", value)
     client.wait_at_barrier(name, _PATIENCE_MS)
     found = {int(key.rpartition("/")[2]): other for key, other in client.key_value_dir_get(f"{name}/")}
@@ -214,7 +213,7 @@ def _exchange(name: str, value: str) -> list[str]:
 
 
 def _on_abort(sentence: str) -> None:
-    """Has this process say the sentence, and end with code 1, where JAX would abort it.
+    """Replaces JAX's abort of this process by the sentence and exit code 1.
 
     JAX aborts from C++, in a thread of its own, where Python's signal handlers are never run: hence ctypes.
     """
@@ -242,7 +241,7 @@ def _check_free(port: int) -> None:
 
 
 def _await_coordinator(place: Place, seconds: int) -> None:
-    """JAX would abort where there is nobody to answer."""
+    """Waits until the coordinator answers; without it, JAX would abort the process."""
     deadline = time.monotonic() + seconds
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Which of several processes this one is: told by flags or variables, or found in what the launcher has set.
+"""The place of this process among several: given by flags or variables, or by the launcher's environment.
 
 Covered are JAX's own launchers: Slurm's srun, Open MPI's mpirun, Cloud TPU pods and slices on GKE, and Kubernetes where
 the package `kubernetes` is installed. `docs/multihost` has a script for each, and says how a JobSet sets the variables.
@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from jax._src import clusters
+from jaxgen.parallel import jax_workarounds
 
 COORDINATOR = "JAX_COORDINATOR_ADDRESS"
 NUM_PROCESSES = "JAX_NUM_PROCESSES"
@@ -40,7 +40,7 @@ class Place(NamedTuple):
 
 @runtime_checkable
 class Launcher(Protocol):
-    """What a launcher tells of a process; JAX's own are classes with these methods."""
+    """The interface of a launcher, which JAX's own classes have, too."""
 
     def get_process_count(self) -> int:
         """Returns how many processes there are."""
@@ -74,16 +74,16 @@ class OpenMpi:
         """Returns HOST:PORT of process 0, which mpirun tells up to Open MPI 4."""
         if _OPEN_MPI_4_ADDRESS not in os.environ:
             raise RuntimeError("Open MPI 5 gives no address")
-        return clusters.OmpiCluster.get_coordinator_address(timeout_secs, override_coordinator_port)
+        return jax_workarounds.open_mpi_address(timeout_secs, override_coordinator_port)
 
 
 def find(
     coordinator: str | None, num_processes: int | None, process_id: int | None, *, timeout_seconds: int
 ) -> Place | None:
-    """The place that flags, or else JAX's variables, or else the launcher give to this process; None if it is alone.
+    """Returns the place of this process by flags, else by JAX's variables, else by the launcher; None if it is alone.
 
     Raises:
-      ValueError: if what is given is wrong, or not enough.
+      ValueError: if the place is invalid or incomplete.
     """
     coordinator = coordinator or os.environ.get(COORDINATOR)
     num_processes = _number(NUM_PROCESSES, os.environ) if num_processes is None else num_processes
@@ -139,11 +139,10 @@ def _launcher() -> Launcher | None:
     """Returns the launcher that started this process, Open MPI's or one of those that JAX knows."""
     if _OPEN_MPI_SIZE in os.environ:
         return OpenMpi()
-    known = [cluster for cluster in clusters.ClusterEnv._cluster_types if not cluster.opt_in_only_method]
-    if _KUBERNETES_INDEX not in os.environ or importlib.util.find_spec("kubernetes") is None:
-        known.remove(clusters.K8sCluster)  # it warns in every container, and knows jobs only
-    if "tpu" not in (os.environ.get("JAX_PLATFORMS") or "tpu"):
-        known = [cluster for cluster in known if cluster not in (clusters.GceTpuCluster, clusters.GkeTpuCluster)]
+    known = jax_workarounds.launchers(
+        kubernetes=_KUBERNETES_INDEX in os.environ and importlib.util.find_spec("kubernetes") is not None,  # jobs only
+        cloud_tpu="tpu" in (os.environ.get("JAX_PLATFORMS") or "tpu"),
+    )
     return next((cluster for cluster in known if cluster.is_env_present()), None)
 
 

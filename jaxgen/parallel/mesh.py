@@ -1,7 +1,7 @@
-"""Device meshes, and how batches lie on them.
+"""Device meshes, and the layout of batches on them.
 
 Three axes, any of which may have size 1: `data` splits batches and copies the state; `fsdp` splits batches and the
-state; `tensor` splits single layers (`parallel.sharding` says where). Devices of one `tensor` group are neighbours.
+state; `tensor` splits single layers (`parallel.sharding` says where). Devices of one `tensor` group are adjacent.
 """
 
 import math
@@ -23,7 +23,7 @@ BATCH = (DATA, FSDP)
 def make_mesh(
     num_devices: int | None = None, *, data: int = -1, fsdp: int = 1, tensor: int = 1, slices: int | None = None
 ) -> Mesh:
-    """The mesh over the first `num_devices` devices, or all of them.
+    """Returns the mesh over the first `num_devices` devices, or all of them.
 
     Args:
       num_devices: how many to use; None for all.
@@ -56,7 +56,7 @@ def make_mesh(
 
 
 def _sizes(wanted: dict[str, int], count: int) -> tuple[int, ...]:
-    """The sizes of the axes, -1 replaced by what is left."""
+    """Returns the sizes of the axes, with -1 replaced by the number of devices that the others leave."""
     rest = [axis for axis, size in wanted.items() if size == -1]
     given = math.prod(size for size in wanted.values() if size != -1)
     described = ", ".join(f"parallel.{axis}={size}" for axis, size in wanted.items())
@@ -88,22 +88,22 @@ def _slices(devices: list[jax.Device], slices: int | None) -> list[list[jax.Devi
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of what every device holds whole."""
+    """Returns the sharding of arrays of which every device has a copy."""
     return NamedSharding(mesh, P())
 
 
 def batch_sharding(mesh: Mesh, *, axis: int) -> NamedSharding:
-    """The sharding of arrays whose given axis is that of the examples."""
+    """Returns the sharding of arrays whose given axis is that of the examples."""
     return NamedSharding(mesh, P(*(None,) * axis, BATCH))
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """How many parts a batch is split into."""
+    """Returns the number of parts that a batch is split into."""
     return math.prod(mesh.shape[axis] for axis in BATCH)
 
 
 def local_rows(mesh: Mesh, size: int) -> Int[np.ndarray, " r"]:
-    """The positions, in order, of the examples of a microbatch that the devices of this process hold.
+    """Returns the positions, in order, of the examples of a microbatch that the devices of this process hold.
 
     Raises:
       ValueError: if a microbatch of `size` examples does not divide over the mesh.
@@ -140,7 +140,7 @@ def _put_rows(mesh: Mesh, x: np.ndarray, axis: int) -> Array:
 
 
 def place(tree: PyTree, shardings: PyTree) -> PyTree:
-    """Moves values that every process has alike to where they belong; arrays that are there already stay."""
+    """Moves values that are equal in all processes to their shardings; arrays that are there already stay."""
     return jax.device_put(tree, shardings) if jax.process_count() == 1 else jax.tree.map(_place, tree, shardings)
 
 
@@ -154,7 +154,7 @@ def _place(x: Array | np.ndarray, sharding: NamedSharding) -> Array:
 
 
 def check_divides(size: int, mesh: Mesh) -> None:
-    """Refuses a microbatch that cannot be split evenly over a mesh.
+    """Raises an error if a microbatch cannot be split evenly over a mesh.
 
     Raises:
       ValueError: if `size` is no multiple of the number of parts.

@@ -1,34 +1,40 @@
 """The main path: one program over a device mesh, partitioned by the compiler (GSPMD) from its inputs' shardings."""
 
-from collections.abc import Hashable
-
 import jax
 from jaxtyping import Array, Key, PyTree
 
 from jaxgen.core import trees
-from jaxgen.core.contract import GenerativeModel, TrainState
+from jaxgen.core.contract import GenerativeModel, Phase, TrainState
 from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel.activations import split_activations
-from jaxgen.parallel.runner import Compiled, Runner, make_init, updates
-from jaxgen.parallel.sharding import Sharding, state_shardings
+from jaxgen.parallel.runner import NOTHING, Compiled, Frozen, Runner, make_init, updates
+from jaxgen.parallel.sharding import Sharding, frozen_shardings, state_shardings
 
 _BATCH_AXIS = 2  # [S, K, B, ...]
 
 
-def make_runner(model: GenerativeModel, sharding: Sharding, key: Key[Array, ""]) -> Runner:
-    """A runner whose state and batches are split over the mesh as the sharding says."""
+def make_runner(model: GenerativeModel, sharding: Sharding, key: Key[Array, ""], frozen: Frozen = NOTHING) -> Runner:
+    """Returns a runner whose state and batches are split over the mesh as the sharding says."""
     mesh = sharding.mesh
     whole = meshes.replicated(mesh)
     split = meshes.batch_sharding(mesh, axis=_BATCH_AXIS)
     key = meshes.place(key, whole)
 
     def shapes(batches: PyTree) -> TrainState:
-        return jax.eval_shape(make_init(model), key, batches)
+        return jax.eval_shape(make_init(model), key, batches, frozen.shapes)
+
+    def placed_frozen() -> PyTree:
+        return meshes.place(frozen.load(), frozen_shardings(sharding, frozen.shapes))
 
     def init(batches: PyTree) -> TrainState:
-        return make_init(model, out_shardings=state_shardings(sharding, shapes(batches)))(key, batches)
+        initialize = make_init(model, out_shardings=state_shardings(sharding, shapes(batches)), donate_argnums=2)
+        return initialize(key, batches, placed_frozen())
 
-    def compile(state: TrainState, batches: PyTree, phase: Hashable) -> Compiled:
+    def from_contract(state: TrainState) -> TrainState:
+        learned = state._replace(frozen=())
+        return meshes.place(learned, state_shardings(sharding, learned))._replace(frozen=placed_frozen())
+
+    def compile(state: TrainState, batches: PyTree, phase: Phase) -> Compiled:
         placed = state_shardings(sharding, state)
         specs = {name: at.spec for name, at in trees.named_leaves(placed.params).items()}
         params = {name: (leaf.shape, specs[name]) for name, leaf in trees.named_leaves(state.params).items()}
@@ -55,13 +61,13 @@ def make_runner(model: GenerativeModel, sharding: Sharding, key: Key[Array, ""])
         compile=compile,
         put=lambda batches: meshes.put_batch(mesh, batches, axis=_BATCH_AXIS),
         to_contract=lambda state: state,
-        from_contract=lambda state: meshes.place(state, state_shardings(sharding, state)),
+        from_contract=from_contract,
         target=target,
     )
 
 
 def cost(compiled: jax.stages.Compiled) -> tuple[float | None, int | None]:
-    """FLOPs of one step, and bytes held, by one device; None where the backend does not know."""
+    """Returns FLOPs of one step, and bytes held, by one device; None where the backend does not know."""
     flops = (compiled.cost_analysis() or {}).get("flops")  # of the loop over steps, the compiler counts one turn
     memory = compiled.memory_analysis()
     if memory is None:

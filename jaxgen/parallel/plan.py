@@ -1,4 +1,4 @@
-"""What a compiled update will take on devices that are not there: memory, messages, and an estimate of its time."""
+"""The cost of a compiled update on devices that are not present: memory, messages, and an estimate of its time."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from jaxgen.parallel.hardware import Accelerator
 from jaxgen.parallel.hlo import Collective, Program
 
 ATTAINED = 0.5
-"""The share of a device's peak that products are reckoned to reach: an assumption, and a usual figure."""
+"""The share of a device's peak that matrix products are assumed to reach; a typical figure."""
 
 
 class Memory(NamedTuple):
@@ -54,7 +54,7 @@ class Time(NamedTuple):
 
 
 class Split(NamedTuple):
-    """How an array lies on a mesh: `bytes` of it on each device."""
+    """The sharding of an array on a mesh: `bytes` of it are on each device."""
 
     name: str
     shape: tuple[int, ...]
@@ -63,7 +63,7 @@ class Split(NamedTuple):
 
 
 def memory(compiled: jax.stages.Compiled) -> Memory:
-    """What the compiler has laid out.
+    """Returns the compiler's figures of memory.
 
     Raises:
       ValueError: if the backend does not say.
@@ -78,7 +78,7 @@ def memory(compiled: jax.stages.Compiled) -> Memory:
 
 
 def splits(target: PyTree) -> list[Split]:
-    """How each leaf of a tree of `ShapeDtypeStruct`s with shardings lies, the largest first."""
+    """Returns the split of each leaf of a tree of `ShapeDtypeStruct`s with shardings, the largest first."""
     found = [_split(name, leaf) for name, leaf in trees.named_leaves(target).items()]
     return sorted(found, key=lambda split: (-math.prod(split.shape), split.name))
 
@@ -94,14 +94,14 @@ def _text(spec: jax.sharding.PartitionSpec) -> str:
 
 
 def grown(program: Program, *, factor: int, data: int) -> Program:
-    """The program of `factor` times as many devices along `data`, with as many examples on each.
+    """Returns the program's cost with `factor` times as many devices along `data` and as many examples on each.
 
-    Only the groups of collectives along that axis grow. A group along it is told from the others by its span.
+    Only the groups of collectives along that axis grow. A group along it is recognized by its span.
 
     Args:
       program: of a mesh whose outermost axis is `data`.
       factor: a positive number.
-      data: distance of neighbours along that axis, in devices.
+      data: distance of adjacent devices along that axis, in the order of the mesh.
     """
     collectives: dict[Collective, float] = {}
     for collective, size in program.collectives.items():
@@ -114,14 +114,17 @@ def grown(program: Program, *, factor: int, data: int) -> Program:
 
 
 def estimate(program: Program, device: Accelerator, *, float32: bool) -> Time:
-    """How long an update takes by peak rates, and rings for messages."""
+    """Estimates the time of an update from peak rates, with ring algorithms for messages."""
     flops = device.flops_float32 if float32 else device.flops
     messages = math.fsum(_seconds(collective, size, device) for collective, size in program.collectives.items())
     return Time(program.flops / (ATTAINED * flops), messages)
 
 
 def _seconds(collective: Collective, size: float, device: Accelerator) -> float:
-    """A ring passes (n - 1) / n of the data on; in an all-reduce twice, once to sum and once to spread the sums."""
+    """Returns the seconds of a collective on a ring, which passes (n - 1) / n of the data on.
+
+    An all-reduce does so twice: a reduce-scatter, then an all-gather.
+    """
     share = (collective.group - 1) / collective.group
     passed = {
         "all-reduce": 2 * share * size,
@@ -134,7 +137,7 @@ def _seconds(collective: Collective, size: float, device: Accelerator) -> float:
 
 
 def by_kind(collectives: Mapping[Collective, float]) -> dict[str, float]:
-    """Bytes of collectives by kind, of all groups together."""
+    """Returns the bytes of collectives by kind, of all groups together."""
     total: dict[str, float] = {}
     for collective, size in collectives.items():
         total[collective.kind] = total.get(collective.kind, 0.0) + size

@@ -1,6 +1,6 @@
 """One interface to the two ways of running updates on many devices; the training loop knows no other."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -8,15 +8,30 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key, PyTree
 
 from jaxgen.core import keys
-from jaxgen.core.contract import GenerativeModel, Metrics, TrainState
-from jaxgen.core.scan import scan
+from jaxgen.core.contract import GenerativeModel, Metrics, Phase, TrainState
+from jaxgen.core.loops import scan
 
 HostBatches: TypeAlias = PyTree
 """Numpy arrays [S, K, B_local, ...]: the batches of S consecutive steps, as far as this process holds them."""
 
 
+class Frozen(NamedTuple):
+    """The arrays that training reads and never changes, before they are on the devices.
+
+    Attributes:
+      shapes: of `TrainState.frozen`, as `ShapeDtypeStruct`s by role; `()` for nothing.
+      load: returns the arrays on the host, likewise.
+    """
+
+    shapes: PyTree
+    load: Callable[[], PyTree]
+
+
+NOTHING = Frozen((), lambda: ())
+
+
 class Runner(NamedTuple):
-    """What the loop needs of a set of devices.
+    """The functions by which the training loop uses a set of devices.
 
     `state` below is in the runner's own layout, which on the pmap path has a leading device axis. `TrainState` is the
     layout of the contract, which checkpoints, samplers and evaluations see.
@@ -24,16 +39,16 @@ class Runner(NamedTuple):
     Attributes:
       mesh: the devices.
       init: `(batches) -> state`, at step 0.
-      compile: `(state, batches, phase) -> Compiled`: the donated program of S updates, with what is known of its cost.
+      compile: `(state, batches, phase) -> Compiled`: the donated program of S updates, with its cost.
       put: `(HostBatches) -> batches` on the devices.
       to_contract: `state -> TrainState`.
-      from_contract: `TrainState -> state`.
+      from_contract: `TrainState -> state`, with the frozen arrays loaded again, since no checkpoint has them.
       target: `(batches) -> TrainState` of shapes with shardings, to restore a checkpoint into.
     """
 
     mesh: Mesh
     init: Callable[[PyTree], PyTree]
-    compile: Callable[[PyTree, PyTree, Hashable], "Compiled"]
+    compile: Callable[[PyTree, PyTree, Phase], "Compiled"]
     put: Callable[[HostBatches], PyTree]
     to_contract: Callable[[PyTree], TrainState]
     from_contract: Callable[[TrainState], PyTree]
@@ -47,7 +62,7 @@ class Compiled(NamedTuple):
       run: `(state, batches) -> (state, metrics)`, every metric [S]; the state passed in is donated.
       flops: floating-point operations of one update on one device, or None where the compiler does not say.
       bytes: memory that one device holds while the program runs, or None.
-      program: what JAX has compiled, where it is one program.
+      program: JAX's compiled program, where it is a single one.
     """
 
     run: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
@@ -56,7 +71,7 @@ class Compiled(NamedTuple):
     program: jax.stages.Compiled | None = None
 
 
-def updates(model: GenerativeModel, phase: Hashable) -> Callable[[Any, TrainState, PyTree], tuple[TrainState, PyTree]]:
+def updates(model: GenerativeModel, phase: Phase) -> Callable[[Any, TrainState, PyTree], tuple[TrainState, PyTree]]:
     """`(key, state, batches [S, ...]) -> (state, metrics [S])`: S updates, each with the key of its own step."""
 
     def update(key: Key[Array, ""], state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
@@ -68,13 +83,21 @@ def updates(model: GenerativeModel, phase: Hashable) -> Callable[[Any, TrainStat
     return run
 
 
-def make_init(model: GenerativeModel, **shardings: Any) -> Callable[[Key[Array, ""], PyTree], TrainState]:
-    """`(key, batches) -> TrainState` at step 0, from the first of S batches; jitted with the given shardings.
+def make_init(
+    model: GenerativeModel, join: Callable[[PyTree], PyTree] = lambda batches: batches, **options: Any
+) -> Callable[[Key[Array, ""], PyTree, PyTree], TrainState]:
+    """Returns `(key, batches, frozen) -> TrainState` at step 0, from the first of S batches, jitted.
 
-    It runs once, so the compiler is told not to spend time on making it fast.
+    It runs once, so it is compiled with little optimization.
+
+    Args:
+      model: the model.
+      join: makes arrays [S, K, B, ...] of batches that are laid out otherwise.
+      **options: of `jax.jit`, such as shardings.
     """
 
-    def init(key: Key[Array, ""], batches: PyTree) -> TrainState:
-        return model.init(keys.stream(key, "init"), jax.tree.map(lambda x: x[0], batches))
+    def init(key: Key[Array, ""], batches: PyTree, frozen: PyTree) -> TrainState:
+        first = jax.tree.map(lambda x: x[0], join(batches))
+        return model.init(keys.stream(key, "init"), first, frozen)
 
-    return jax.jit(init, compiler_options={"xla_backend_optimization_level": 0}, **shardings)
+    return jax.jit(init, compiler_options={"xla_backend_optimization_level": 0}, **options)

@@ -1,6 +1,7 @@
 """Sampling over a mesh in calls of one fixed shape, so that any number of images costs one compilation."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -8,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Key, PyTree
-from ml_collections import ConfigDict
 
 from jaxgen.core import images
 from jaxgen.core import keys as key_tools
-from jaxgen.core.config import call
+from jaxgen.core.config import Section, call
 from jaxgen.core.contract import GenerativeModel, ModelSpec, require
 from jaxgen.parallel import mesh as meshes
 
@@ -27,7 +27,7 @@ class SampleSettings(NamedTuple):
     batch_size: int = 250
 
 
-def sample_settings(config: ConfigDict) -> SampleSettings:
+def sample_settings(config: Section) -> SampleSettings:
     """Reads the config's section `sample`.
 
     Raises:
@@ -48,7 +48,7 @@ def map_batches(
       fn: a function whose row i depends on key i and row i alone, such as a model's `sample` with its conditioning.
       mesh: the devices.
       keys: one key an example.
-      variables: what all examples share; arrays that lie on the mesh, split or not, stay where they are.
+      variables: shared by all examples; arrays that are on the mesh, split or not, stay where they are.
       rows: a tree of numpy arrays [n, ...] to go with the keys; None for nothing.
       batch_size: examples in a call; rounded up to a multiple of the devices that split a batch. The last call is
         filled up by repetition.
@@ -70,28 +70,34 @@ def map_batches(
 
 
 def _lies_on(mesh: Mesh, x: Any) -> bool:
-    """Whether an array is on this very mesh already, whole or split; then it stays as it is."""
+    """Returns whether an array is on this very mesh already, whole or split."""
     return isinstance(x, Array) and isinstance(x.sharding, NamedSharding) and x.sharding.mesh == mesh
 
 
 def balanced_labels(spec: ModelSpec, count: int, chosen: Sequence[int] = ()) -> np.ndarray | None:
-    """Labels for `count` images: the chosen classes in turn, or all of them; None for an unconditional model.
+    """Returns labels for `count` images: the chosen classes in turn, or all; None for an unconditional model.
 
-    Fewer images than classes are of the first classes, so that label i is the same for every count: what is to stand
-    for all classes needs a drawn subset of them instead.
+    Label i is the same for every count, so that fewer images than classes are of the first classes: figures that stand
+    for all classes need a random subset of them instead.
 
     Raises:
       ValueError: if classes are chosen that the model does not have.
     """
     wrong = [label for label in chosen if not 0 <= label < spec.num_classes]
     if wrong and not spec.num_classes:
-        raise ValueError("This model is unconditional: leave --labels out.")
+        raise ValueError("This model is unconditional: it takes no labels.")
     if wrong:
-        raise ValueError(f"The model has no class {wrong[0]}; --labels takes numbers from 0 to {spec.num_classes - 1}.")
+        raise ValueError(
+            f"The model has no class {wrong[0]}; its classes are the numbers from 0 to {spec.num_classes - 1}."
+        )
     if not spec.num_classes:
         return None
     cycle = np.asarray(chosen or range(spec.num_classes), np.int32)
     return cycle[np.arange(count) % len(cycle)]
+
+
+class NonfiniteImagesError(ValueError):
+    """Images that a model has drawn are not finite."""
 
 
 def draw_images(
@@ -103,19 +109,35 @@ def draw_images(
     seed: int,
     mesh: Mesh,
     batch_size: int,
+    more: Mapping[str, np.ndarray] = MappingProxyType({}),
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> np.ndarray:
-    """Draws uint8 images [count, h, w, c]; image i is a function of the seed, i and its label alone.
+    """Draws uint8 images [count, h, w, c]; image i is a function of the seed, i, its label and other conditions alone.
+
+    The other conditions are in `more`, by name, an array [count, ...] of each.
 
     `on_batch` is called after each batch with the number of images that are done.
+
+    Raises:
+      NonfiniteImagesError: if an image is not finite; says what the model gives for a cause.
     """
     image_keys = key_tools.per_example(key_tools.stream(key_tools.root_key(seed), "sample"), jnp.arange(count))
-    cond = None if labels is None else {"label": labels}
+    cond = {**more, **({} if labels is None else {"label": labels})} or None
     drawn: list[np.ndarray] = []
     for batch in map_batches(model.sample, mesh, image_keys, variables, cond, batch_size=batch_size):
+        done = sum(map(len, drawn)) + len(batch)
+        _check_finite(batch, done, model.nonfinite_hint)
         drawn.append(images.to_uint8(batch))
-        on_batch(sum(map(len, drawn)))
+        on_batch(done)
     return np.concatenate(drawn)
+
+
+def _check_finite(batch: np.ndarray, done: int, hint: str) -> None:
+    """Refuses images that are not finite, the last of `done` so far; as bytes they would look like black ones."""
+    failed = int((~np.isfinite(batch).reshape(len(batch), -1).all(axis=1)).sum())
+    if failed:
+        cause = hint or "the model's weights are not, or its outputs overflow"
+        raise NonfiniteImagesError(f"{failed} of {done} images are not finite: {cause}.")
 
 
 def reconstruct_images(
@@ -127,13 +149,13 @@ def reconstruct_images(
     mesh: Mesh,
     batch_size: int,
 ) -> np.ndarray:
-    """Encodes and decodes uint8 images [n, h, w, c] by a model that can."""
+    """Encodes and decodes uint8 images [n, h, w, c] by a model with `encode` and `decode`."""
     require(model, "encode", "decode", by="Reconstruction")
 
     def reconstruct(image_keys: Key[Array, " n"], variables: PyTree, rows: PyTree) -> Array:
         assert model.encode is not None
         assert model.decode is not None
-        cond = {"label": rows["label"]} if model.spec.num_classes else None
+        cond = {name: rows[name] for name in model.spec.conditioning if name in rows}  # null ones for the others
         latents = model.encode(image_keys, variables, images.to_float(rows["image"]), cond)
         return model.decode(variables, latents, cond)
 
@@ -150,12 +172,13 @@ def score_images(
     mesh: Mesh,
     batch_size: int,
 ) -> np.ndarray:
-    """Log-likelihoods [n], in nats, of uint8 images [n, h, w, c] by a model that has one."""
+    """Returns log-likelihoods [n], in nats, of uint8 images [n, h, w, c] by a model with `log_prob`."""
     require(model, "log_prob", by="The likelihood")
 
     def score(image_keys: Key[Array, " n"], variables: PyTree, rows: PyTree) -> Array:
         assert model.log_prob is not None
-        return model.log_prob(image_keys, variables, {**rows, "image": images.to_float(rows["image"])})
+        cond = {name: rows[name] for name in model.spec.conditioning if name in rows}  # null ones for the others
+        return model.log_prob(image_keys, variables, images.to_float(rows["image"]), cond)
 
     return np.concatenate([*_map_images(score, model, variables, originals, labels, mesh=mesh, batch_size=batch_size)])
 

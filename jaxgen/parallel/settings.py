@@ -9,7 +9,7 @@ from jaxgen.core.config import Need
 from jaxgen.core.contract import GenerativeModel
 from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel import mesh_path, pmap_path
-from jaxgen.parallel.runner import Runner
+from jaxgen.parallel.runner import NOTHING, Frozen, Runner
 from jaxgen.parallel.sharding import Sharding, parse_rules
 
 
@@ -46,12 +46,12 @@ NEEDS = {
 
 
 def axis_name(settings: ParallelSettings) -> str | None:
-    """The mapped axis that the model must average over; None on the mesh path, where the compiler does it."""
+    """Returns the mapped axis that the model must average over; None on the mesh path, where the compiler does it."""
     return meshes.DATA if settings.mode == "pmap" else None
 
 
 def make_sharding(settings: ParallelSettings) -> Sharding:
-    """The mesh that the settings ask for, and how states lie on it.
+    """Returns the mesh and the sharding of states that the settings ask for.
 
     Raises:
       ValueError: if there are fewer devices than asked for, or the axes do not fit them or the mode.
@@ -71,13 +71,15 @@ def make_sharding(settings: ParallelSettings) -> Sharding:
     return Sharding(mesh, parse_rules(settings.rules), settings.min_shard_elements)
 
 
-def make_runner(model: GenerativeModel, settings: ParallelSettings, root_key: Key[Array, ""]) -> Runner:
-    """Builds the runner that the settings ask for.
+def make_runner(
+    model: GenerativeModel, settings: ParallelSettings, root_key: Key[Array, ""], frozen: Frozen = NOTHING
+) -> Runner:
+    """Builds the runner that the settings ask for, of a model that reads what is frozen.
 
     Raises:
       ValueError: as `make_sharding`.
     """
     sharding, key = make_sharding(settings), keys.stream(root_key, "train")
     if settings.mode == "pmap":
-        return pmap_path.make_runner(model, sharding.mesh, key)
-    return mesh_path.make_runner(model, sharding, key)
+        return pmap_path.make_runner(model, sharding.mesh, key, frozen)
+    return mesh_path.make_runner(model, sharding, key, frozen)

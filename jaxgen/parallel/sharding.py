@@ -1,4 +1,4 @@
-"""Which device holds which part of a state: ordered rules over parameter names for `tensor`, then `fsdp` by size.
+"""Shardings of states: ordered rules over parameter names for `tensor`, then `fsdp` by size.
 
 The first rule that matches a parameter's whole name says which of its last dimensions is split over which axis. Then
 `fsdp`, unless a rule has placed it, splits the dimension that `tensor` has, or else the largest one that it divides.
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import PyTree
 
 from jaxgen.core import trees
 from jaxgen.core.contract import TrainState
@@ -23,8 +24,8 @@ WHOLE = "whole"
 """In the place of axes: the parameters are not split at all."""
 
 
-class Rule(NamedTuple):
-    """Where parameters are split.
+class ShardingRule(NamedTuple):
+    """A rule that says over which axes the parameters of some names are split.
 
     Attributes:
       pattern: regular expression of whole parameter names.
@@ -44,17 +45,17 @@ WIDE = 512
 
 DEFAULT_RULES = (
     # Megatron-LM (Shoeybi et al. 2019, section 3): heads and hidden units are split, their outputs summed.
-    Rule(r".*attention/qkv/(kernel|bias)", (TENSOR, None)),  # [.., heads, head size]
-    Rule(r".*attention/out/kernel", (TENSOR, None)),
-    Rule(r".*mlp/in/(kernel|bias)", (TENSOR,)),
-    Rule(r".*mlp/out/kernel", (TENSOR, None)),
-    Rule(r".*/kernel", (None, None, None, TENSOR), WIDE),
-    Rule(r".*", ()),
+    ShardingRule(r".*attention/qkv/(kernel|bias)", (TENSOR, None)),  # [.., heads, head size]
+    ShardingRule(r".*attention/out/kernel", (TENSOR, None)),
+    ShardingRule(r".*mlp/in/(kernel|bias)", (TENSOR,)),
+    ShardingRule(r".*mlp/out/kernel", (TENSOR, None)),
+    ShardingRule(r".*/kernel", (None, None, None, TENSOR), WIDE),
+    ShardingRule(r".*", ()),
 )
 
 
 class Sharding(NamedTuple):
-    """How states are laid out on a mesh.
+    """The layout of states on a mesh.
 
     Attributes:
       mesh: the devices.
@@ -63,12 +64,12 @@ class Sharding(NamedTuple):
     """
 
     mesh: Mesh
-    rules: tuple[Rule, ...] = DEFAULT_RULES
+    rules: tuple[ShardingRule, ...] = DEFAULT_RULES
     min_elements: int = 4096
 
 
-def parse_rules(rules: tuple[Any, ...]) -> tuple[Rule, ...]:
-    """The rules of a config, each `(pattern, axes)` or `(pattern, axes, at_least)`; the default ones if there are none.
+def parse_rules(rules: tuple[Any, ...]) -> tuple[ShardingRule, ...]:
+    """Returns the rules of a config, each `(pattern, axes)` or `(pattern, axes, at_least)`; by default `DEFAULT_RULES`.
 
     Raises:
       ValueError: names the first that is wrong.
@@ -76,9 +77,9 @@ def parse_rules(rules: tuple[Any, ...]) -> tuple[Rule, ...]:
     return tuple(map(_parse_rule, rules)) or DEFAULT_RULES
 
 
-def _parse_rule(rule: Any) -> Rule:
+def _parse_rule(rule: Any) -> ShardingRule:
     try:
-        parsed = Rule(*rule)
+        parsed = ShardingRule(*rule)
         re.compile(parsed.pattern)
         allowed = parsed.axes == WHOLE or {*parsed.axes} <= {None, FSDP, TENSOR}
         axes = [] if parsed.axes == WHOLE else [axis for axis in parsed.axes if axis is not None]
@@ -96,7 +97,7 @@ _A_RULE = (
 
 
 def state_shardings(sharding: Sharding, state: TrainState) -> TrainState:
-    """A sharding for each leaf of a state (arrays or shapes).
+    """Returns a sharding for each leaf of a state (arrays or shapes).
 
     Raises:
       ValueError: if no rule matches a parameter, or one of the config's rules is never used.
@@ -109,14 +110,29 @@ def state_shardings(sharding: Sharding, state: TrainState) -> TrainState:
         owner = owners.find(name, leaf.shape)
         return replicated(sharding.mesh) if owner is None else NamedSharding(sharding.mesh, specs[owner])
 
-    others = trees.map_named(place, state._replace(params=()))
+    others = trees.map_named(place, state._replace(params=(), frozen=()))
     return others._replace(
-        params=trees.map_named(lambda name, _: NamedSharding(sharding.mesh, specs[name]), state.params)
+        params=trees.map_named(lambda name, _: NamedSharding(sharding.mesh, specs[name]), state.params),
+        frozen=frozen_shardings(sharding, state.frozen),
     )
 
 
+def frozen_shardings(sharding: Sharding, frozen: PyTree) -> PyTree:
+    """Returns a sharding for each leaf of `TrainState.frozen`, by the rules for parameters and the name in its role.
+
+    Leaves that no rule matches are left to `fsdp`.
+    """
+
+    def place(name: str, leaf: Any) -> NamedSharding:
+        rank, own_name = len(leaf.shape), name.partition("/")[2]
+        rule = next((rule for rule in sharding.rules if _matches(rule, own_name, rank)), ShardingRule(".*", ()))
+        return NamedSharding(sharding.mesh, _spec(sharding, rule, leaf.shape))
+
+    return trees.map_named(place, frozen)
+
+
 def parameter_specs(sharding: Sharding, shapes: dict[str, tuple[int, ...]]) -> dict[str, P]:
-    """How each parameter is split, by name.
+    """Returns the partition of each parameter, by name.
 
     Raises:
       ValueError: if no rule matches a parameter, or one of the config's rules is never used.
@@ -131,14 +147,18 @@ def parameter_specs(sharding: Sharding, shapes: dict[str, tuple[int, ...]]) -> d
     return {name: _spec(sharding, chosen[name], shape) for name, shape in shapes.items()}
 
 
-def _first_rule(rules: tuple[Rule, ...], name: str, rank: int) -> Rule:
+def _first_rule(rules: tuple[ShardingRule, ...], name: str, rank: int) -> ShardingRule:
     for rule in rules:
-        if re.fullmatch(rule.pattern, name) and (rule.axes == WHOLE or len(rule.axes) <= rank):
+        if _matches(rule, name, rank):
             return rule
     raise ValueError(f"parallel.rules says nothing of the parameter {name}: add a rule, such as ('.*', ()) at the end.")
 
 
-def _spec(sharding: Sharding, rule: Rule, shape: tuple[int, ...]) -> P:
+def _matches(rule: ShardingRule, name: str, rank: int) -> bool:
+    return re.fullmatch(rule.pattern, name) is not None and (rule.axes == WHOLE or len(rule.axes) <= rank)
+
+
+def _spec(sharding: Sharding, rule: ShardingRule, shape: tuple[int, ...]) -> P:
     if isinstance(rule.axes, str):
         return P()
     sizes = sharding.mesh.shape
@@ -152,7 +172,7 @@ def _spec(sharding: Sharding, rule: Rule, shape: tuple[int, ...]) -> P:
 
 
 def _add_fsdp(axes: list[Any], shape: tuple[int, ...], sizes: Mapping[str, int]) -> None:
-    """Places `fsdp`, if it fits anywhere."""
+    """Adds `fsdp` to a partition, if it divides a dimension."""
     if TENSOR in axes:
         i = axes.index(TENSOR)
         if shape[i] % (sizes[TENSOR] * sizes[FSDP]) == 0:
@@ -164,7 +184,7 @@ def _add_fsdp(axes: list[Any], shape: tuple[int, ...], sizes: Mapping[str, int])
 
 
 class _Owners:
-    """Finds the parameter that a leaf of an optimizer state or an average belongs to.
+    """A lookup of the parameter that a leaf of an optimizer state or an average belongs to.
 
     Such a leaf has the parameter's shape, and the parts of its name in their order: `discriminator/0/mu/conv/kernel`
     belongs to `discriminator/conv/kernel`.
@@ -176,7 +196,7 @@ class _Owners:
             self._candidates.setdefault((shape, name.rpartition("/")[2]), []).append(name)
 
     def find(self, name: str, shape: tuple[int, ...]) -> str | None:
-        """The parameter with the longest name, if there is any."""
+        """Returns the name of the leaf's parameter, the longest one of several, or None."""
         parts = name.split("/")
         candidates = self._candidates.get((tuple(shape), parts[-1]), [])
         return max((c for c in candidates if _is_subsequence(c.split("/"), parts)), key=len, default=None)

@@ -1,1 +1,1 @@
-"""Training, sampling, evaluating and the rest, as functions of Python that neither print nor end the process."""
+"""Training, sampling, evaluation and the other commands, as Python functions that neither print nor end the process."""

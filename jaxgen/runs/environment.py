@@ -1,6 +1,7 @@
-"""What JAX must know before it is imported, and what of it a run records."""
+"""The environment of JAX: variables that are set before it is imported, and the record of them that a run keeps."""
 
 import importlib.metadata
+import logging
 import os
 import platform
 import re
@@ -24,7 +25,7 @@ _PLAN_DEVICES = 2_048  # XLA's CPU client has no more; see runs.planning
 def prepare(arguments: Sequence[str] = ()) -> None:
     """Sets the environment of JAX, leaving alone what the user has set.
 
-    The command `plan` compiles for CPU devices that are not there, as many as its flag says.
+    The command `plan` compiles for simulated CPU devices; their number is that of its flag.
 
     `JAXGEN_XLA_FLAGS=0` keeps XLA_FLAGS as they are; `JAX_COMPILATION_CACHE_DIR` moves the compilation cache.
     """
@@ -45,14 +46,55 @@ def prepare(arguments: Sequence[str] = ()) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
+def ready() -> None:
+    """Prepares JAX at the first call of the library's functions, and verifies what its compiler computes.
+
+    The environment is that of the process when JAX has already started its devices.
+
+    Raises:
+      ValueError: if the backend computes wrong results, as with some sets of options (docs/reliability.md).
+    """
+    import jax
+
+    from jaxgen.parallel import backend, jax_workarounds
+
+    started = jax_workarounds.backends_are_initialized()
+    if not started:
+        prepare()
+        # JAX, which has been imported, has not seen these variables: it reads them then.
+        for option, default, read in (
+            ("jax_compilation_cache_dir", None, str),
+            ("jax_persistent_cache_min_compile_time_secs", 1.0, float),
+        ):
+            if getattr(jax.config, option) == default:
+                jax.config.update(option, read(os.environ[option.upper()]))
+    absl = logging.getLogger("absl")
+    if _is_no_step_of_orbax not in absl.filters:
+        absl.addFilter(_is_no_step_of_orbax)
+    try:
+        backend.check_backend()
+    except ValueError as error:
+        if not started:
+            raise
+        raise ValueError(
+            f"{error} JAX has computed before, without them: call jaxgen first, or set XLA_FLAGS={_CPU_OPTION}="
+            f"{_CPU_VALUE} when Python starts."
+        ) from error
+
+
+def _is_no_step_of_orbax(record: logging.LogRecord) -> bool:
+    """Filters the log: Orbax logs each of its steps, and warns of errors that it raises as exceptions as well."""
+    return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+
 def _devices_asked_for(arguments: Sequence[str]) -> int:
-    """The number in --devices=N, or 1 where the command line will be refused."""
+    """Returns the number in --devices=N, or 1 where the command line will be refused."""
     found = [re.fullmatch(r"--?devices=(\d+)", argument) for argument in arguments]
     return max([int(match[1]) for match in found if match], default=1)
 
 
 def record() -> dict[str, Any]:
-    """What is needed, beside the config, to repeat a run: versions, devices, flags, the command."""
+    """Returns the facts that, with the config, are needed to repeat a run: versions, devices, flags, the command."""
     import jax
 
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "jaxgen")

@@ -1,210 +1,293 @@
-"""What all commands build first: the data, the model, and how it runs."""
+"""Construction of the data, the model and its devices from a config, which all commands begin with."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
-from ml_collections import ConfigDict
 
-from jaxgen.core import keys
-from jaxgen.core.build import build_model
-from jaxgen.core.config import call
-from jaxgen.core.contract import Env, GenerativeModel, ModelSpec, Trained, TrainState, require
-from jaxgen.core.latents import Autoencoder
-from jaxgen.data import Dataset, facts, load, train_batches
-from jaxgen.data.faults import NEEDS as FAULT_NEEDS
-from jaxgen.data.faults import Faults, FaultSettings, tolerant
+from jaxgen.core import keys, latents
+from jaxgen.core.build import build_inner, build_model
+from jaxgen.core.config import Section
+from jaxgen.core.contract import Env, GenerativeModel, ModelSpec, TrainState
+from jaxgen.data import Dataset, Facts, StepLayout, facts, load, train_batches
+from jaxgen.data.dataset import label_of
+from jaxgen.data.faults import Faults, tolerant
 from jaxgen.parallel import hosts
 from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel.runner import Runner
-from jaxgen.parallel.settings import NEEDS as PARALLEL_NEEDS
 from jaxgen.parallel.settings import ParallelSettings, axis_name, make_runner
 from jaxgen.runs import frozen
-from jaxgen.training.checkpoint import load_state
+from jaxgen.runs.frozen import Sources
+from jaxgen.runs.messages import Say, silent
+from jaxgen.runs.settings import Settings, parse
+from jaxgen.training.checkpoint import choose_step, load_state
 from jaxgen.training.checkpoint import load_variables as read_variables
 from jaxgen.training.durability.rollback import Batches
-from jaxgen.training.logging import log_settings
-from jaxgen.training.settings import TrainSettings, train_settings
 from jaxgen.training.workdir import load_config, load_spec
 
-LATENTS = "latents"
-"""The data.name of what `launch.py encode` has cached."""
+OR_FLAGS = "Or give --image_shape=H,W,C and --num_classes=N."
+"""The way out where the data do not say what they are."""
 
 FAULTS = "data_faults.jsonl"
 """In a work directory: the examples that were skipped."""
 
 
 class Experiment(NamedTuple):
-    """A config brought to life: `spec` is that of the data, `model.spec` that of the model."""
+    """The objects that a config describes.
 
-    config: ConfigDict
+    Attributes:
+      settings: of the run.
+      spec: of the data.
+      model: the model, with a spec of its own.
+      runner: the devices.
+      frozen: the finished models that the run reads, by role.
+    """
+
+    settings: Settings
     spec: ModelSpec
     model: GenerativeModel
     runner: Runner
+    frozen: Sources = MappingProxyType({})
 
 
-def build(config: ConfigDict, spec: ModelSpec, directory: Path | None = None) -> Experiment:
-    """Builds the model and the runner of a config, for data of the given shape and classes.
+def build(
+    settings: Settings,
+    spec: ModelSpec,
+    directory: Path | None = None,
+    *,
+    autoencoder: Path | None = None,
+    sources: Sources | None = None,
+) -> Experiment:
+    """Builds the model and the runner of a run, for data of the given shape and conditions.
 
-    A model of latents takes its autoencoder from the run's `directory`, or from beside the cached latents if None. A
-    model that is distilled has its teacher only if `directory` is None, that is, for training.
+    Args:
+      settings: of the run.
+      spec: of its data.
+      directory: the work directory, which may know of finished models that the run reads (`runs.frozen`).
+      autoencoder: the directory of the autoencoder whose latents the data are; by default, that in `directory`.
+      sources: the finished models themselves, in the place of those that the config names.
 
     Raises:
       ValueError: if a setting is unknown, of a wrong type, or cannot be had.
     """
-    parallel = call(ParallelSettings, config.parallel, where="parallel", needs=PARALLEL_NEEDS)
-    teacher = _trained(config, "teacher") if directory is None else None
-    norms_depth = log_settings(config).norms_depth
-    env = Env(axis_name(parallel), _frozen(config, directory), teacher, _trained(config, "guide"), norms_depth)
-    model = build_model(config, spec, env)
-    return Experiment(config, spec, model, make_runner(model, parallel, keys.root_key(config.seed)))
-
-
-def _trained(config: ConfigDict, setting: str) -> Trained | None:
-    """The finished run that this setting names, in whatever section has it; its variables on the host."""
-    sections = [section for section in config.values() if isinstance(section, ConfigDict)]
-    named = next((section[setting] for section in sections if section.get(setting)), None)
-    if named is None:
-        return None
-    directory = Path(named)
-    own = load_config(directory)
-    finished = build(own, load_spec(directory), directory)
-    require(finished.model, "denoise", by=f"{directory}, as a {setting},")
-    variables, _ = load_variables(finished, train_settings(own), directory, None)
-    assert finished.model.denoise is not None
-    spec = finished.model.spec
-    return Trained(finished.model.denoise, jax.tree.map(np.asarray, variables), spec.num_classes, spec.sigma_data)
-
-
-def of_latents(config: ConfigDict) -> bool:
-    """Whether a config is of a model that is trained on cached latents."""
-    return config.data.name == LATENTS
-
-
-def _frozen(config: ConfigDict, directory: Path | None) -> Autoencoder | None:
-    if not of_latents(config):
-        return None
-    if config.data.flip:
+    found = find_frozen(settings, directory, autoencoder) if sources is None else dict(sources)
+    if latents.ROLE in found and settings.data.flip:
         raise ValueError("data.flip is True, but latents cannot be mirrored: encode them with data.flip=True instead.")
-    return frozen.load(directory or Path(config.data.path))
+    env = Env(axis_name(settings.parallel), _models(found), settings.log.norms_depth)
+    model = build_model(settings.config, spec, env)
+    runner = make_runner(model, settings.parallel, keys.root_key(settings.seed), frozen.arrays(found))
+    return Experiment(settings, spec, model, runner, found)
 
 
-def make_faults(config: ConfigDict, split: str, directory: Path | None = None) -> Faults:
-    """What is to be done about faulty examples of a split, and their count; in a run's directory, a file names them."""
-    given = {name: config.data[name] for name in FaultSettings._fields if name in config.data}
-    settings = call(FaultSettings, given, where="data", needs=FAULT_NEEDS)
-    return Faults(settings, split=split, file=None if directory is None else directory / FAULTS)
+def _models(sources: Sources) -> dict[str, GenerativeModel]:
+    return {role: source.model for role, source in sources.items()}
 
 
-def load_pixels(config: ConfigDict, directory: Path, split: str, faults: Faults) -> Dataset:
-    """Loads a split of the images that the run in a directory is of: for a model of latents, of its autoencoder's."""
-    return load_data(load_config(directory / frozen.DIRECTORY) if of_latents(config) else config, split, faults)
-
-
-def load_data(config: ConfigDict, split: str, faults: Faults | None = None) -> Dataset:
-    """Loads a split of the config's data, whose faulty examples are met as the config, or the argument, says.
+def find_frozen(settings: Settings, directory: Path | None, autoencoder: Path | None) -> dict[str, frozen.Source]:
+    """Returns the finished models that a run reads, by role; their arrays are not loaded yet.
 
     Raises:
-      ValueError: if it cannot be had; if an example is faulty and that is the end, also when it is read.
+      ValueError: if one cannot be built.
     """
-    data = hosts.in_turn(lambda: load(config.data.name, split, **_source_settings(config)))  # which may prepare it
-    return tolerant(data, faults or make_faults(config, split))
+    found = {}
+    if autoencoder is None and directory is not None and frozen.kept(directory, latents.ROLE).exists():
+        autoencoder = frozen.kept(directory, latents.ROLE)
+    if autoencoder is not None:
+        found[latents.ROLE] = frozen.autoencoder(autoencoder)
+    for role, run in frozen.named(settings.config).items():
+        found[role] = _finished(settings, role, run, directory)
+        frozen.check_latents(role, found)
+    return found
 
 
-def _source_settings(config: ConfigDict) -> dict[str, Any]:
-    """What of the section `data` is the source's; settings that are None are left to it."""
-    program = ("name", "batch_size", "flip", *FaultSettings._fields)
-    return {k: v for k, v in config.data.items() if k not in program and v is not None}
+def _finished(settings: Settings, role: str, run: str, directory: Path | None) -> frozen.Source:
+    """Returns the model of a finished run; a model of latents, where it was trained on latents."""
+    described, step = frozen.described(directory, role, run)
+    own = _replicated(load_config(described), like=settings)
+    experiment = build(own, load_spec(described), described)
+    model, shapes = _inner(experiment)
+    step = choose_step(Path(run), None) if step is None else step
+
+    @functools.cache
+    def load() -> PyTree:
+        load_role = functools.partial(_load_role, experiment)
+        found, _ = read_variables(Path(run), shapes, model.eval_variables, load_role, step=step)
+        variables = jax.tree.map(np.asarray, found)
+        frozen.check_kept(described, variables, role=role, run=run)
+        return variables
+
+    return frozen.Source(model, jax.eval_shape(model.eval_variables, shapes), load, described, (run, step))
 
 
-def spec_from_flags(config: ConfigDict, flags: Any, shape: list[str] | None) -> ModelSpec:
-    """Shape and classes of the data: those given or, as far as they are not, those of the config's dataset.
+def untrained(
+    config: Section, spec: ModelSpec, *, like: Settings, sources: Sources = MappingProxyType({})
+) -> frozen.Source:
+    """Builds the model of a config as if it were finished, for plans: it has shapes, but no arrays.
+
+    Args:
+      config: of the model.
+      spec: of the data, of the run that reads the model, too.
+      like: the settings of that run.
+      sources: finished models that the model itself reads.
+    """
+    model, shapes = _inner(build(_replicated(config, like=like), spec, sources=sources))
+    return frozen.Source(model, jax.eval_shape(model.eval_variables, shapes), frozen.absent, Path())
+
+
+def _inner(experiment: Experiment) -> tuple[GenerativeModel, TrainState]:
+    """Returns the model in the form that other models of the same data read, and the shapes of its state."""
+    env = Env(frozen=_models(experiment.frozen))
+    shapes = target(experiment)
+    return build_inner(experiment.settings.config, experiment.spec, env), shapes
+
+
+def _replicated(own: Section, *, like: Settings) -> Settings:
+    """Returns the config of a finished run, changed to read its arrays unsplit on the devices of another run."""
+    whole = ParallelSettings(num_devices=like.parallel.num_devices, slices=like.parallel.slices)
+    sizes = {"data.batch_size": like.data.batch_size, "train.microbatches": like.train.microbatches}
+    return parse(own.replaced({"parallel": whole._asdict(), **sizes}))
+
+
+def _load_role(experiment: Experiment, role: str) -> PyTree:
+    return experiment.frozen[role].load()
+
+
+def make_faults(settings: Settings, split: str, directory: Path | None = None, *, say: Say = silent) -> Faults:
+    """Returns the policy for faulty examples of a split, with their count; in a run's directory, a file lists them."""
+    return Faults(settings.data.faults, split=split, file=None if directory is None else directory / FAULTS, say=say)
+
+
+def load_pixels(settings: Settings, directory: Path, split: str, faults: Faults) -> Dataset:
+    """Loads a split of the images of the run in a directory: for a model of latents, those of its autoencoder."""
+    autoencoder = frozen.kept(directory, latents.ROLE)
+    return load_data(parse(load_config(autoencoder)) if autoencoder.exists() else settings, split, faults)
+
+
+def load_data(settings: Settings, split: str, faults: Faults | None = None) -> Dataset:
+    """Loads a split of the config's data; faulty examples are handled as the config, or the argument, says.
 
     Raises:
-      ValueError: if the dataset does not say, or the flags are no such numbers.
+      ValueError: if it cannot be loaded, or if an example is faulty and the policy is to stop, also later when the
+        example is read.
     """
-    num_classes = flags.num_classes
-    if shape is None or num_classes is None:
-        try:
-            known = facts(config.data.name, **_source_settings(config))
-        except ValueError as error:
-            raise ValueError(f"{error} Or give --image_shape=H,W,C and --num_classes=N.") from error
-    height, width, channels = known[0] if shape is None else _whole_numbers(shape)
-    return ModelSpec((height, width, channels), known[1] if num_classes is None else num_classes)
+    data = hosts.in_turn(lambda: load(settings.data.name, split, **settings.data.source))  # which may prepare it
+    return tolerant(data, faults or make_faults(settings, split))
 
 
-def _whole_numbers(shape: list[str]) -> list[int]:
-    if len(shape) != 3 or not all(side.isdecimal() and int(side) for side in shape):
-        raise ValueError(f"--image_shape is {','.join(shape)}, but must be height, width and channels such as 32,32,3.")
-    return [int(side) for side in shape]
+def facts_of_config(
+    settings: Settings, image_shape: tuple[int, int, int] | None = None, num_classes: int | None = None
+) -> Facts:
+    """Returns the facts of the data: those given or, as far as they are None, those of the config's dataset.
+
+    Raises:
+      ValueError: if the dataset does not say.
+    """
+    given = image_shape is not None and num_classes is not None
+    try:  # the source is asked for no more than the type of its arrays where all else is given
+        known = facts(settings.data.name, **({} if given else settings.data.source))
+    except ValueError as error:
+        if not given:
+            raise ValueError(f"{error} {OR_FLAGS}") from error
+        known = Facts((0, 0, 0))
+    if image_shape is not None:
+        known = known._replace(image_shape=image_shape)
+    if num_classes is not None:
+        known = known._replace(conditioning=label_of(num_classes))
+    return known._replace(assumed=known.assumed and not given)
 
 
-def spec_of(data: Dataset) -> ModelSpec:
-    """What a model needs to know of its data."""
-    return ModelSpec(data.image_shape, data.num_classes)
+def known_facts(
+    settings: Settings, image_shape: tuple[int, int, int] | None = None, num_classes: int | None = None
+) -> Facts:
+    """Returns the facts of `facts_of_config`, none of them assumed.
+
+    Raises:
+      ValueError: if the dataset does not say, or only assumes them.
+    """
+    known = facts_of_config(settings, image_shape, num_classes)
+    if known.assumed:
+        raise ValueError(f"Shape and classes of the data are not known, since data.path is not set: set it. {OR_FLAGS}")
+    return known
 
 
-def batches(experiment: Experiment, data: Dataset, settings: TrainSettings) -> Callable[[int], Batches]:
-    """`start -> host batches [K, B_local, ...]`, the rows that this process's devices hold, from a step on."""
-    microbatch_size = experiment.config.data.batch_size // settings.microbatches
-    rows = meshes.local_rows(experiment.runner.mesh, microbatch_size)
+def spec_of(data: Dataset | Facts) -> ModelSpec:
+    """Returns the spec of data."""
+    return ModelSpec(data.image_shape, data.conditioning)
+
+
+def batches(experiment: Experiment, data: Dataset) -> Callable[[int], Batches]:
+    """Returns `start -> host batches [K, B_local, ...]`, the rows that this process's devices hold, from a step on."""
+    settings, model = experiment.settings, experiment.model
+    batch_size, slices = settings.data.batch_size, settings.train.microbatches
+
+    @functools.cache
+    def layout(examples: int) -> StepLayout:
+        size = examples // slices
+        return StepLayout(size, meshes.local_rows(experiment.runner.mesh, size))
+
+    layout(batch_size)  # refused at once if it does not divide over the devices
 
     def from_step(start: int) -> Batches:
         return train_batches(
             data,
-            seed=experiment.config.seed,
-            microbatches=experiment.model.microbatches,
-            microbatch_size=microbatch_size,
-            rows=rows,
+            seed=settings.seed,
+            microbatches=model.microbatches,
+            microbatch_size=batch_size // slices,
+            layout_at=lambda step: layout(model.phase(step).batch_size or batch_size),
+            conditions=tuple(model.spec.conditioning),
             start_step=start,
         )
 
     return from_step
 
 
-def restore(
-    experiment: Experiment, settings: TrainSettings, directory: Path, step: int | None
-) -> tuple[TrainState, int]:
-    """The state of a run, from the checkpoint of a step or the newest whole one, and its step."""
-    return load_state(directory, target(experiment, settings), step=step)
+def restore(experiment: Experiment, directory: Path, step: int | None) -> tuple[TrainState, int]:
+    """Returns the state of a run, from the checkpoint of a step or the newest whole one, and its step."""
+    return load_state(directory, target(experiment), step=step)
 
 
-def load_variables(
-    experiment: Experiment, settings: TrainSettings, directory: Path, step: int | None
-) -> tuple[PyTree, int]:
-    """Like `restore`, but for what sampling and evaluation need of the state; nothing else is read."""
-    return read_variables(directory, target(experiment, settings), experiment.model.eval_variables, step=step)
+def load_variables(experiment: Experiment, directory: Path, step: int | None) -> tuple[PyTree, int]:
+    """Returns the variables for sampling and evaluation, and the step, as `restore` does; reads nothing else."""
+    shapes, pick = target(experiment), experiment.model.eval_variables
+    return read_variables(directory, shapes, pick, functools.partial(_load_role, experiment), step=step)
 
 
-def target(experiment: Experiment, settings: TrainSettings) -> TrainState:
-    """Shapes and shardings of the state, without a look at the data.
+def target(experiment: Experiment) -> TrainState:
+    """Returns shapes and shardings of the state, without reading data.
 
     Raises:
-      ValueError: what the model's initialization or the devices have against the settings.
+      ValueError: if the settings do not fit the model's initialization or the devices.
     """
-    return experiment.runner.target(example(experiment, settings))
+    return experiment.runner.target(example(experiment))
 
 
-def example(experiment: Experiment, settings: TrainSettings) -> PyTree:
-    """A batch of the data's shape, all zeros, on the devices.
+def example(experiment: Experiment) -> PyTree:
+    """Returns a batch of the data's shape, all zeros, on the devices.
 
     Raises:
       ValueError: if it does not divide over them.
     """
-    rows = meshes.local_rows(experiment.runner.mesh, experiment.config.data.batch_size // settings.microbatches)
-    latents = of_latents(experiment.config)
-    shapes = batch_shapes(experiment.spec, experiment.model.microbatches, len(rows), latents=latents)
+    settings = experiment.settings
+    rows = meshes.local_rows(experiment.runner.mesh, settings.data.batch_size // settings.train.microbatches)
+    shapes = batch_shapes(experiment, len(rows))
     return experiment.runner.put(jax.tree.map(lambda x: np.zeros((1, *x.shape), x.dtype), shapes))
 
 
-def batch_shapes(spec: ModelSpec, microbatches: int, size: int, *, latents: bool) -> dict[str, jax.ShapeDtypeStruct]:
-    """What a training batch of images, or of cached latents, holds."""
-    shape, dtype = (microbatches, size), np.float32 if latents else np.uint8
+def batch_shapes(experiment: Experiment, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of a training batch of images, or of cached latents, for a size of a microbatch."""
+    model, shape = experiment.model, (experiment.model.microbatches, size)
+    dtype = np.float32 if latents.ROLE in experiment.frozen else np.uint8
     shapes = {
-        "image": jax.ShapeDtypeStruct((*shape, *spec.image_shape), dtype),
+        "image": jax.ShapeDtypeStruct((*shape, *experiment.spec.image_shape), dtype),
         "index": jax.ShapeDtypeStruct(shape, np.int32),
     }
-    return shapes | ({"label": jax.ShapeDtypeStruct(shape, np.int32)} if spec.num_classes else {})
+    told = {
+        name: jax.ShapeDtypeStruct((*shape, *condition.shape), condition.dtype)
+        for name, condition in model.spec.conditioning.items()
+    }
+    return shapes | told

@@ -1,1 +1,1 @@
-"""The training loop and what surrounds it: work directory, checkpoints, logs, interruptions. Knows no method."""
+"""The training of any model: loop, run, checkpoints, logs, settings; `durability` survives faults. Knows no method."""

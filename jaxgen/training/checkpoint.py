@@ -1,4 +1,4 @@
-"""Checkpoints: Orbax writes them in the background, a list of digests guards every byte, restores verify it.
+"""Checkpoints: written by Orbax in the background, with a digest of every file, which restoring verifies.
 
 `checkpoints/STEP/` gets its name when all files in it are written by all processes, the last of them the list of their
 digests (`durability/manifest.py`). A step that does not match its list was damaged since: it is named and set aside in
@@ -7,10 +7,6 @@ digests (`durability/manifest.py`). A step that does not match its list was dama
 
 import math
 import shutil
-import sys
-import threading
-import time
-import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,36 +16,20 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
-from ml_collections import ConfigDict
-from orbax.checkpoint._src.futures import future  # whose threads wait for each other, see _release
 
+from jaxgen.core.config import Section
 from jaxgen.core.contract import TrainState
 from jaxgen.parallel import agreement
-from jaxgen.training.durability import manifest, restoring, retention
+from jaxgen.training.durability import manifest, orbax_workarounds, restoring, retention
 from jaxgen.training.durability.retention import Retention
 from jaxgen.training.durability.write_errors import WriteError, reason
 
 DAMAGED = "damaged"
 _UNFINISHED = ".orbax-checkpoint-tmp"
 
-_ERRORS_OF_A_SAVE = 4
-
-# Orbax measures how long it waits by the wall clock. One that is set forward in a save would end that as if a process
-# had not written its part in time, and have its threads wait for each other.
-_WAITING = ("checkpointers.async_checkpointer", "futures.future", "futures.signaling_client")
-_MONOTONIC = types.SimpleNamespace(**vars(time) | {"time": time.monotonic})
-for _module in filter(None, (sys.modules.get(f"orbax.checkpoint._src.{name}") for name in _WAITING)):
-    vars(_module)["time"] = _MONOTONIC
+orbax_workarounds.use_monotonic_clock()
 
 Say: TypeAlias = Callable[[str], None]
-
-
-class _Manager(ocp.CheckpointManager):
-    """Does not look at preemption notices: the loop does, and JAX's protocol takes one count of looks only."""
-
-    def reached_preemption(self, step: int) -> bool:
-        del step
-        return False
 
 
 class Checkpoints:
@@ -69,7 +49,7 @@ class Checkpoints:
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
-        return _Manager(
+        return orbax_workarounds.Manager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=self._preservation,
@@ -95,13 +75,14 @@ class Checkpoints:
         self,
         step: int,
         state: TrainState,
-        config: ConfigDict,
+        config: Section,
         *,
         metrics: Mapping[str, float] | None = None,
         history: bytes | None = None,
     ) -> None:
         """Starts to save; returns as soon as the state may change. Does nothing if the step is saved already.
 
+        What is frozen is not saved.
         Once the new checkpoint is whole, those that the retention does not want are deleted. The history is that of the
         run's metrics up to the step, which `history` gives back.
 
@@ -112,7 +93,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         # A copy: the next update donates the state's buffers, and on a CPU Orbax would still be reading them.
-        state = jax.tree.map(jnp.copy, state)
+        state = jax.tree.map(jnp.copy, state._replace(frozen=()))
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(config.to_dict()))
         finite = {name: value if math.isfinite(value) else None for name, value in sorted((metrics or {}).items())}
         self._saving, self._metrics, self._history = step, finite, history
@@ -144,7 +125,7 @@ class Checkpoints:
         problem = agreement.any_of(problem)
         if problem is None:
             return
-        _close(self._manager)
+        orbax_workarounds.close_after_failure(self._manager)
         agreement.from_first(lambda: self._discard(step))
         self._manager = self._open()
         raise WriteError(f"The checkpoint of step {step} could not be saved ({problem}).")
@@ -163,9 +144,9 @@ class Checkpoints:
         return self._metrics if step == self._saving else manifest.read_metrics(self.directory / str(step))
 
     def newest_whole_step(self) -> int | None:
-        """The step to resume at; None where nothing was ever saved. What is damaged is named and set aside.
+        """Returns the step to resume at; None where nothing was ever saved. Damaged checkpoints are set aside.
 
-        Older ones than the newest whole one are not looked at.
+        Checkpoints older than the newest whole one are not verified.
 
         Raises:
           ValueError: if there are checkpoints but none of them is whole, since that is no reason to start afresh.
@@ -194,15 +175,17 @@ class Checkpoints:
         self._say(f"Checkpoint {step} is damaged ({problem}): set aside as {target}.")
 
     def latest_step(self) -> int | None:
-        """The step of the newest checkpoint, or None."""
+        """Returns the step of the newest checkpoint, or None."""
         return self._manager.latest_step()
 
     def history(self, step: int) -> bytes | None:
-        """The history that a step was saved with; None if with none."""
+        """Returns the history that a step was saved with; None if with none."""
         return manifest.read_history(self.directory / str(step))
 
     def restore(self, step: int, target: TrainState) -> TrainState:
         """Restores a step onto the shardings of the target, whatever mesh and processes it was saved from.
+
+        What is frozen is that of the target.
 
         Raises:
           ValueError: if the checkpoint does not have the target's arrays.
@@ -211,13 +194,13 @@ class Checkpoints:
 
 
 class _Preservation:
-    """The retention as Orbax asks for it, when a new save has begun; it deletes when that is whole."""
+    """The retention as a preservation policy of Orbax, which deletes when the new checkpoint is whole."""
 
     def __init__(self, keep: Retention, metrics_of: Callable[[int], Mapping[str, float | None] | None]) -> None:
         self._keep, self._metrics_of = keep, metrics_of
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Whether to keep each; one whose metrics cannot be read may be the best, and stays."""
+        """Returns whether to keep each; one whose metrics cannot be read may be the best, and stays."""
         del context
         metrics = {checkpoint.step: self._metrics_of(checkpoint.step) for checkpoint in checkpoints}
         known = {step: values for step, values in metrics.items() if values is not None}
@@ -225,44 +208,23 @@ class _Preservation:
         return [checkpoint.step not in gone for checkpoint in checkpoints]
 
 
-def _close(manager: ocp.CheckpointManager) -> None:
-    """Closes a manager after a save that failed, when no thread writes any more."""
-    for _ in range(_ERRORS_OF_A_SAVE):  # each of its parts may have an error to tell, and tells it once
-        try:
-            manager.close()
-            break
-        except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
-            reason(error)
-    threads = [thread for thread in threading.enumerate() if type(thread).__module__.startswith("orbax.")]
-    for thread in threads:
-        _release(thread)
-    for thread in threads:  # at the first error, Orbax does not wait for the others
-        threading.Thread.join(thread)  # their own raises
-
-
-def _release(thread: threading.Thread) -> None:
-    """Has a thread of Orbax go on that waits for one that has failed, as it would for many minutes: to fail, too."""
-    if isinstance(thread, future._SignalingThread):
-        future.set_signals(thread._receive_signals, operation_id=thread._operation_id)
-
-
 def directory_of(workdir: Path) -> Path:
-    """Where the checkpoints of a run are; absolute, as Orbax wants it."""
+    """Returns the directory of a run's checkpoints as an absolute path, which Orbax requires."""
     return (workdir / "checkpoints").resolve()
 
 
 def saved_steps(directory: Path) -> list[int]:
-    """The steps that have a checkpoint, whole or damaged, newest first."""
+    """Returns the steps that have a checkpoint, whole or damaged, newest first."""
     return sorted((int(path.name) for path in directory.glob("*") if path.name.isdecimal()), reverse=True)
 
 
 def unfinished(directory: Path) -> list[Path]:
-    """What saves that did not come to their end have left, or one that is under way."""
+    """Returns the directories of saves that were cut off or are under way."""
     return sorted(directory.glob(f"*{_UNFINISHED}*"))
 
 
 def find_damage(directory: Path, step: int) -> str | None:
-    """Says what is wrong with a checkpoint, by its list of digests, in a few words; None if it is whole."""
+    """Returns what is wrong with a checkpoint, by its list of digests, in a few words; None if it is whole."""
     return manifest.find_damage(directory / str(step))
 
 
@@ -273,23 +235,45 @@ def load_state(workdir: Path, target: TrainState, *, step: int | None = None) ->
       ValueError: if there is none, or the one asked for is damaged.
     """
     step = choose_step(workdir, step)
-    return restoring.restore(directory_of(workdir) / str(step) / "state", target), step
+    return restoring.restore(_state_of(workdir, step), target), step
 
 
 def load_variables(
-    workdir: Path, target: TrainState, pick: Callable[[TrainState], PyTree], *, step: int | None = None
+    workdir: Path,
+    target: TrainState,
+    pick: Callable[[TrainState], PyTree],
+    load_frozen: Callable[[str], PyTree] = restoring.nothing_frozen,
+    *,
+    step: int | None = None,
 ) -> tuple[PyTree, int]:
-    """Like `load_state`, but for `pick(state)`; only those arrays are read that it depends on.
+    """Restores `pick(state)` as `load_state` restores the state, but reads only the arrays that it depends on.
+
+    What is frozen comes from `load_frozen`, by its role.
 
     Raises:
       ValueError: as `load_state`.
     """
     step = choose_step(workdir, step)
-    return restoring.restore_picked(directory_of(workdir) / str(step) / "state", target, pick), step
+    return restoring.restore_picked(_state_of(workdir, step), target, pick, load_frozen), step
+
+
+def saved_shapes(workdir: Path, step: int) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of the arrays in the checkpoint of a step, by name."""
+    return restoring.saved_shapes(_state_of(workdir, step))
+
+
+def load_arrays(workdir: Path, step: int, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+    """Restores single arrays of the checkpoint of a step by name, as `wanted` has them; no others are read."""
+    return restoring.restore_named(_state_of(workdir, step), wanted)
+
+
+def digest(workdir: Path, step: int) -> str:
+    """Returns a digest of all files of the checkpoint of a step, which `choose_step` has verified."""
+    return manifest.digest(directory_of(workdir) / str(step))
 
 
 def choose_step(workdir: Path, step: int | None) -> int:
-    """The step asked for, or that of the newest whole checkpoint for None; its every byte is verified.
+    """Returns the step asked for, or that of the newest whole checkpoint for None, after verifying every byte of it.
 
     Raises:
       ValueError: if there is none, or the one asked for is damaged.
@@ -312,7 +296,7 @@ def _choose_step(workdir: Path, step: int | None) -> int:
 
 
 def remove_unfinished(workdir: Path, say: Say) -> None:
-    """Deletes what a killed process left of a save that never became a checkpoint, naming it."""
+    """Deletes the directories of saves that a killed process did not finish, and says which."""
 
     def remove() -> None:
         for path in unfinished(directory_of(workdir)):
@@ -320,6 +304,10 @@ def remove_unfinished(workdir: Path, say: Say) -> None:
             shutil.rmtree(path)
 
     agreement.from_first(remove)
+
+
+def _state_of(workdir: Path, step: int) -> Path:
+    return directory_of(workdir) / str(step) / "state"
 
 
 def _free_name(path: Path) -> Path:

@@ -1,8 +1,8 @@
-"""Where a run's numbers and pictures go: metrics.jsonl, TensorBoard, optionally Weights & Biases, and the terminal.
+"""Logs of a run's metrics and images: metrics.jsonl, TensorBoard, optionally Weights & Biases, and the terminal.
 
-metrics.jsonl holds what the seed determines, so that two runs of one config write the same bytes; what the clock
-determines (images/s) goes to TensorBoard and the terminal only. A checkpoint holds the lines up to its step, too, which
-take the place of a file that was damaged.
+metrics.jsonl holds only values that the seed determines, so that two runs of one config write the same bytes. Values
+that the clock determines (images/s) go to TensorBoard and the terminal only. A checkpoint holds the lines up to its
+step, too, which replace a file that was damaged.
 """
 
 import contextlib
@@ -16,14 +16,15 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from jaxgen.core import images as image_tools
-from jaxgen.core.config import call
+from jaxgen.core.config import Section, call
 from jaxgen.parallel import hosts
 from jaxgen.training.durability.whole_files import whole_file
 from jaxgen.training.durability.write_errors import WriteError, writing
-from jaxgen.training.tensorboard import Events
+from jaxgen.training.tensorboard import EventFile
+
+ProgressMode = Literal["bar", "lines"]
 
 _CURVES = "TensorBoard's file"
 
@@ -43,7 +44,7 @@ class LogSettings(NamedTuple):
     norms_depth: int = 0
 
 
-def log_settings(config: ConfigDict) -> LogSettings:
+def log_settings(config: Section) -> LogSettings:
     """Reads the section.
 
     Raises:
@@ -71,6 +72,7 @@ class Log:
         config: dict[str, Any],
         history: bytes | None = None,
         tolerate: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+        say: Callable[[str], None] = print,
     ) -> None:
         self._tolerate, self._writes = tolerate, hosts.is_first()
         self._wandb = _wandb(workdir, config) if settings.wandb and self._writes else None  # first, since it may refuse
@@ -79,13 +81,13 @@ class Log:
         if not self._writes:
             return
         self._path = workdir / "metrics.jsonl"
-        self._history += _lines_so_far(self._path, resume_step, history)
+        self._history += _lines_so_far(self._path, resume_step, history, say)
         _write(self._path, self._history)
         self._file = self._path.open("ab", buffering=0)
         self._unwritten = b""
         self._samples = workdir / "samples"
         if settings.tensorboard:
-            self._tensorboard = Events(workdir, resume_step=resume_step)
+            self._tensorboard = EventFile(workdir, resume_step=resume_step)
 
     def __enter__(self) -> "Log":
         return self
@@ -107,7 +109,7 @@ class Log:
         return bytes(self._history)
 
     def rewind(self, step: int) -> None:
-        """Forgets what came after a step, to which the run returns."""
+        """Removes the records after a step, to which the run returns."""
         if not self._writes:
             return
         self._file.close()
@@ -119,7 +121,7 @@ class Log:
                 self._tensorboard.rewind(step)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Records what the seed determines. A value that is not finite is written as null."""
+        """Records values that the seed determines, in metrics.jsonl, too. One that is not finite is written as null."""
         if not self._writes:
             return
         line = {"step": step, **{k: v if math.isfinite(v) else None for k, v in sorted(values.items())}}
@@ -137,7 +139,7 @@ class Log:
                 self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
 
     def clock(self, step: int, values: dict[str, float]) -> None:
-        """Records what the clock determines."""
+        """Records values that the clock determines, not in metrics.jsonl."""
         if self._tensorboard is not None:
             with self._tolerate(), writing(_CURVES):
                 self._tensorboard.scalars(step, values)
@@ -164,21 +166,21 @@ class Log:
         return path
 
 
-def _lines_so_far(path: Path, step: int, history: bytes | None) -> bytes:
-    """The lines up to a step: those of the file, unless it was damaged and a checkpoint has kept them."""
+def _lines_so_far(path: Path, step: int, history: bytes | None, say: Callable[[str], None]) -> bytes:
+    """Returns the lines up to a step: those of the file, or of the checkpoint if the file was damaged."""
     *lines, half = path.read_bytes().split(b"\n") if path.exists() else [b""]
     kept = _up_to([*lines, half], step)  # what a process leaves that was killed while writing has no end
     if history is not None and kept != history:
-        print(f"{path} was damaged: it is restored as it was at step {step}, from the checkpoint.")
+        say(f"{path} was damaged: it is restored as it was at step {step}, from the checkpoint.")
         return history
     garbled = sum(_step_of(line) is None for line in lines)
     if garbled:
-        print(f"{path} was damaged: {garbled} of its {len(lines)} lines could not be read, and are gone.")
+        say(f"{path} was damaged: {garbled} of its {len(lines)} lines could not be read, and are gone.")
     return kept
 
 
 def _up_to(lines: list[bytes], step: int) -> bytes:
-    """Without the lines of steps that a resumed run is about to do again, and a half-written last one."""
+    """Returns the lines up to a step, without later ones, which a resumed run writes again, and half-written ones."""
     return b"".join(line + b"\n" for line in lines if (found := _step_of(line)) is not None and found <= step)
 
 
@@ -189,7 +191,7 @@ def _write(path: Path, lines: bytes | bytearray) -> None:
 
 
 def _step_of(line: bytes) -> int | None:
-    """The step of a line, or None if it is none of ours."""
+    """Returns the step of a line, or None if it is none of ours."""
     try:
         found = json.loads(line)
     except ValueError:
@@ -208,13 +210,26 @@ def _wandb(workdir: Path, config: dict[str, Any]) -> Any:
     return wandb.init(project="jaxgen", name=workdir.name, dir=str(workdir), config=config, resume="allow")
 
 
+def _print(text: str) -> None:
+    print(text, flush=True)
+
+
 class Progress:
     """A live bar on a terminal, plain lines otherwise: step, loss, images/s, time left."""
 
-    def __init__(self, num_steps: int, start: int, images_per_step: int, *, mode: Literal["bar", "lines"]) -> None:
+    def __init__(
+        self,
+        num_steps: int,
+        start: int,
+        images_per_step: int,
+        *,
+        mode: ProgressMode,
+        say: Callable[[str], None] = _print,
+    ) -> None:
         self._num_steps, self._images_per_step = num_steps, images_per_step
         self._mark = (start, time.monotonic())
         self._rate = 0.0
+        self._say = say
         self._bar = _bar() if mode == "bar" else None
         if self._bar is not None:
             self._task = self._bar.add_task("training", total=num_steps, completed=start, status="compiling")
@@ -234,7 +249,7 @@ class Progress:
         return self._rate * self._images_per_step
 
     def restart_clock(self, step: int) -> None:
-        """Starts a new measurement of the rate, after something that was no training."""
+        """Starts a new measurement of the rate, after work that was not training."""
         self._mark = (step, time.monotonic())
 
     def update(self, step: int, loss: str, *, line: bool) -> None:
@@ -247,18 +262,18 @@ class Progress:
             self._bar.update(self._task, completed=step, status=status)
         elif line:
             left = (self._num_steps - step) / self._rate if self._rate else 0.0
-            print(f"step {step}/{self._num_steps}  {status}  {left:,.0f} s left", flush=True)
+            self._say(f"step {step}/{self._num_steps}  {status}  {left:,.0f} s left")
 
     def say(self, text: str) -> None:
-        """Prints a line without disturbing the bar."""
+        """Says a line without disturbing the bar."""
         if self._bar is not None:
             self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
         else:
-            print(text, flush=True)
+            self._say(text)
 
 
-def progress_mode() -> Literal["bar", "lines"]:
-    """A bar where standard output is a terminal."""
+def progress_mode() -> ProgressMode:
+    """Returns `bar` where standard output is a terminal, `lines` elsewhere."""
     return "bar" if sys.stdout.isatty() else "lines"
 
 

@@ -1,4 +1,4 @@
-"""Means of metrics over the steps since the last checkpoint, which the checkpoint is judged by."""
+"""Means of metrics over the steps since the last checkpoint, by which the best checkpoints are chosen."""
 
 import numpy as np
 
@@ -10,10 +10,10 @@ class UnknownMetricError(ValueError):
 
 
 class Means:
-    """Sums of metrics over steps.
+    """Accumulates the means of metrics.
 
     Args:
-      required: a metric that must be there, the setting `train.keep_best`; None for none.
+      required: a metric that must be among them, the setting `train.keep_best`; None for none.
     """
 
     def __init__(self, required: str | None = None) -> None:
@@ -22,7 +22,7 @@ class Means:
         self._steps = 0
 
     def add(self, metrics: HostMetrics) -> None:
-        """Counts the metrics [S] of the steps of a dispatch.
+        """Adds the metrics [S] of the steps of a dispatch.
 
         Raises:
           UnknownMetricError: if the required one is not among them.
@@ -36,7 +36,7 @@ class Means:
         self._steps += len(next(iter(metrics.values())))
 
     def take(self) -> dict[str, float]:
-        """The means of what was counted since the last call; empty if nothing was."""
+        """Returns the means of what was added since the last call; empty if nothing was."""
         means = {name: total / self._steps for name, total in self._sums.items()}
         self._sums, self._steps = {}, 0
         return means

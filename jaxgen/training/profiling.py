@@ -1,4 +1,4 @@
-"""Profiles of some steps by `jax.profiler`, while the run goes on: at a step, at a signal, or when a file appears."""
+"""Profiles of some steps by `jax.profiler` during a run: at a step, at a signal, or when a file appears."""
 
 import signal
 import threading
@@ -17,7 +17,7 @@ _SIGNAL = getattr(signal, "SIGUSR1", None)  # Windows has none
 
 
 class Profiler:
-    """While entered, profiles the steps after SIGUSR1, after `touch WORKDIR/profile_now`, or after a given step.
+    """Profiles, while it is entered, the steps after SIGUSR1, after `touch WORKDIR/profile_now`, or after a given step.
 
     Args:
       workdir: where to look for the file; profiles go to its folder `profile`.
@@ -57,13 +57,13 @@ class Profiler:
             self._stop()
 
     def before(self, first: int, last: int) -> None:
-        """To be called before each dispatch of the steps `first` to `last` - 1."""
+        """Starts a profile if one is due; called before each dispatch of the steps `first` to `last` - 1."""
         if self._first is None and self._wanted(first, last):
             self._first = first
             jax.profiler.start_trace(self._output)
 
     def after(self, last: int, state: PyTree) -> None:
-        """To be called after it, with the state that it made, which a profile waits for at its end."""
+        """Ends a profile that is complete; called after the dispatch with its state, which the profile waits for."""
         self._last = last
         if self._first is not None and last - self._first >= self._num_steps:
             jax.block_until_ready(state)

@@ -1,63 +1,77 @@
-"""One training run: state, batches, metrics, grids and checkpoints brought together around the loop."""
+"""One training run, from the start or a checkpoint to the last step.
+
+The way of a batch is in `_train_from`: it is read from `run.batches` and goes through `loop.fit`. Its metrics come to
+`_on_metrics` one dispatch later; the state comes to `_sample`, `_save` and `_snapshot` every so many steps. Faults come
+last in this file: rollbacks, loss spikes, hangs, and writes that fail.
+"""
 
 import contextlib
 import functools
+import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import PyTree
-from ml_collections import ConfigDict
 
 from jaxgen.core import trees
+from jaxgen.core.config import Section
 from jaxgen.core.contract import GenerativeModel, TrainState
 from jaxgen.parallel import sampling
 from jaxgen.parallel.runner import Compiled, Runner
+from jaxgen.parallel.sampling import SampleSettings
 from jaxgen.training import loop, snapshots
 from jaxgen.training.checkpoint import Checkpoints
-from jaxgen.training.durability import health, out_of_memory, rollback, spikes, watchdog
+from jaxgen.training.durability import health, out_of_memory, rollback, spikes
 from jaxgen.training.durability.health import HealthSettings
 from jaxgen.training.durability.rollback import Rollback
+from jaxgen.training.durability.spikes import LossStatistics
+from jaxgen.training.durability.watchdog import Watchdog, report_hang
 from jaxgen.training.durability.write_errors import Tolerance, writing
 from jaxgen.training.logging import Log, Progress
 from jaxgen.training.means import Means
 from jaxgen.training.profiling import Profiler
+from jaxgen.training.programs import Programs
 from jaxgen.training.settings import TrainSettings
 
 GRID_IMAGES = 80  # eight rows of the ten classes that most small datasets have
 
 
-class Run(NamedTuple):
-    """What a run needs.
+class TrainingRun(NamedTuple):
+    """Everything that a run needs.
 
     Attributes:
       directory: the work directory.
-      config: the whole, resolved config.
-      settings: its section `train`.
-      health: its section `health`.
+      config: all settings, for the checkpoints and for advice.
+      seed: of the grids of samples.
+      settings: the section `train`.
+      health: the section `health`.
+      sample: the section `sample`.
       model: the model.
       runner: the devices.
       batches: `start -> host batches [K, B_local, ...]` from that position in the data on, one a step.
       rollbacks: those of the run so far.
-      usual: what is usual of each loss at the step that the run starts at.
+      loss_statistics: the running statistics of each loss at the step that the run starts at.
       checkpoints: where the state is saved.
       log: where numbers and pictures go.
       progress: what the terminal shows.
-      interrupted: whether to stop soon.
+      interrupted: returns whether to stop soon.
       started: `time.monotonic()` when the process started.
     """
 
     directory: Path
-    config: ConfigDict
+    config: Section
+    seed: int
     settings: TrainSettings
     health: HealthSettings
+    sample: SampleSettings
     model: GenerativeModel
     runner: Runner
     batches: Callable[[int], rollback.Batches]
     rollbacks: tuple[Rollback, ...]
-    usual: dict[str, spikes.Usual]
+    loss_statistics: dict[str, LossStatistics]
     checkpoints: Checkpoints
     log: Log
     progress: Progress
@@ -65,14 +79,14 @@ class Run(NamedTuple):
     started: float
 
 
-class Records(NamedTuple):
-    """What a run knows of its metrics: what losses are usual, and means since the last checkpoint."""
+class Statistics(NamedTuple):
+    """Statistics of a run's metrics: running ones of its losses, and means since the last checkpoint."""
 
-    usual: dict[str, spikes.Usual]
+    losses: dict[str, LossStatistics]
     means: Means
 
 
-def train(run: Run, saved: int | None) -> int | None:
+def train(run: TrainingRun, saved: int | None) -> int | None:
     """Trains from the checkpoint of the step `saved`, or from the start, to the last step; saves the final state.
 
     Returns:
@@ -84,104 +98,48 @@ def train(run: Run, saved: int | None) -> int | None:
       WriteError: if the last checkpoint cannot be written, or anything and the settings say `stop`.
       UnknownMetricError: if the metric that the settings name for the best checkpoints does not exist.
     """
-    programs: loop.Programs = {}
-    with out_of_memory.explained(run.directory, run.config), _profiler(run) as profiler:
+    watchdog, profiler = _watchdog(run), _profiler(run)
+    programs = Programs(run.runner.compile, on_compiled=_on_compiled(run), watchdog=watchdog, profiler=profiler)
+    with out_of_memory.explained(run.directory, run.config), profiler:
         while True:
-            outcome = _go_on(run, saved, profiler, programs)
-            if not isinstance(outcome, health.UnhealthyError):
-                return outcome
-            run, saved = _roll_back(run, outcome)
+            try:
+                return _train_from(run, saved, programs, watchdog)
+            except health.UnhealthyError as error:
+                if not _may_roll_back(run, error):
+                    raise
+                failure = error.with_traceback(None)  # a traceback would keep the state in memory
+            run, saved = _roll_back(run, failure)
 
 
-def _go_on(
-    run: Run, saved: int | None, profiler: Profiler, programs: loop.Programs
-) -> int | health.UnhealthyError | None:
-    """Trains as `train` does, up to a step that asks for a rollback: then that is returned, and the state let go."""
+def _train_from(run: TrainingRun, saved: int | None, programs: Programs, watchdog: Watchdog) -> int | None:
+    """Trains as `train` does, without rollbacks: an `UnhealthyError` ends it."""
     settings, start = run.settings, saved or 0
-    records = Records(dict(run.usual), Means(settings.keep_best))
-    with contextlib.closing(rollback.read(run.batches, run.rollbacks, start)) as batches, _watchdog(run) as dog:
-        dog.watch("reading the first batch")
+    statistics = Statistics(dict(run.loss_statistics), Means(settings.keep_best))
+    with contextlib.closing(rollback.read(run.batches, run.rollbacks, start)) as batches, watchdog:
+        watchdog.watch("reading the first batch")
         first = next(batches)
-        with dog.paused():
-            state = _start(run, first, saved, introduce=not programs)
-        try:
-            state, stopped = loop.fit(
-                run.runner,
-                state,
-                _chain(first, batches),
-                loop.dispatches(start, settings.num_steps, settings.steps_per_dispatch, run.model.phase),
-                on_metrics=_on_metrics(run, records),
-                on_compiled=_on_compiled(run),
-                hooks=_hooks(run, records),
-                interrupted=run.interrupted,
-                watchdog=dog,
-                profiler=profiler,
-                programs=programs,
-            )
-        except health.UnhealthyError as error:
-            if not _may_roll_back(run, error):
-                raise
-            return error.with_traceback(None)  # which would keep the state in memory
+        with watchdog.paused():
+            state = _start(run, first, saved, introduce=len(programs) == 0)
+        state, stopped = loop.fit(
+            state,
+            itertools.chain([first], batches),
+            loop.dispatches(start, settings.num_steps, settings.steps_per_dispatch, run.model.phase),
+            put=run.runner.put,
+            update=programs.update,
+            on_metrics=_on_metrics(run, statistics),
+            hooks=_hooks(run, statistics),
+            interrupted=run.interrupted,
+            watchdog=watchdog,
+        )
     last = settings.num_steps if stopped is None else stopped
-    _save(run, last, state, records, tolerate=_tolerance(run, last=True))
+    _save(run, last, state, statistics, tolerate=Tolerance("stop", run.progress.say))  # the result of the run
     if stopped is None and last % settings.sample_every_steps:
         _sample(run, last, state)
     run.checkpoints.wait()
     return stopped
 
 
-def _may_roll_back(run: Run, error: health.UnhealthyError) -> bool:
-    policy = run.health.spike_policy if isinstance(error, health.SpikeError) else run.settings.nonfinite
-    if policy == "rollback":
-        error.rollbacks = len(run.rollbacks)
-    return policy == "rollback" and len(run.rollbacks) < run.health.max_rollbacks
-
-
-def _roll_back(run: Run, error: health.UnhealthyError) -> tuple[Run, int | None]:
-    """Records that the run goes on from the newest whole checkpoint, or the start; the run then, and that step."""
-    run.checkpoints.wait()
-    saved = run.checkpoints.newest_whole_step()
-    to_step = saved or 0
-    rollbacks = rollback.add(run.rollbacks, at_step=error.step, to_step=to_step, reason=str(error))
-    rollback.save(run.directory, rollbacks)
-    run.log.rewind(to_step)
-    run.progress.restart_clock(to_step)
-    run.progress.say(
-        f"{error} Rolled back to step {to_step}, to go on with the data behind those of that step "
-        f"(rollback {len(rollbacks)} of {run.health.max_rollbacks} at most)."
-    )
-    return run._replace(rollbacks=rollbacks, usual=spikes.load(run.directory, to_step)), saved
-
-
-def _watchdog(run: Run) -> watchdog.Watchdog:
-    on_hang = functools.partial(watchdog.report_hang, leave=run.health.hang_exit)
-    return watchdog.Watchdog(run.health.hang_seconds, on_hang=on_hang)
-
-
-def _profiler(run: Run) -> Profiler:
-    health = run.health
-    return Profiler(run.directory, num_steps=health.profile_steps, at_step=health.profile_at_step, say=run.progress.say)
-
-
-def _hooks(run: Run, records: Records) -> list[loop.Hook]:
-    settings, tolerate = run.settings, _tolerance(run)
-
-    def save(step: int, state: PyTree) -> None:
-        _save(run, step, state, records, tolerate=tolerate)
-
-    def snapshot(step: int, state: PyTree) -> None:
-        _snapshot(run, step, state, tolerate=tolerate)
-
-    hooks = [
-        loop.Hook(settings.sample_every_steps, lambda step, state: _sample(run, step, state)),
-        loop.Hook(settings.checkpoint_every_steps, save),
-    ]
-    if settings.snapshot_every_steps is not None:
-        hooks.append(loop.Hook(settings.snapshot_every_steps, snapshot))
-    return hooks
-
-
-def _start(run: Run, first: PyTree, saved: int | None, *, introduce: bool) -> PyTree:
+def _start(run: TrainingRun, first: PyTree, saved: int | None, *, introduce: bool) -> PyTree:
     """The initial state, or the restored one, at step 0 if it was imported; says how large the model is."""
     example = run.runner.put(_one_step(first))
     if saved is None:
@@ -203,14 +161,12 @@ def _size(state: TrainState) -> str:
     return f"{total} ({', '.join(f'{player} {trees.count(state.params[player]):,}' for player in state.opt_state)})"
 
 
-def _on_metrics(run: Run, records: Records) -> Callable[[int, loop.HostMetrics], None]:
+def _on_metrics(run: TrainingRun, statistics: Statistics) -> Callable[[int, loop.HostMetrics], None]:
     every, num_steps = run.settings.log_every_steps, run.settings.num_steps
 
     def on_metrics(step: int, metrics: loop.HostMetrics) -> None:
-        if run.settings.nonfinite != "skip":
-            health.check_finite(step, metrics)
-        records.means.add(metrics)
-        _look_for_spikes(run, records.usual, step, metrics)
+        _check_health(run, statistics.losses, step, metrics)
+        statistics.means.add(metrics)
         shown = {name: float(np.mean(values, dtype=np.float64)) for name, values in metrics.items()}
         size = len(next(iter(metrics.values())))
         due = step // every != (step - size) // every or step == num_steps
@@ -222,23 +178,12 @@ def _on_metrics(run: Run, records: Records) -> Callable[[int, loop.HostMetrics],
     return on_metrics
 
 
-def _look_for_spikes(run: Run, usual: dict[str, spikes.Usual], step: int, metrics: loop.HostMetrics) -> None:
-    if run.health.spike_sigmas is None:
-        return
-    after, found = spikes.find(usual, step, metrics, sigmas=run.health.spike_sigmas)
-    usual.update(after)
-    for spike in found:
-        if run.health.spike_policy != "warn":
-            raise health.SpikeError(spike.step, spike.name, f"{spike}.")
-        run.progress.say(f"warning: {spike}.")
-
-
 def _losses(metrics: dict[str, float]) -> str:
-    """What is minimized, shortly: the loss, or that of each player; the terms of a loss are in the log."""
-    return "  ".join(f"{name.removeprefix('loss/')} {metrics[name]:.4g}" for name in spikes.losses(metrics))
+    """Returns the loss, or that of each player, as text; the terms of a loss are in the log."""
+    return "  ".join(f"{name.removeprefix('loss/')} {metrics[name]:.4g}" for name in spikes.loss_names(metrics))
 
 
-def _on_compiled(run: Run) -> Callable[[loop.Dispatch, Compiled, float], None]:
+def _on_compiled(run: TrainingRun) -> Callable[[loop.Dispatch, Compiled, float], None]:
     def on_compiled(dispatch: loop.Dispatch, compiled: Compiled, seconds: float) -> None:
         facts = [f"Compiled in {seconds:.1f} s"]
         if compiled.flops:
@@ -252,40 +197,56 @@ def _on_compiled(run: Run) -> Callable[[loop.Dispatch, Compiled, float], None]:
     return on_compiled
 
 
-def _sample(run: Run, step: int, state: PyTree) -> None:
+def _hooks(run: TrainingRun, statistics: Statistics) -> list[loop.Hook]:
+    settings, tolerate = run.settings, _tolerance(run)
+
+    def sample(step: int, state: PyTree) -> None:
+        _sample(run, step, state)
+
+    def save(step: int, state: PyTree) -> None:
+        _save(run, step, state, statistics, tolerate=tolerate)
+
+    def snapshot(step: int, state: PyTree) -> None:
+        _snapshot(run, step, state, tolerate=tolerate)
+
+    hooks = [loop.Hook(settings.sample_every_steps, sample), loop.Hook(settings.checkpoint_every_steps, save)]
+    if settings.snapshot_every_steps is not None:
+        hooks.append(loop.Hook(settings.snapshot_every_steps, snapshot))
+    return hooks
+
+
+def _sample(run: TrainingRun, step: int, state: PyTree) -> None:
     """Draws the same keys and labels at every step, so that the grids of a run can be compared."""
     variables = run.model.eval_variables(run.runner.to_contract(state))
-    images = sampling.draw_images(
-        run.model,
-        variables,
-        sampling.balanced_labels(run.model.spec, GRID_IMAGES),
-        count=GRID_IMAGES,
-        seed=run.config.seed,
-        mesh=run.runner.mesh,
-        batch_size=min(GRID_IMAGES, run.config.sample.batch_size),
-    )
-    run.log.images("samples", step, images, columns=10)
+    try:
+        images = sampling.draw_images(
+            run.model,
+            variables,
+            sampling.balanced_labels(run.model.spec, GRID_IMAGES),
+            count=GRID_IMAGES,
+            seed=run.seed,
+            mesh=run.runner.mesh,
+            batch_size=min(GRID_IMAGES, run.sample.batch_size),
+        )
+        run.log.images("samples", step, images, columns=10)
+    except sampling.NonfiniteImagesError as error:  # training may yet come to images that are
+        run.progress.say(f"warning: no samples of step {step}: {error}")
     run.progress.restart_clock(step)
 
 
-def _tolerance(run: Run, *, last: bool = False) -> Tolerance:
-    """What becomes of a write that fails; without the last checkpoint, a run has not come to its end."""
-    return Tolerance("stop" if last else run.settings.on_write_error, run.progress.say)
-
-
-def _save(run: Run, step: int, state: PyTree, records: Records, *, tolerate: Tolerance) -> None:
+def _save(run: TrainingRun, step: int, state: PyTree, statistics: Statistics, *, tolerate: Tolerance) -> None:
     """Saves in the background; that the save before has failed is known here, and does not hinder this one."""
     with _tolerance(run)():
         run.checkpoints.wait()
     with tolerate():
         if run.health.spike_sigmas is not None:
             with writing("spikes.json"):
-                spikes.save(run.directory, step, records.usual)
-        means, history = records.means.take(), run.log.history
+                spikes.save(run.directory, step, statistics.losses)
+        means, history = statistics.means.take(), run.log.history
         run.checkpoints.save(step, run.runner.to_contract(state), run.config, metrics=means, history=history)
 
 
-def _snapshot(run: Run, step: int, state: PyTree, *, tolerate: Tolerance) -> None:
+def _snapshot(run: TrainingRun, step: int, state: PyTree, *, tolerate: Tolerance) -> None:
     averages = run.runner.to_contract(state).ema
     with tolerate(), writing(f"The snapshot of step {step}"):
         snapshots.save(run.checkpoints.directory.parent, step, averages, tuple(run.config.ema.sigma_rel))
@@ -295,6 +256,59 @@ def _one_step(batch: PyTree) -> PyTree:
     return {name: value[None] for name, value in batch.items()}
 
 
-def _chain(first: PyTree, rest: Iterator[PyTree]) -> Iterator[PyTree]:
-    yield first
-    yield from rest
+def _may_roll_back(run: TrainingRun, error: health.UnhealthyError) -> bool:
+    policy = run.health.spike_policy if isinstance(error, health.SpikeError) else run.settings.nonfinite
+    if policy == "rollback":
+        error.rollbacks = len(run.rollbacks)
+    return policy == "rollback" and len(run.rollbacks) < run.health.max_rollbacks
+
+
+def _roll_back(run: TrainingRun, error: health.UnhealthyError) -> tuple[TrainingRun, int | None]:
+    """Goes back to the newest whole checkpoint, or the start, and records it; returns the run then, and that step."""
+    run.checkpoints.wait()
+    saved = run.checkpoints.newest_whole_step()
+    to_step = saved or 0
+    rollbacks = rollback.add(run.rollbacks, at_step=error.step, to_step=to_step, reason=str(error))
+    rollback.save(run.directory, rollbacks)
+    run.log.rewind(to_step)
+    run.progress.restart_clock(to_step)
+    run.progress.say(
+        f"{error} Rolled back to step {to_step}, to go on with the data behind those of that step "
+        f"(rollback {len(rollbacks)} of {run.health.max_rollbacks} at most)."
+    )
+    return run._replace(rollbacks=rollbacks, loss_statistics=spikes.load(run.directory, to_step)), saved
+
+
+def _check_health(
+    run: TrainingRun, statistics: dict[str, LossStatistics], step: int, metrics: loop.HostMetrics
+) -> None:
+    """Checks the metrics of a dispatch, and updates the statistics of the losses.
+
+    Raises:
+      UnhealthyError: if a metric is not finite, or a loss is a spike, and the settings do not let it pass.
+    """
+    if run.settings.nonfinite != "skip":
+        health.check_finite(step, metrics)
+    if run.health.spike_sigmas is None:
+        return
+    updated, found = spikes.detect(statistics, step, metrics, sigmas=run.health.spike_sigmas)
+    statistics.update(updated)
+    for spike in found:
+        if run.health.spike_policy != "warn":
+            raise health.SpikeError(spike.step, spike.name, f"{spike}.")
+        run.progress.say(f"warning: {spike}.")
+
+
+def _watchdog(run: TrainingRun) -> Watchdog:
+    on_hang = functools.partial(report_hang, leave=run.health.hang_exit)
+    return Watchdog(run.health.hang_seconds, on_hang=on_hang)
+
+
+def _profiler(run: TrainingRun) -> Profiler:
+    settings, say = run.health, run.progress.say
+    return Profiler(run.directory, num_steps=settings.profile_steps, at_step=settings.profile_at_step, say=say)
+
+
+def _tolerance(run: TrainingRun) -> Tolerance:
+    """Returns the treatment of a write that fails, as the settings have it."""
+    return Tolerance(run.settings.on_write_error, run.progress.say)

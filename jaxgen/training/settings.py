@@ -2,15 +2,13 @@
 
 from typing import Literal, NamedTuple
 
-from ml_collections import ConfigDict
-
-from jaxgen.core.config import Need, call, refuse_unused
+from jaxgen.core.config import Need, Section, call, refuse_unused
 from jaxgen.training.durability.retention import Retention
 from jaxgen.training.durability.write_errors import OnWriteError
 
 
 class TrainSettings(NamedTuple):
-    """How to train; durations are in optimizer updates.
+    """The settings of training; durations are in optimizer updates.
 
     Attributes:
       num_steps: updates in the whole run.
@@ -32,6 +30,9 @@ class TrainSettings(NamedTuple):
         and `continue`. That the last checkpoint cannot be written is an error in any case.
       snapshot_every_steps: distance between snapshots of power averages, from which `launch.py ema` makes others; None
         for no snapshots.
+      init_from: the work directory of a run whose weights this one starts from, as far as they fit; None for none.
+      init_include: a regular expression, or several, over the names `params/...` and `model_state/...` of what is
+        taken from it; None for all.
     """
 
     num_steps: int
@@ -49,17 +50,20 @@ class TrainSettings(NamedTuple):
     keep_best_mode: Literal["lower", "higher"] = "lower"
     on_write_error: OnWriteError = "stop"
     snapshot_every_steps: int | None = None
+    init_from: str | None = None
+    init_include: str | tuple[str, ...] | None = None
 
 
 NEEDS = {
     "keep_best_count": Need("train.keep_best", lambda train: train.keep_best is not None),
     "keep_best_mode": Need("train.keep_best", lambda train: train.keep_best is not None),
+    "init_include": Need("train.init_from", lambda train: train.init_from is not None),
 }
 """Settings that have an effect only beside others, with the condition of each."""
 
 
-def train_settings(config: ConfigDict) -> TrainSettings:
-    """Reads the section, refusing numbers that no run can have.
+def train_settings(config: Section) -> TrainSettings:
+    """Reads the section.
 
     Raises:
       ValueError: names the first setting that is wrong.
@@ -78,7 +82,7 @@ def train_settings(config: ConfigDict) -> TrainSettings:
 
 
 def retention(settings: TrainSettings) -> Retention:
-    """Which checkpoints are kept."""
+    """Returns the retention of checkpoints that the settings ask for."""
     return Retention(
         last=settings.keep_checkpoints,
         every_steps=settings.keep_every_steps,

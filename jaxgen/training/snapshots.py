@@ -1,6 +1,6 @@
 """Snapshots of power averages, and averages of other widths that are made of them after training.
 
-`ema/STEP.npz` in a work directory holds the averages after so many updates: `0/NAME` for the first width, `1/NAME` for
+`ema/STEP.npz` in a work directory holds the averages after `STEP` updates: `0/NAME` for the first width, `1/NAME` for
 the second, and `sigma_rel`, the widths.
 """
 
@@ -19,7 +19,7 @@ from jaxgen.training.durability.whole_files import whole_file
 
 
 def save(workdir: Path, step: int, averages: PyTree, sigma_rel: tuple[float, ...]) -> None:
-    """Writes the averages of a step, whole or not at all; an earlier file of the step is replaced."""
+    """Writes the averages of a step atomically; an earlier file of the step is replaced."""
     if jax.process_count() > 1:  # whose devices may hold parts that process 0 cannot read
         averages = multihost_utils.process_allgather(averages, tiled=True)
     if jax.process_index() != 0:
@@ -32,14 +32,14 @@ def save(workdir: Path, step: int, averages: PyTree, sigma_rel: tuple[float, ...
 
 
 def steps(workdir: Path) -> list[int]:
-    """The steps that there are snapshots of, in order."""
+    """Returns the steps that have snapshots, in order."""
     return sorted(int(path.stem) for path in (workdir / "ema").glob("*.npz") if path.stem.isdigit())
 
 
 def reconstruct(
     workdir: Path, averages: Mapping[str, Mapping[str, Array]], *, step: int, stored: tuple[float, ...], wanted: float
 ) -> tuple[dict[str, np.ndarray], float]:
-    """The average of a width that was not kept, at the step of a checkpoint (Karras et al. 2024, section 3.2).
+    """Reconstructs the average of a width that was not kept, at a checkpoint's step (Karras et al. 2024, section 3.2).
 
     Args:
       workdir: where the earlier snapshots are.
@@ -75,7 +75,7 @@ def reconstruct(
 
 
 def _as_before(value: np.ndarray, leaf: Array) -> np.ndarray:
-    """In the type of the leaf; counters and flags are not averaged."""
+    """Returns the average in the type of the leaf; integers and flags are not averaged, but taken from the leaf."""
     return value.astype(leaf.dtype) if np.issubdtype(leaf.dtype, np.floating) else np.asarray(leaf)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 
-class Events:
-    """One event file in a directory."""
+class EventFile:
+    """An event file of TensorBoard in a directory."""
 
     def __init__(self, directory: Path, *, resume_step: int) -> None:
         from tensorboardX.event_file_writer import EventsWriter
@@ -24,7 +24,7 @@ class Events:
         self._writer.flush()
 
     def rewind(self, step: int) -> None:
-        """Ends the curves of an earlier process, or of this one, behind a step.
+        """Ends the curves of an earlier process, or of this one, after a step.
 
         Raises:
           OSError: if that cannot be written.

@@ -1,12 +1,12 @@
-"""The work directory of a run: made, recognized, or refused, before anything is computed."""
+"""The work directory of a run: made or checked before anything is computed."""
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
+from jaxgen.core import conditioning
 from jaxgen.core import config as configs
 from jaxgen.core.contract import ModelSpec
 from jaxgen.data import Dataset
@@ -19,13 +19,13 @@ UNCOMPARED = (
     *(f"train.keep_{name}" for name in _KEEPING),
     "train.on_write_error",
 )
-"""What may differ between a run and its continuation, sections and settings: nothing that moves the trajectory."""
+"""Sections and settings that may differ between a run and its continuation: none of them changes the trajectory."""
 
 _BEGUN = (lock.NAME, ".config.json.tmp.json")  # what a process leaves that dies before the config is written
 
 
-def prepare(workdir: Path, config: ConfigDict) -> bool:
-    """Makes the work directory, or checks that it belongs to this config.
+def prepare(workdir: Path, config: configs.Section) -> bool:
+    """Makes the work directory, or checks that it belongs to this config, whose steps may have become more.
 
     Returns:
       Whether the run was there already.
@@ -40,6 +40,8 @@ def prepare(workdir: Path, config: ConfigDict) -> bool:
             raise PermissionError(f"no permission to write in {workdir}")
         if not existed:
             save_config(workdir, config)
+        elif grown_from(workdir, config) is not None:
+            save_config(workdir, load_config(workdir).replaced({"train.num_steps": config.train.num_steps}))
     except OSError as error:
         raise ValueError(
             f"{workdir} cannot be written ({error.strerror or error}): choose another --workdir."
@@ -47,15 +49,16 @@ def prepare(workdir: Path, config: ConfigDict) -> bool:
     return existed
 
 
-def check(workdir: Path, config: ConfigDict) -> bool:
-    """Whether a run of this config is in the work directory already. Writes nothing.
+def check(workdir: Path, config: configs.Section) -> bool:
+    """Returns whether a run of this config, or of this config with fewer steps, is there already. Writes nothing.
 
     Raises:
       ValueError: if the directory belongs to another config, or to something that is no run of ours.
     """
     existed = (workdir / "config.json").exists()
     if existed:
-        different = configs.differences(config, load_config(workdir), ignore=UNCOMPARED)
+        grown = () if grown_from(workdir, config) is None else ("train.num_steps",)
+        different = configs.differences(config, load_config(workdir), ignore=(*UNCOMPARED, *grown))
         if different:
             raise ValueError(
                 f"{workdir} holds a run with another config: choose another --workdir, or the same settings. "
@@ -68,13 +71,21 @@ def check(workdir: Path, config: ConfigDict) -> bool:
     return existed
 
 
-def save_config(workdir: Path, config: ConfigDict) -> None:
+def grown_from(workdir: Path, config: configs.Section) -> int | None:
+    """Returns the number of steps of the run in a work directory, if it is less than that of this config."""
+    if not (workdir / "config.json").exists():
+        return None
+    before = load_config(workdir).train.num_steps
+    return before if before < config.train.num_steps else None
+
+
+def save_config(workdir: Path, config: configs.Section) -> None:
     """Writes the config of a run."""
     write_whole(workdir / "config.json", manifest.sealed(config.to_dict()))
 
 
-def load_config(workdir: Path) -> ConfigDict:
-    """The config of the run in a work directory.
+def load_config(workdir: Path) -> configs.Section:
+    """Returns the config of the run in a work directory.
 
     Raises:
       ValueError: if there is no run, or its config cannot be read.
@@ -91,14 +102,15 @@ def load_config(workdir: Path) -> ConfigDict:
 
 
 def save_spec(workdir: Path, spec: ModelSpec, data: Dataset | None = None) -> None:
-    """Keeps shape, classes and fingerprint of the run's data; sampling does not need the data itself then."""
-    facts: dict[str, Any] = {"image_shape": spec.image_shape, "num_classes": spec.num_classes}
+    """Keeps shape, conditions and fingerprint of the run's data; sampling does not need the data itself then."""
+    told = conditioning.to_json(spec.conditioning)
+    facts: dict[str, Any] = {"image_shape": spec.image_shape, "conditioning": told}
     if data is not None and data.fingerprint is not None:
         facts |= {"num_examples": len(data.examples), "fingerprint": data.fingerprint}
     write_whole(_data_file(workdir), manifest.sealed(facts))
 
 
-def check_data(workdir: Path, data: Dataset) -> None:
+def check_data(workdir: Path, data: Dataset, *, say: Callable[[str], None] = print) -> None:
     """Compares the data of a run that goes on with what `save_spec` kept, and will mend where that was damaged.
 
     Raises:
@@ -110,7 +122,7 @@ def check_data(workdir: Path, data: Dataset) -> None:
     except FileNotFoundError:  # removed, since a change is meant
         return
     except (OSError, ValueError) as error:
-        print(f"{path} was damaged ({error}): it is written anew, and the data are taken for those of the run.")
+        say(f"{path} was damaged ({error}): it is written anew, and the data are taken for those of the run.")
         return
     then, count = facts.get("fingerprint"), facts.get("num_examples", 0)
     if None in (then, data.fingerprint) or data.fingerprint == then:
@@ -125,7 +137,7 @@ def check_data(workdir: Path, data: Dataset) -> None:
 
 
 def load_spec(workdir: Path) -> ModelSpec:
-    """What `save_spec` kept.
+    """Reads the spec that `save_spec` wrote.
 
     Raises:
       ValueError: if the run was never started, or the file cannot be read.
@@ -133,7 +145,7 @@ def load_spec(workdir: Path) -> ModelSpec:
     path = _data_file(workdir)
     try:
         facts = manifest.unsealed(path.read_text())
-        return ModelSpec(tuple(facts["image_shape"]), facts["num_classes"])
+        return ModelSpec(tuple(facts["image_shape"]), conditioning.from_json(facts["conditioning"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} cannot be read ({error}): give the run's train command again to restore it."

@@ -10,7 +10,7 @@ from launching import TINY, contents, launch
 from jaxgen.core import ema
 from jaxgen.core.ema import Snapshot
 from jaxgen.runs import experiment as experiments
-from jaxgen.training.settings import train_settings
+from jaxgen.runs.settings import parse
 from jaxgen.training.workdir import load_config, load_spec
 
 SETTINGS = [
@@ -36,8 +36,8 @@ def run(tmp_path_factory):
 
 def state_of(workdir, step=None):
     config = load_config(workdir)
-    experiment = experiments.build(config, load_spec(workdir))
-    return jax.device_get(experiments.restore(experiment, train_settings(config), workdir, step))
+    experiment = experiments.build(parse(config), load_spec(workdir))
+    return jax.device_get(experiments.restore(experiment, workdir, step))
 
 
 def make(run, output, *arguments):

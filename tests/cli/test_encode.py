@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 from launching import contents, launch
 
-from jaxgen.cli import encode
 from jaxgen.core import images, subsets
 from jaxgen.data import Dataset, load, read_arrays
-from jaxgen.data.dataset import decoded_dataset
-from jaxgen.methods.vae.autoencoder_kl import make_posterior
+from jaxgen.data.dataset import decoded_dataset, label_of
 from jaxgen.parallel.mesh import make_mesh
+from jaxgen.runs import encoding, frozen
 from jaxgen.runs import experiment as experiments
-from jaxgen.runs import frozen
+from jaxgen.runs.settings import parse
 from jaxgen.training.workdir import load_config
 
 NUM_TRAIN = 24
@@ -61,20 +60,23 @@ def second_stage(cache, tmp_path_factory):
 
 
 def test_the_cache_is_what_the_posterior_says_of_the_images(first_stage, cache):
-    autoencoder, config = frozen.load(cache), load_config(first_stage)
+    autoencoder, config = frozen.autoencoder(cache / "autoencoder"), load_config(first_stage)
+    arrays = autoencoder.load()
     data = load("latents", "train", path=str(cache))
     assert (len(data.examples), data.num_classes) == (NUM_TRAIN, 10)
+    assert (data.autoencoder / "arrays.npz").exists()
     assert len(load("latents", "test", path=str(cache)).examples) == 360
-    pixels = experiments.load_data(config, "train")
+    pixels = experiments.load_data(parse(config), "train")
     originals = read_arrays(pixels)
     cached = read_arrays(data)
     np.testing.assert_array_equal(cached["label"], originals["label"][CHOSEN])
-    posterior = make_posterior(config, experiments.spec_of(pixels))
-    mean, std = posterior(autoencoder.variables, images.to_float(jnp.asarray(originals["image"][CHOSEN])))
+    mean, std = autoencoder.model.posterior(
+        arrays["variables"], images.to_float(jnp.asarray(originals["image"][CHOSEN]))
+    )
     np.testing.assert_allclose(cached["image"], np.concatenate([mean, std], axis=-1), atol=1e-5)
-    np.testing.assert_allclose(autoencoder.shift, mean.mean((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(arrays["shift"], mean.mean((0, 1, 2)), rtol=1e-4)
     second_moment = (np.square(mean) + np.square(std)).mean((0, 1, 2))
-    np.testing.assert_allclose(autoencoder.scale, np.sqrt(second_moment - autoencoder.shift**2), rtol=1e-4)
+    np.testing.assert_allclose(arrays["scale"], np.sqrt(second_moment - arrays["shift"] ** 2), rtol=1e-4)
 
 
 def by_class(length: int) -> Dataset:
@@ -84,7 +86,7 @@ def by_class(length: int) -> Dataset:
         return {"image": np.full((2, 2, 1), item, np.uint8), "label": np.int32(item * 5 // length)}
 
     dataset = decoded_dataset(range(length), decode, str)
-    return dataset._replace(num_classes=5, class_names=tuple("abcde"))
+    return dataset._replace(conditioning=label_of(5), class_names=tuple("abcde"))
 
 
 @pytest.mark.parametrize("batch_size", [7, 64])
@@ -92,9 +94,9 @@ def test_some_of_the_training_images_are_a_drawn_subset_and_all_of_them_are_in_o
     def posterior(variables, pixels):
         return pixels[:, :1, :1] + variables, jnp.zeros_like(pixels[:, :1, :1])
 
-    coder = encode.Coder(posterior, jnp.float32(1.0), (1, 1, 1), make_mesh(1), batch_size)
+    encoder = encoding.Encoder(posterior, jnp.float32(1.0), (1, 1, 1), make_mesh(1), batch_size)
     data = {"train": by_class(100), "test": by_class(30)}
-    cached = encode.write_splits(tmp_path, coder, data, num_train=40, mirror=True, dtype="float32")
+    cached = encoding.write_splits(tmp_path, encoder, data, num_train=40, mirror=True, dtype="float32")
     assert cached.num_examples == {"train": 80, "test": 30}
     numbers = {split: np.rint(np.load(tmp_path / split / "moments.npy")[:, 0, 0, 0] * 127.5) for split in data}
     chosen = np.sort(subsets.draw(100, 40))
@@ -108,16 +110,17 @@ def test_some_of_the_training_images_are_a_drawn_subset_and_all_of_them_are_in_o
 def test_mirrored_images_are_examples_of_their_own(first_stage, tmp_path):
     outcome = run_encode(first_stage, tmp_path / "cache", "--config.data.flip=True", "--dtype=float16")
     assert outcome.code == 0, outcome.err
-    data, autoencoder = load("latents", "train", path=str(tmp_path / "cache")), frozen.load(tmp_path / "cache")
+    data = load("latents", "train", path=str(tmp_path / "cache"))
+    autoencoder = frozen.autoencoder(tmp_path / "cache" / "autoencoder")
     cached = read_arrays(data)
     assert np.load(tmp_path / "cache" / "train" / "moments.npy").dtype == np.float16
     np.testing.assert_array_equal(cached["label"][:NUM_TRAIN], cached["label"][NUM_TRAIN:])
-    originals = read_arrays(experiments.load_data(load_config(first_stage), "train"))["image"][CHOSEN]
+    originals = read_arrays(experiments.load_data(parse(load_config(first_stage)), "train"))["image"][CHOSEN]
     for half, pixels in (
         (cached["image"][:NUM_TRAIN], originals),
         (cached["image"][NUM_TRAIN:], originals[:, :, ::-1]),
     ):
-        mean = autoencoder.model.encode(KEYS, autoencoder.variables, images.to_float(jnp.asarray(pixels)))
+        mean = autoencoder.model.encode(KEYS, autoencoder.load()["variables"], images.to_float(jnp.asarray(pixels)))
         np.testing.assert_allclose(half[..., :2], mean, atol=5e-3)
 
 
@@ -135,28 +138,30 @@ def test_its_evaluation_compares_with_real_images(second_stage):
     assert {"class_accuracy", "reconstruction_psnr"} <= set(figures)
 
 
-def test_a_run_keeps_the_autoencoder_that_it_was_started_with(second_stage, cache, tmp_path):
-    frozen.keep(cache, second_stage)  # the same
-    shutil.copytree(cache / "autoencoder", tmp_path / "autoencoder")
-    with (tmp_path / "autoencoder" / "frozen.npz").open("ab") as file:
-        file.write(b"other")
-    with pytest.raises(ValueError, match="another autoencoder"):
-        frozen.keep(tmp_path, second_stage)
+def test_a_run_keeps_the_autoencoder_that_it_was_started_with(second_stage, cache):
+    own = frozen.autoencoder(cache / "autoencoder")
+    frozen.keep({"autoencoder": own}, second_stage)  # the same
+    other = jax.tree.map(np.array, own.load())
+    other["shift"][0] += 1.0
+    with pytest.raises(
+        ValueError, match=r"The autoencoder in .* is another than the one that the run was started with"
+    ):
+        frozen.keep({"autoencoder": own._replace(load=lambda: other)}, second_stage)
 
 
 def test_an_autoencoder_that_cannot_be_read_is_refused(cache, tmp_path):
     shutil.copytree(cache / "autoencoder", tmp_path / "autoencoder")
-    arrays = tmp_path / "autoencoder" / "frozen.npz"
+    arrays = tmp_path / "autoencoder" / "arrays.npz"
     arrays.write_bytes(arrays.read_bytes()[:1000])
     with pytest.raises(ValueError, match="holds no autoencoder"):
-        frozen.load(tmp_path)
+        frozen.autoencoder(tmp_path / "autoencoder")
 
 
 def test_a_failed_encode_leaves_nothing(first_stage, tmp_path, monkeypatch):
     def fail(*arguments, **options):
         raise RuntimeError("disk full")
 
-    monkeypatch.setattr(encode.frozen, "save", fail)
+    monkeypatch.setattr(encoding.frozen, "save_autoencoder", fail)
     with pytest.raises(RuntimeError, match="disk full"):
         run_encode(first_stage, tmp_path / "cache")
     assert contents(tmp_path) == {}
@@ -166,7 +171,7 @@ def test_a_failed_encode_leaves_nothing(first_stage, tmp_path, monkeypatch):
 def test_refusals(first_stage, trained, cache, tmp_path):
     refused = {
         "exists already": run_encode(first_stage, cache),
-        "has no latents to cache": run_encode(trained.workdir, tmp_path / "cache"),
+        "has no feature maps as latents to cache": run_encode(trained.workdir, tmp_path / "cache"),
         "needs --output=DIR": launch("encode", f"--workdir={first_stage}"),
         "--num_samples is 0": launch(
             "encode", f"--workdir={first_stage}", f"--output={tmp_path / 'a'}", "--num_samples=0"

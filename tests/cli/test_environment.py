@@ -1,8 +1,11 @@
 """What JAX is told before it is imported, and that a wrong backend is refused."""
 
 import importlib.metadata
+import os
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 from launching import launch
@@ -13,6 +16,7 @@ from jaxgen.runs import environment
 
 pytestmark = pytest.mark.short
 
+ROOT = Path(__file__).parents[2]
 OPTION = "--xla_cpu_experimental_ynn_fusion_type"
 CHOSEN = f"{OPTION}=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 
@@ -87,6 +91,49 @@ def test_a_run_records_what_repeats_it(monkeypatch):
     assert recorded["processes"] == 1
     assert recorded["devices"] == ["cpu: cpu"] * 8
     assert "--xla_force_host_platform_device_count=8" in recorded["XLA_FLAGS"]
+
+
+READY = """
+import os, sys
+import jax
+exec(sys.argv[1])
+from jaxgen.runs import environment
+try:
+    environment.ready()
+except ValueError as error:
+    print(error)
+print(os.environ.get("XLA_FLAGS", ""))
+print(jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs)
+"""
+
+
+def ready(first, tmp_path):
+    """What a process prints that imports JAX, does something, and then calls the library."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("XLA_", "JAX"))}
+    variables = {**kept, "XDG_CACHE_HOME": str(tmp_path), "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    arguments = [sys.executable, "-c", READY, first]
+    process = subprocess.run(arguments, env=variables, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    return process.stdout.splitlines()
+
+
+def test_the_first_call_of_the_library_prepares_a_process_that_has_imported_jax(tmp_path):
+    *_, flags, options = ready("", tmp_path)
+    assert flags == (CHOSEN if importlib.metadata.version("jaxlib") in environment._CPU_VERSIONS else "")
+    assert options == f"{tmp_path}/jaxgen/compilation 0.1"
+
+
+def test_options_that_the_user_has_set_in_python_stay(tmp_path):
+    first = "jax.config.update('jax_compilation_cache_dir', 'mine')"
+    assert ready(first, tmp_path)[-1] == "mine 0.1"
+
+
+def test_devices_that_have_started_are_checked_as_they_are(tmp_path):
+    *refused, flags, options = ready("jax.devices()", tmp_path)
+    assert (flags, options) == ("", "None 1.0")
+    for sentence in refused:  # with the versions of JAX that compute wrong without the option
+        assert "computes" in sentence
+        assert sentence.endswith(f"call jaxgen first, or set XLA_FLAGS={CHOSEN} when Python starts.")
 
 
 @pytest.fixture

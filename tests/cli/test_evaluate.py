@@ -3,13 +3,14 @@ import json
 import numpy as np
 import pytest
 from launching import launch
+from specs import data_spec
 
-from jaxgen.cli.evaluate import sample_labels, subset
 from jaxgen.core import subsets
 from jaxgen.core.contract import ModelSpec
 from jaxgen.data import load, read_arrays
 from jaxgen.evaluation.report import LabeledImages
 from jaxgen.parallel import sampling
+from jaxgen.runs.evaluation import sample_labels, subset
 
 pytestmark = pytest.mark.xdist_group("cli")
 
@@ -65,11 +66,11 @@ def test_a_subset_of_all_images_is_the_split_itself(count):
 
 
 def test_samples_have_all_classes_in_turn_and_the_last_turns_are_drawn():
-    labels = sample_labels(ModelSpec((2, 2, 1), 10), 23)
+    labels = sample_labels(data_spec((2, 2, 1), 10), 23)
     np.testing.assert_array_equal(labels[:20], np.tile(np.arange(10), 2))
     np.testing.assert_array_equal(labels[20:], np.sort(subsets.draw(10, 3)))
     assert labels[20:].tolist() != [0, 1, 2]
-    np.testing.assert_array_equal(sample_labels(ModelSpec((2, 2, 1), 10), 20), labels[:20])
+    np.testing.assert_array_equal(sample_labels(data_spec((2, 2, 1), 10), 20), labels[:20])
     assert sample_labels(ModelSpec((2, 2, 1)), 23) is None
 
 

@@ -7,17 +7,16 @@ import jax
 import numpy as np
 import pytest
 from launching import contents, launch
+from specs import data_spec
 
-from jaxgen.cli import main
 from jaxgen.core import trees
-from jaxgen.core.contract import ModelSpec
-from jaxgen.interop import autoencoder_kl, dit, edm
-from jaxgen.nn.autoencoder_kl import AutoencoderKL
+from jaxgen.interop.formats import autoencoder_kl, dit, edm
 from jaxgen.nn.dit import DiT
 from jaxgen.nn.song_unet import SongUNet
 from jaxgen.runs import experiment as experiments
 from jaxgen.runs import frozen
-from jaxgen.training.settings import train_settings
+from jaxgen.runs.config_files import config_variants, load_config_file
+from jaxgen.runs.settings import parse
 from jaxgen.training.workdir import load_config, load_spec
 
 CONFIG = """
@@ -45,7 +44,7 @@ def make(depth):
 
 def official_weights(config, official_name, seed=0):
     """A state dict of random numbers under official names, and the same arrays as our parameters."""
-    params = experiments.target(experiments.build(config, ModelSpec((8, 8, 1), 10)), train_settings(config)).params
+    params = experiments.target(experiments.build(parse(config), data_spec((8, 8, 1), 10))).params
     random = np.random.default_rng(seed)
     ours = jax.tree.map(
         lambda leaf: 0.1 * random.normal(size=leaf.shape).astype(np.float32), params.get("generator", params)["network"]
@@ -65,8 +64,8 @@ def as_official(params, official_name):
 
 def state_of(workdir):
     config = load_config(workdir)
-    experiment = experiments.build(config, load_spec(workdir))
-    return experiments.restore(experiment, train_settings(config), workdir, None)[0]
+    experiment = experiments.build(parse(config), load_spec(workdir))
+    return experiments.restore(experiment, workdir, None)[0]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +73,7 @@ def place(tmp_path_factory):
     """A directory with a config file, weights that fit it, and the run made of both."""
     directory = tmp_path_factory.mktemp("import")
     (directory / "config.py").write_text(CONFIG)
-    config = main.load_config_file(f"{directory}/config.py:right")
+    config = load_config_file(f"{directory}/config.py:right")
     state_dict, ours = official_weights(config, lambda name: dit.official_name(name, DiT(out_channels=1, depth=1)))
     np.savez(directory / "weights.npz", **state_dict)
     outcome = launch(*arguments(directory, f"--config={directory}/config.py:right", f"--workdir={directory}/run"))
@@ -92,12 +91,12 @@ def test_parameters_and_their_average_are_the_imported_ones_at_step_zero(place):
     state = state_of(directory / "run")
     assert state.step == 0
     jax.tree.map(np.testing.assert_array_equal, state.params["network"], ours)
-    averaged = experiments.build(load_config(directory / "run"), load_spec(directory / "run")).model.eval_variables(
-        state
-    )
+    averaged = experiments.build(
+        parse(load_config(directory / "run")), load_spec(directory / "run")
+    ).model.eval_variables(state)
     jax.tree.map(np.testing.assert_array_equal, averaged["network"], ours)
     assert {"config.json", "data.json", "environment.json"} <= {path.name for path in (directory / "run").iterdir()}
-    assert json.loads((directory / "run" / "data.json").read_text())["num_classes"] == 10
+    assert json.loads((directory / "run" / "data.json").read_text())["conditioning"]["label"]["size"] == 10
     assert not [path.name for path in directory.iterdir() if path.name.startswith(".run")]
 
 
@@ -124,9 +123,9 @@ def test_training_goes_on_from_them(place):
 
 def test_without_a_config_the_first_variant_that_fits_is_taken(place, monkeypatch):
     directory = place[0]
-    variants = main.config_variants(f"{directory}/config.py")
+    variants = config_variants(f"{directory}/config.py")
     assert [name.partition(":")[2] for name in variants] == ["deep", "right", "again"]
-    monkeypatch.setattr("jaxgen.cli.import_weights.config_variants", lambda file: variants)
+    monkeypatch.setattr("jaxgen.runs.importing.config_variants", lambda file: variants)
     outcome = launch(*arguments(directory, f"--workdir={directory}/chosen"))
     assert outcome.code == 0, outcome.err
     assert f"holds {directory}/config.py:right with" in outcome.out
@@ -141,7 +140,7 @@ def test_random_constants_of_a_network_go_into_its_config(place, tmp_path):
     }  # fmt: skip
     text = CONFIG.replace("config.model = ", f"config.model = ConfigDict({settings!r})\n    return config\n    ")
     (tmp_path / "song.py").write_text(text)
-    config = main.load_config_file(f"{tmp_path}/song.py:right")
+    config = load_config_file(f"{tmp_path}/song.py:right")
     network = SongUNet(out_channels=1)
     state_dict, _ = official_weights(config, lambda name: edm.official_name(name, network))
     state_dict = {f"model.{name}": array for name, array in state_dict.items()}
@@ -220,23 +219,22 @@ def test_flags_say_what_the_data_is_where_it_cannot_be_asked(place, tmp_path):
         "--config.data.name=folder", "--image_shape=16,16,1", "--num_classes=10",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
-    assert load_spec(tmp_path / "run") == ModelSpec((16, 16, 1), 10)
+    assert load_spec(tmp_path / "run") == data_spec((16, 16, 1), 10)
 
 
 def test_a_model_of_latents_comes_with_its_autoencoder(place, tmp_path):
     directory = place[0]
-    coder = main.load_config_file("configs/autoencoder_kl.py:tiny")
-    network = AutoencoderKL(image_channels=1)
-    state_dict, ours = official_weights(coder, lambda name: autoencoder_kl.official_name(name, network))
+    coder = load_config_file("configs/autoencoder_kl.py:tiny")
+    state_dict, ours = official_weights(coder, autoencoder_kl.official_name)
     np.savez(tmp_path / "coder.npz", **state_dict)
     first = ["--format=autoencoder-kl", f"--weights={tmp_path}/coder.npz", "--config=configs/autoencoder_kl.py:tiny"]
     outcome = launch("import", *first, f"--workdir={tmp_path}/coder")
     assert outcome.code == 0, outcome.err
     jax.tree.map(np.testing.assert_array_equal, state_of(tmp_path / "coder").params["generator"]["network"], ours)
 
-    latents = main.load_config_file(f"{directory}/config.py:right")
-    spec = ModelSpec((4, 4, 2), 10)
-    params = experiments.target(experiments.build(latents, spec), train_settings(latents)).params["network"]
+    latents = load_config_file(f"{directory}/config.py:right")
+    spec = data_spec((4, 4, 2), 10)
+    params = experiments.target(experiments.build(parse(latents), spec)).params["network"]
     weights = as_official(params, lambda name: dit.official_name(name, DiT(out_channels=2, depth=1)))
     np.savez(tmp_path / "dit.npz", **weights)
     second = [
@@ -245,7 +243,7 @@ def test_a_model_of_latents_comes_with_its_autoencoder(place, tmp_path):
     ]  # fmt: skip
     coder_of = f"--autoencoder={tmp_path}/coder"
     for more, sentence in (
-        ([], "data lacks path"),
+        ([], "are not known, since data.path is not set: set it. Or give --image_shape"),
         ([f"--autoencoder={directory}/run"], "method denoising.diffusion, which has no feature maps as latents"),
         ([coder_of, "--latent_scale=1,2,3"], "--latent_scale is 1,2,3, but must be one number, or 2 of them"),
         ([coder_of, "--config.data.name=digits"], "is for models of latents, but data.name is 'digits'"),
@@ -256,7 +254,9 @@ def test_a_model_of_latents_comes_with_its_autoencoder(place, tmp_path):
         assert not (tmp_path / "run").exists()
     outcome = launch("import", *second, coder_of, "--latent_scale=5.0")
     assert outcome.code == 0, outcome.err
-    np.testing.assert_array_equal(frozen.load(tmp_path / "run").scale, [5.0, 5.0])
+    np.testing.assert_array_equal(
+        frozen.autoencoder(tmp_path / "run" / "frozen" / "autoencoder").load()["scale"], [5.0, 5.0]
+    )
     outcome = launch("sample", f"--workdir={tmp_path}/run", "--num_samples=8", f"--output={tmp_path}/samples.npz")
     assert outcome.code == 0, outcome.err
     with np.load(tmp_path / "samples.npz") as arrays:

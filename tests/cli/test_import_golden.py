@@ -12,7 +12,7 @@ from jaxgen.nn.networks import make_network
 from jaxgen.nn.stylegan2_discriminator import Discriminator
 from jaxgen.nn.stylegan2_generator import Generator
 from jaxgen.runs import experiment as experiments
-from jaxgen.training.settings import train_settings
+from jaxgen.runs.settings import parse
 from jaxgen.training.workdir import load_config, load_spec
 
 SMALL = {"base_channels": 16, "channel_multipliers": (1, 2), "num_res_blocks": 1, "attention_resolutions": (8,)}
@@ -40,7 +40,7 @@ def imported(name, directory, golden, *more):
 
 
 def run_of(format_, weights, directory, settings, *options):
-    """What the import command prints, the model that it makes of weights, and its state."""
+    """The output of the import command, the model that it makes of weights, and its state."""
     np.savez(directory / "weights.npz", **weights)
     settings = settings | {"train.compute_dtype": "float32", "data.batch_size": 8}
     outcome = launch(
@@ -54,8 +54,8 @@ def run_of(format_, weights, directory, settings, *options):
     )
     assert outcome.code == 0, outcome.err
     config = load_config(directory / "run")
-    experiment = experiments.build(config, load_spec(directory / "run"), directory / "run")
-    state, _ = experiments.restore(experiment, train_settings(config), directory / "run", None)
+    experiment = experiments.build(parse(config), load_spec(directory / "run"), directory / "run")
+    state, _ = experiments.restore(experiment, directory / "run", None)
     return outcome.out, experiment.model, state
 
 

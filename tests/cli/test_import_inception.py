@@ -10,9 +10,9 @@ import pytest
 import safetensors.numpy
 from launching import TINY, contents, launch
 
-from jaxgen.cli import evaluate
 from jaxgen.evaluation import inception
 from jaxgen.parallel import sampling
+from jaxgen.runs import evaluation
 
 pytestmark = pytest.mark.xdist_group("cli")
 
@@ -42,7 +42,7 @@ def run(trained, tmp_path_factory):
 @pytest.fixture
 def few_images(monkeypatch):
     """Little data, since a single image costs some billions of operations."""
-    monkeypatch.setattr(evaluate, "EVALUATION_IMAGES", COUNT)
+    monkeypatch.setattr(evaluation, "EVALUATION_IMAGES", COUNT)
 
 
 def import_arguments(weights, workdir, *more):

@@ -8,15 +8,15 @@ from launching import launch
 from configs import dit, vae
 from jaxgen.cli import plan
 from jaxgen.core import trees
-from jaxgen.core.contract import ModelSpec
+from jaxgen.data.dataset import Facts, label_of
 from jaxgen.parallel.plan import splits
-from jaxgen.runs import environment
+from jaxgen.runs import environment, planning
 
 TINY = "--config=configs/vae.py:tiny"
 
 
 def test_fsdp_divides_the_state_of_the_largest_transformer_by_the_devices():
-    made = plan.make(dit.get_config("xl2"), 8, ModelSpec((32, 32, 8), 1000), mesh=["fsdp=8"])
+    made = planning.make(dit.get_config("xl2"), 8, Facts((32, 32, 8), label_of(1000), "float32"), mesh=["fsdp=8"])
     state = made.target._replace(step=())
     on_device = sum(split.bytes for split in splits(state))
     assert trees.count(made.target.params) == 674_834_720
@@ -31,9 +31,9 @@ def test_fsdp_divides_the_state_of_the_largest_transformer_by_the_devices():
 def test_a_plan_for_more_devices_than_can_be_compiled_for_is_that_of_all(monkeypatch):
     config = vae.get_config("tiny")
     config.data.batch_size = 512  # so large that the partitioner moves no activation to save a gather
-    make = functools.partial(plan.make, config, 8, ModelSpec((8, 8, 1), 10))
+    make = functools.partial(planning.make, config, 8, Facts((8, 8, 1), label_of(10)))
     whole = make(mesh=["data=4", "fsdp=2", "min_shard_elements=1"])
-    monkeypatch.setattr(plan, "COMPILED_FOR", 4)
+    monkeypatch.setattr(planning, "COMPILED_FOR", 4)
     grown = make(mesh=["data=4", "fsdp=2", "min_shard_elements=1"])
     assert (grown.mesh, grown.batch_size, grown.memory.arguments) == (whole.mesh, 512, whole.memory.arguments)
     assert grown.memory.peak == pytest.approx(whole.memory.peak, rel=0.02)  # larger groups, larger buffers
@@ -48,8 +48,20 @@ def test_the_command_says_what_an_update_takes(monkeypatch):
     for words in ("parameters, optimizer and averages take", "of temporaries", "TFLOP", "all-gather", "h200", "fsdp;"):
         assert words in outcome.out
     assert "warning" not in outcome.out
+    assert "frozen" not in outcome.out
     monkeypatch.setattr(plan, "ACCELERATORS", {"toy": plan.ACCELERATORS["h200"]._replace(memory=1.0)})
     assert "warning: this will not fit into toy. Try" in launch("plan", TINY, "--devices=1").out
+
+
+def test_what_a_source_assumes_is_said():
+    outcome = launch("plan", "--config=configs/latent.py:tiny", "--devices=1")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.startswith(
+        "The data is not there: 32x32x8 with 1,000 classes are assumed. Or give --image_shape"
+    )
+    told = launch("plan", "--config=configs/latent.py:tiny", "--devices=1", "--image_shape=8,8,4", "--num_classes=3")
+    assert told.code == 0, told.err
+    assert "assumed" not in told.out
 
 
 @pytest.mark.parametrize(
@@ -92,3 +104,17 @@ def test_other_commands_keep_their_devices(monkeypatch):
     environment.prepare(["launch.py", "train", "--workdir=plan"])
     assert "device_count" not in environment.os.environ["XLA_FLAGS"]
     assert environment.os.environ["JAX_PLATFORMS"] == "tpu"
+
+
+def test_what_is_frozen_is_told_apart():
+    outcome = launch(
+        "plan", "--config=configs/consistency.py:tiny", "--config.frozen.teacher=configs/sit.py:tiny",
+        "--config.consistency.start_from_teacher=False", "--devices=4", "--mesh=fsdp=4,min_shard_elements=1",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    (line,) = [line for line in outcome.out.splitlines() if line.startswith("frozen: the teacher takes ")]
+    share = float(line.partition("(")[2].partition("%")[0])
+    assert 25.0 <= share < 30.0
+    absent = launch("plan", "--config=configs/consistency.py:tiny", "--config.frozen.teacher=runs/none", "--devices=1")
+    assert absent.code == 2
+    assert "runs/none" in absent.err

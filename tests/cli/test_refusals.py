@@ -65,7 +65,7 @@ SAMPLE = {
     "no number": ([], "--num_samples is None, but must be at least 1"),
     "zero": (["--num_samples=0"], "--num_samples is 0, but must be at least 1"),
     "labels": (["--num_samples=4", "--labels=a,b"], "--labels is a,b, but must be class numbers"),
-    "class": (["--num_samples=4", "--labels=3,10"], "no class 10; --labels takes numbers from 0 to 9"),
+    "class": (["--num_samples=4", "--labels=3,10"], "no class 10; its classes are the numbers from 0 to 9"),
     "name": (["--num_samples=4", "--output=new/x.png"], r"--output is new/x\.png, but must end in \.npz"),
     "step": (["--num_samples=4", "--step=3"], "no checkpoint of step 3; it has 4, 2"),
     "step elsewhere": (["--num_samples=4", "--step=3", "--output=new/x.npz"], "no checkpoint of step 3"),

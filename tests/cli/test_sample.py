@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from launching import launch
@@ -49,3 +51,24 @@ def test_a_step_can_be_chosen_and_settings_overridden(trained, tmp_path):
 def test_sampling_does_not_need_the_data(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(experiments, "load_data", lambda *arguments: pytest.fail("the data was opened"))
     sample(trained, tmp_path / "a.npz", "--num_samples=4")
+
+
+def test_images_that_are_not_finite_are_refused_with_the_samplers_reason(tmp_path):
+    """A run whose adaptive sampler has too few tries: training goes on without its pictures, what needs images ends."""
+    directory, output = tmp_path / "run", tmp_path / "images.npz"
+    sampler = ("--config.sampler.name=rk45(max_tries=2)", "--config.sampler.num_steps=2")
+    trained = launch("train", "--config=configs/edm.py:tiny", f"--workdir={directory}", *sampler)
+    reason = r"rk45 did not reach noise level 0\.5 within max_tries=2 steps, or .* raise max_tries.*\."
+    assert re.search(rf"warning: no samples of step \d+: 8 of 8 images are not finite: {reason}", trained.out)
+    assert re.fullmatch(rf"(error: )?8 of 8 images are not finite: {reason}", refusal(trained))
+    drawing = ("sample", f"--workdir={directory}", f"--output={output}", "--num_samples=3")
+    assert re.fullmatch(rf"(error: )?3 of 3 images are not finite: {reason}", refusal(launch(*drawing)))
+    assert not output.exists()
+    enough = launch(*drawing, "--config.sampler.name=rk45")
+    assert enough.code == 0, enough.err
+
+
+def refusal(outcome):
+    """What a command that failed says, in one line."""
+    assert outcome.code != 0
+    return outcome.err.strip() or str(outcome.code)

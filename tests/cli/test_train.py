@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from launching import TINY, contents, environment, launch
 
-from jaxgen.cli.main import COMMANDS, load_config_file
+from jaxgen.cli.main import COMMANDS
 from jaxgen.runs import experiment as experiments
-from jaxgen.training.settings import train_settings
+from jaxgen.runs.config_files import load_config_file
+from jaxgen.runs.settings import parse
 from jaxgen.training.workdir import load_config, load_spec, save_config
 
 pytestmark = [pytest.mark.xdist_group("cli"), pytest.mark.short]
@@ -27,9 +28,7 @@ def metrics(workdir):
 
 def final_state(workdir):
     config = load_config(workdir)
-    state, step = experiments.restore(
-        experiments.build(config, load_spec(workdir)), train_settings(config), workdir, None
-    )
+    state, step = experiments.restore(experiments.build(parse(config), load_spec(workdir)), workdir, None)
     return step, jax.tree.map(np.asarray, state)
 
 

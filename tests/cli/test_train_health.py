@@ -1,7 +1,9 @@
 """A run whose data go bad, as its user sees it: rolled back, stopped, profiled, out of memory."""
 
 import json
+import re
 import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +11,11 @@ import numpy as np
 import pytest
 from launching import TINY, launch
 
+from jaxgen.core.contract import CONSTANT
 from jaxgen.runs import experiment as experiments
+from jaxgen.runs.settings import parse
 from jaxgen.training import loop
 from jaxgen.training.durability import rollback, spikes
-from jaxgen.training.settings import train_settings
 from jaxgen.training.workdir import load_config, load_spec
 
 BAD = 6  # the position in the data; that of step 7, when a checkpoint of step 4 and a line of step 6 are written
@@ -45,7 +48,7 @@ def bad_data(monkeypatch):
         def build(*args):
             model = build_model(*args)
 
-            def update(key, state, batch, *, phase=None):
+            def update(key, state, batch, *, phase=CONSTANT):
                 state, metrics = model.update(key, state, batch, phase=phase)
                 return state, metrics | {"loss": jnp.where(jnp.all(batch["image"] == 255), loss, metrics["loss"])}
 
@@ -69,9 +72,7 @@ def bad_data(monkeypatch):
 
 def final_state(workdir):
     config = load_config(workdir)
-    state, step = experiments.restore(
-        experiments.build(config, load_spec(workdir)), train_settings(config), workdir, None
-    )
+    state, step = experiments.restore(experiments.build(parse(config), load_spec(workdir)), workdir, None)
     return step, jax.tree.map(np.asarray, state)
 
 
@@ -92,8 +93,9 @@ def undisturbed(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiments, "batches", without)
-        profiled = ["--config.health.profile_at_step=2", "--config.health.profile_steps=1"]
-        outcome = launch(*ARGUMENTS, *profiled, f"--workdir={workdir}")
+        changes = ["--config.health.profile_at_step=2", "--config.health.profile_steps=1"]
+        changes.append("--config.train.sample_every_steps=5")
+        outcome = launch(*ARGUMENTS, *changes, f"--workdir={workdir}")
     assert outcome.code == 0, outcome.err
     return workdir, outcome
 
@@ -102,6 +104,14 @@ def test_a_profile_of_a_step_is_in_the_work_directory(undisturbed):
     workdir, outcome = undisturbed
     assert f"Profiled steps 3 to 4 into {workdir / 'profile'}: open its newest" in outcome.out
     assert list((workdir / "profile").rglob("*.trace.json.gz"))
+
+
+def test_grids_are_drawn_every_so_many_steps_and_in_the_end(undisturbed):
+    workdir, _ = undisturbed
+    assert sorted(path.name for path in (workdir / "samples").iterdir()) == [
+        "samples_00000006.png",  # of 5, rounded up to whole dispatches
+        "samples_00000008.png",
+    ]
 
 
 def test_norms_by_module_are_among_the_metrics_and_make_up_the_whole(undisturbed):
@@ -120,6 +130,8 @@ def test_a_run_goes_on_from_its_last_checkpoint_without_the_bad_data(tmp_path, u
     assert "loss is not finite at step 7. Rolled back to step 4, to go on with the data behind those of" in outcome.out
     assert "(rollback 1 of 3 at most)" in outcome.out
     assert outcome.out.count("Compiled in") == 1
+    assert len(re.findall(r"\d parameters", outcome.out)) == 1
+    assert "Resumed" not in outcome.out
     ((at_step, to_step, offset, _),) = rollback.load(tmp_path)
     assert (at_step, to_step, offset) == (7, 4, 3)
     assert_same_run(tmp_path, undisturbed[0])
@@ -144,11 +156,11 @@ def test_a_spike_is_told_or_stops_the_run_which_can_go_on_over_it(tmp_path, bad_
     bad_data({BAD}, 1e6)
     stopped = launch(*ARGUMENTS, "--config.health.spike_policy=stop", f"--workdir={tmp_path}")
     assert stopped.code == 1
-    assert stopped.err.startswith("error: loss is 1e+06 at step 7, where ")
+    assert re.match(r"error: loss is 1e\+06 at step 7, \S+ standard deviations above its running mean of ", stopped.err)
     assert "by the same command with health.spike_policy=warn" in stopped.err
     warned = launch(*ARGUMENTS, f"--workdir={tmp_path}")
     assert warned.code == 0, warned.err
-    assert "warning: loss is 1e+06 at step 7, where " in warned.out
+    assert re.search(r"warning: loss is 1e\+06 at step 7, \S+ standard deviations above", warned.out)
     assert rollback.load(tmp_path) == ()
 
 
@@ -162,3 +174,19 @@ def test_out_of_memory_is_an_error_that_names_settings(tmp_path, monkeypatch):
     assert outcome.err.startswith("error: The device has too little memory (RESOURCE_EXHAUSTED: Out of memory while")
     assert "data.batch_size (now 16)" in outcome.err
     assert (tmp_path / "memory.prof").exists()
+
+
+def test_the_signal_that_asks_for_a_profile_is_handled_while_the_loop_runs(tmp_path, monkeypatch):
+    handlers = []
+
+    def fit(*args, **kwargs):
+        handlers.append(signal.getsignal(signal.SIGUSR1))
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    before = signal.getsignal(signal.SIGUSR1)
+    monkeypatch.setattr(loop, "fit", fit)
+    launch(*ARGUMENTS, f"--workdir={tmp_path}")
+    (handler,) = handlers
+    assert callable(handler)
+    assert handler != before
+    assert signal.getsignal(signal.SIGUSR1) == before

@@ -6,10 +6,6 @@ import numpy as np
 import pytest
 from launching import launch
 
-from configs import consistency, edm
-from jaxgen.core.contract import GenerativeModel, ModelSpec
-from jaxgen.runs import experiment as experiments
-
 QUIET = ("--config.evaluate.num_samples=0", "--config.log.tensorboard=False")
 
 
@@ -37,7 +33,7 @@ def test_a_run_is_distilled_and_its_student_is_sampled_without_it(finished, tmp_
         "train",
         "--config=configs/consistency.py:tiny",
         f"--workdir={tmp_path}/student",
-        f"--config.consistency.teacher={tmp_path}/teacher",
+        f"--config.frozen.teacher={tmp_path}/teacher",
         "--config.consistency.start_from_teacher=False",
         *QUIET,
     )
@@ -56,25 +52,9 @@ def test_samples_are_guided_away_from_another_run(finished):
     assert outcome.code == 0, outcome.err
     plain, guide = images(finished / "flow"), images(finished / "other")
     assert not np.array_equal(plain, guide)
-    guided = [f"--config.sampler.guide={finished}/other", "--config.sampler.guidance_scale"]
+    guided = [f"--config.frozen.guide={finished}/other", "--config.sampler.guidance_scale"]
     # At 0 nothing but the guide is left; at 1 nothing of it, so that it is refused.
     np.testing.assert_array_equal(images(finished / "flow", guided[0], f"{guided[1]}=0.0"), guide)
     outcome = launch("sample", f"--workdir={finished}/flow", guided[0], f"{guided[1]}=1.0", "--num_samples=8")
     assert outcome.code == 2
     assert "has no effect without a sampler.guidance_scale other than 1: set it to None." in outcome.err
-
-
-def test_a_finished_run_brings_its_classes_and_the_deviation_that_it_assumes(monkeypatch):
-    spec = ModelSpec((8, 8, 1), num_classes=10, sigma_data=0.75)
-    model = GenerativeModel(spec, *[lambda *args: None] * 4, denoise=lambda *args: args[1])
-    student = consistency.get_config("tiny")
-    student.consistency.teacher = "elsewhere"
-    monkeypatch.setattr(experiments, "load_config", lambda directory: edm.get_config("tiny"))
-    monkeypatch.setattr(experiments, "load_spec", lambda directory: spec)
-    monkeypatch.setattr(
-        experiments, "build", lambda config, spec, directory: experiments.Experiment(config, spec, model, None)
-    )
-    monkeypatch.setattr(experiments, "load_variables", lambda *args: ({"network": np.ones(2)}, 7))
-    teacher = experiments._trained(student, "teacher")
-    assert (teacher.num_classes, teacher.sigma_data) == (10, 0.75)
-    np.testing.assert_array_equal(teacher.variables["network"], np.ones(2))

@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from specs import data_spec
 
 from configs import vae
 from jaxgen.core import build, keys
-from jaxgen.core.build import build_model
-from jaxgen.core.contract import Env, GenerativeModel, ModelSpec, TrainState
-from jaxgen.core.latents import Autoencoder
+from jaxgen.core.build import build_inner, build_model
+from jaxgen.core.contract import CONSTANT, Env, GenerativeModel, ModelSpec, TrainState
 
-SPEC = ModelSpec((8, 8, 1), 10)
+SPEC = data_spec((8, 8, 1), 10)
 
 
 def test_an_unknown_method_is_refused_with_those_there_are():
@@ -37,7 +37,7 @@ def test_the_settings_choose_the_wrappers(nonfinite, skips):
     assert all(name.endswith("bias") for name in state.ema)
 
 
-def look(key, state, batch, *, phase=None):
+def look(key, state, batch, *, phase=CONSTANT):
     """An update that keeps what it sees in the place of the statistics, and may make a parameter infinite."""
     del key, phase
     return state._replace(step=state.step + 1, params=state.params + 1.0, model_state=batch["image"]), {}
@@ -52,7 +52,9 @@ def method(monkeypatch):
         made.append((config, spec, env))
         return GenerativeModel(
             spec,
-            init=lambda key, batch: TrainState(jnp.int32(0), jnp.zeros(()), (), batch["image"]),
+            init=lambda key, batch, frozen=(): TrainState(
+                jnp.int32(0), jnp.zeros(()), (), batch["image"], frozen=frozen
+            ),
             update=look,
             sample=lambda keys, variables, cond=None: jnp.zeros((len(keys), *spec.image_shape)) + variables,
             eval_variables=lambda state: state.params,
@@ -90,13 +92,14 @@ def test_a_model_of_latents_sees_standardized_latents_and_draws_images(method):
         encode=lambda *args: None,
         decode=lambda variables, latents, cond=None: latents.repeat(2, axis=1).repeat(2, axis=2)[..., :1] + variables,
     )
-    autoencoder = Autoencoder(coder, 10.0, np.array([1.0, 3.0], np.float32), np.array([0.5, 2.0], np.float32))
-    model = build_model(config_of(), ModelSpec((4, 4, 4), 10), Env(frozen=autoencoder))
-    assert method[0][1] == ModelSpec((4, 4, 2), 10)
+    shift, scale = np.array([1.0, 3.0], np.float32), np.array([0.5, 2.0], np.float32)
+    frozen = {"autoencoder": {"variables": 10.0, "shift": shift, "scale": scale}}
+    model = build_model(config_of(), data_spec((4, 4, 4), 10), Env(frozen={"autoencoder": coder}))
+    assert method[0][1] == data_spec((4, 4, 2), 10)
     assert model.spec.image_shape == (8, 8, 1)
     moments = np.concatenate([np.full((1, 3, 4, 4, 2), 2.0), np.zeros((1, 3, 4, 4, 2))], axis=-1)
     batch = {"image": jnp.asarray(moments), "index": jnp.arange(3)[None]}
-    state, _ = model.update(keys.root_key(0), model.init(keys.root_key(0), batch), batch)
+    state, _ = model.update(keys.root_key(0), model.init(keys.root_key(0), batch, frozen), batch)
     np.testing.assert_allclose(state.model_state, np.broadcast_to([2.0, -0.5], (1, 3, 4, 4, 2)))
     images = model.sample(keys.per_example(keys.root_key(0), jnp.arange(2)), model.eval_variables(state))
     np.testing.assert_allclose(images, 0.75 * 0.5 + 1.0 + 10.0)  # restored, then decoded
@@ -111,3 +114,24 @@ def test_a_skipped_update_leaves_its_average_alone_too(method):
     bad, metrics = model.update(keys.root_key(0), state._replace(params=jnp.float32(np.inf)), batch)
     assert (metrics["skipped"], bad.step) == (1.0, 1)
     np.testing.assert_array_equal(bad.ema["params"], state.ema["params"])
+
+
+def test_a_finished_model_without_a_use_or_of_other_images_is_refused(method):
+    def other(shape):
+        return GenerativeModel(ModelSpec(shape), *[None] * 4)
+
+    with pytest.raises(ValueError, match=r"frozen\.teacher names a run, but this method has no use for one"):
+        build_model(config_of(), SPEC, Env(frozen={"teacher": other((8, 8, 1))}))
+    with pytest.raises(ValueError, match=r"frozen\.teacher is a model of images \(4, 8, 1\), but .* \(8, 8, 1\)"):
+        build_model(config_of(), SPEC, Env(frozen={"teacher": other((4, 8, 1))}))
+
+
+def test_the_inner_model_is_that_of_the_latents_themselves(method):
+    coder = GenerativeModel(ModelSpec((8, 8, 1), latent_shape=(4, 4, 2)), *[None] * 4)
+    model = build_inner(config_of(flip=True), data_spec((4, 4, 4), 10), Env(frozen={"autoencoder": coder}))
+    assert model.spec == data_spec((4, 4, 2), 10)
+    latents = jnp.full((1, 2, 4, 4, 2), 3.0)
+    batch = {"image": latents, "index": jnp.arange(2)[None]}
+    state, _ = model.update(keys.root_key(0), model.init(keys.root_key(0), batch), batch)
+    np.testing.assert_array_equal(state.model_state, latents)  # neither drawn nor flipped nor mapped from 8 bits
+    assert float(model.eval_variables(state)) == 0.75

@@ -8,23 +8,23 @@ import pytest
 
 from jaxgen.core import keys
 from jaxgen.core.builders import Player, lazy_phases, one_player, two_player
-from jaxgen.core.contract import Env, TrainState
+from jaxgen.core.contract import CONSTANT, Context, Env, Phase, TrainState
 from jaxgen.optim.schedules import learning_rate_schedule, scale_by_schedule_of_step
 
 RATE = 0.25
 KEY = keys.root_key(0)
 
 
-def quadratic(key, params, model_state, microbatch):
+def quadratic(context, params, model_state, microbatch):
     """mean_i |w - x_i|^2 / 2, whose gradient is w - mean(x); the state counts the calls."""
-    del key
+    del context
     loss = 0.5 * jnp.mean(jnp.sum((params["w"][None] - microbatch["x"]) ** 2, axis=-1))
     return loss, (model_state + 1, {"largest": jnp.max(microbatch["x"])})
 
 
 def build_quadratic(**options):
-    def init_variables(key, microbatch):
-        del key
+    def init_variables(context, microbatch):
+        del context
         return {"w": jnp.full(microbatch["x"].shape[-1], 2.0)}, jnp.zeros(())
 
     return one_player(init_variables, Player(quadratic, optax.sgd(RATE)), **options)
@@ -101,19 +101,22 @@ def test_another_number_of_microbatches_is_refused(build, takes):
 D_RATE, G_RATE, D0, G0 = 0.1, 0.5, 1.0, 2.0
 
 
-def discriminator(key, params, model_state, microbatch):
+def discriminator(context, params, model_state, microbatch):
     loss = params["discriminator"] * (jnp.mean(microbatch["x"]) + params["generator"])
-    return loss, (model_state * 10 + 1, {"loss/real": jnp.mean(microbatch["x"]), "noise/d": jax.random.normal(key)})
+    return loss, (
+        model_state * 10 + 1,
+        {"loss/real": jnp.mean(microbatch["x"]), "noise/d": jax.random.normal(context.key)},
+    )
 
 
-def generator(key, params, model_state, microbatch):
+def generator(context, params, model_state, microbatch):
     loss = -params["discriminator"] * params["generator"]
-    return loss, (model_state * 10 + 2, {"seen": jnp.mean(microbatch["x"]), "noise/g": jax.random.normal(key)})
+    return loss, (model_state * 10 + 2, {"seen": jnp.mean(microbatch["x"]), "noise/g": jax.random.normal(context.key)})
 
 
 def build_game(**options):
-    def init_variables(key, microbatch):
-        del key, microbatch
+    def init_variables(context, microbatch):
+        del context, microbatch
         return {"generator": jnp.array(G0), "discriminator": jnp.array(D0)}, jnp.zeros((), jnp.int32)
 
     return two_player(
@@ -128,15 +131,15 @@ def build_modular_game(**options):
     """The same game, with parameters that have names."""
 
     def flat(objective):
-        def call(key, params, *rest):
+        def call(context, params, *rest):
             return objective(
-                key, {"discriminator": params["discriminator"]["d"], "generator": params["generator"]["g"]}, *rest
+                context, {"discriminator": params["discriminator"]["d"], "generator": params["generator"]["g"]}, *rest
             )
 
         return call
 
-    def init_variables(key, microbatch):
-        del key, microbatch
+    def init_variables(context, microbatch):
+        del context, microbatch
         return {"generator": {"g": jnp.array(G0)}, "discriminator": {"d": jnp.array(D0)}}, jnp.zeros((), jnp.int32)
 
     players = {"generator": Player(flat(generator), optax.sgd(G_RATE))}
@@ -224,15 +227,15 @@ def test_a_game_refuses_another_number_of_slices():
         play([1.0, 2.0, 3.0], n_critic=2, microbatches=2)
 
 
-def pull(key, params, model_state, microbatch):
+def pull(context, params, model_state, microbatch):
     """A regularizer: half the squared generator, whose gradient is the generator."""
     del microbatch
-    return 0.5 * params["generator"] ** 2, (model_state * 10 + 3, {"noise/pull": jax.random.normal(key)})
+    return 0.5 * params["generator"] ** 2, (model_state * 10 + 3, {"noise/pull": jax.random.normal(context.key)})
 
 
 def play_regularized(phase, optimizer):
-    def init_variables(key, microbatch):
-        del key, microbatch
+    def init_variables(context, microbatch):
+        del context, microbatch
         return {"generator": jnp.array(G0), "discriminator": jnp.array(D0)}, jnp.zeros((), jnp.int32)
 
     init, update = two_player(
@@ -246,11 +249,11 @@ def play_regularized(phase, optimizer):
 
 def test_a_regularizer_has_updates_of_its_own_in_the_phases_that_name_its_player():
     plain, metrics = play([3.0])
-    for phase in (None, (), ("discriminator",), "generator"):
+    for phase in (Phase(), Phase(regularized=("discriminator",)), Phase(resolution=4)):
         state, without = play_regularized(phase, optax.sgd(G_RATE))
         np.testing.assert_allclose(state.params["generator"], plain.params["generator"], rtol=1e-6)
         assert (set(without), state.model_state) == (set(metrics), 12)
-    state, more = play_regularized(("generator",), optax.sgd(G_RATE))
+    state, more = play_regularized(Phase(regularized=("generator",)), optax.sgd(G_RATE))
     np.testing.assert_allclose(state.params["generator"], plain.params["generator"] * (1 - G_RATE), rtol=1e-6)
     assert (state.step, state.model_state) == (1, 123)
     np.testing.assert_allclose(more["loss/generator_regularizer"], 0.5 * plain.params["generator"] ** 2, rtol=1e-6)
@@ -258,16 +261,16 @@ def test_a_regularizer_has_updates_of_its_own_in_the_phases_that_name_its_player
     noise = jax.random.normal(keys.stream(KEY, "generator_regularizer"))
     np.testing.assert_allclose(more["noise/pull"], noise, rtol=1e-6)
     np.testing.assert_allclose(more["noise/g"], metrics["noise/g"], rtol=1e-6)
-    state, _ = play_regularized(("generator",), optax.adam(G_RATE))
+    state, _ = play_regularized(Phase(regularized=("generator",)), optax.adam(G_RATE))
     assert state.opt_state["generator"][0].count == 2  # one optimizer for both
 
 
 def test_lazy_phases_name_the_players_that_are_due():
     phase = lazy_phases({"generator": 4, "discriminator": 6})
-    due = {step: phase(step) for step in range(13) if phase(step)}
+    due = {step: phase(step).regularized for step in range(13) if phase(step) != CONSTANT}
     both, g, d = ("discriminator", "generator"), ("generator",), ("discriminator",)
     assert due == {0: both, 4: g, 6: d, 8: g, 12: both}
-    assert lazy_phases({})(0) == ()
+    assert lazy_phases({})(0) == CONSTANT
 
 
 # Schedules: every loss is twice a parameter, so that an update of rate r takes 2 r from it.
@@ -280,8 +283,8 @@ def cosine(step):
 
 
 def slope_of(name):
-    def objective(key, params, model_state, microbatch):
-        del key
+    def objective(context, params, model_state, microbatch):
+        del context
         weight = jnp.mean(microbatch["x"])
         return weight * (params[name] if name else params), (model_state, {})
 
@@ -293,7 +296,7 @@ def decaying():
     return optax.chain(optax.clip(100.0), optax.trace(0.0), scale_by_schedule_of_step(COSINE))
 
 
-def falls_of_steps(init, update, microbatches, *, phases=(None,) * NUM_STEPS, restart=None):
+def falls_of_steps(init, update, microbatches, *, phases=(CONSTANT,) * NUM_STEPS, restart=None):
     """How far the parameters fall in each step of a run; at step `restart` the state is made anew from arrays."""
     batch = {"x": jnp.full((microbatches, 3), 2.0)}
     update = jax.jit(update, static_argnames="phase")
@@ -312,17 +315,18 @@ def falls_of_steps(init, update, microbatches, *, phases=(None,) * NUM_STEPS, re
 def test_all_updates_of_a_step_have_its_rate_in_a_game(n_critic, microbatches, restart):
     """Also the further updates on regularizers, in their phases, and after a restart from the saved arrays."""
     init, update = two_player(
-        lambda key, microbatch: ({"generator": jnp.array(1.0), "discriminator": jnp.array(2.0)}, ()),
+        lambda context, microbatch: ({"generator": jnp.array(1.0), "discriminator": jnp.array(2.0)}, ()),
         generator=Player(slope_of("generator"), decaying(), regularizer=slope_of("generator")),
         discriminator=Player(slope_of("discriminator"), decaying(), regularizer=slope_of("discriminator")),
         n_critic=n_critic,
         microbatches=microbatches,
     )
     both = ("discriminator", "generator")
-    phases = [both, (), ("generator",), None, both, ("discriminator",), (), both]
+    regularized = [both, (), ("generator",), (), both, ("discriminator",), (), both]
+    phases = [Phase(regularized=names) for names in regularized]
     fell = falls_of_steps(init, update, n_critic * microbatches, phases=phases, restart=restart)
     for name, each in {"generator": 1, "discriminator": n_critic}.items():
-        updates = np.array([2 if phase and name in phase else 1 for phase in phases])
+        updates = np.array([2 if name in names else 1 for names in regularized])
         expected = 2.0 * cosine(np.arange(NUM_STEPS)) * updates * each
         np.testing.assert_allclose(fell[name], expected, rtol=1e-4)
 
@@ -330,7 +334,7 @@ def test_all_updates_of_a_step_have_its_rate_in_a_game(n_critic, microbatches, r
 @pytest.mark.parametrize(("microbatches", "restart"), [(1, 4), (3, None)])
 def test_the_rate_is_that_of_the_step_for_one_player(microbatches, restart):
     init, update = one_player(
-        lambda key, microbatch: (jnp.array(1.0), ()), Player(slope_of(None), decaying()), microbatches=microbatches
+        lambda context, microbatch: (jnp.array(1.0), ()), Player(slope_of(None), decaying()), microbatches=microbatches
     )
     fell = falls_of_steps(init, update, microbatches, restart=restart)
     np.testing.assert_allclose(fell, 2.0 * cosine(np.arange(NUM_STEPS)), rtol=1e-4)
@@ -338,23 +342,31 @@ def test_the_rate_is_that_of_the_step_for_one_player(microbatches, restart):
 
 def test_schedules_go_on_from_the_step_of_a_state_whatever_its_optimizer_has_seen():
     """As after updates that were skipped: the step counts those, the optimizer's state does not."""
-    init, update = one_player(lambda key, microbatch: (jnp.array(1.0), ()), Player(slope_of(None), decaying()))
+    init, update = one_player(lambda context, microbatch: (jnp.array(1.0), ()), Player(slope_of(None), decaying()))
     batch = {"x": jnp.full((1, 3), 2.0)}
     after, _ = update(KEY, init(KEY, batch)._replace(step=jnp.int32(6)), batch)
     np.testing.assert_allclose(1.0 - after.params, 2.0 * cosine(6), rtol=1e-5)
 
 
-def mean_of(key, microbatch):
+def mean_of(context, microbatch):
     """Initial parameters that tell which slice they are of, and which key."""
-    return {name: jnp.mean(microbatch["x"]) + jax.random.normal(key) for name in ("generator", "discriminator")}, ()
+    return {
+        name: jnp.mean(microbatch["x"]) + jax.random.normal(context.key) for name in ("generator", "discriminator")
+    }, ()
 
 
-def test_the_start_is_made_of_the_first_slice_and_the_key():
-    batch = {"x": jnp.array([[1.0, 2.0], [5.0, 7.0], [0.0, 0.0]])}
+def test_the_start_is_made_of_the_data_behind_the_first_gradient_and_the_key():
+    """All microbatches of it, however many; in a game, nothing of the data of later updates of the discriminator."""
+    batch = {"x": jnp.array([[1.0, 2.0], [5.0, 7.0], [0.0, 3.0], [9.0, 8.0]])}
     players = {name: Player(slope_of(name), optax.sgd(0.1)) for name in ("generator", "discriminator")}
-    for init, _ in (one_player(mean_of, players["generator"], microbatches=3), two_player(mean_of, **players)):
+    builders = {
+        35 / 8: one_player(mean_of, players["generator"], microbatches=4),
+        15 / 4: two_player(mean_of, **players, n_critic=2, microbatches=2),
+        3 / 2: two_player(mean_of, **players, n_critic=4),
+    }
+    for mean, (init, _) in builders.items():
         for value in init(KEY, batch).params.values():
-            np.testing.assert_allclose(value, 1.5 + jax.random.normal(KEY), rtol=1e-6)
+            np.testing.assert_allclose(value, mean + jax.random.normal(KEY), rtol=1e-6)
 
 
 def test_loops_are_written_out_on_a_cpu():
@@ -377,3 +389,42 @@ def test_transformations_that_take_no_step_serve_as_well():
         state = init(KEY, batch)
         after, _ = update(KEY, state, batch)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a - b, 0.2, rtol=1e-5), state.params, after.params)
+
+
+def of_the_moment(context, params, model_state, microbatch):
+    """A loss whose gradient is what the objective is told of the moment."""
+    weight = context.frozen["weight"] + context.step + (context.phase.resolution or 0)
+    loss = sum(jax.tree.leaves(params)) * weight * jnp.mean(microbatch["x"])
+    return loss, (model_state, {"step": context.step + 0.0})
+
+
+@pytest.mark.parametrize("players", [1, 2])
+def test_objectives_know_the_step_the_phase_and_what_is_frozen(players):
+    """In every microbatch and update of a step alike, and frozen arrays come through unchanged, without a gradient."""
+    one = Player(of_the_moment, optax.sgd(1.0))
+    start, n_critic = {"generator": jnp.array(0.0), "discriminator": jnp.array(0.0)}, 2
+    if players == 1:
+        init, update = one_player(lambda context, microbatch: (start, ()), one, microbatches=4)
+    else:
+        games = {"generator": one, "discriminator": one}
+        init, update = two_player(lambda *_: (start, ()), **games, n_critic=n_critic, microbatches=2)
+    batch, frozen = {"x": jnp.ones((4, 2))}, {"weight": jnp.array(0.5)}
+    state = init(KEY, batch, frozen)
+    assert state.frozen is frozen
+    state = state._replace(step=jnp.int32(3))
+    after, metrics = update(KEY, state, batch, phase=Phase(resolution=8))
+    assert after.frozen == frozen
+    assert (after.step, metrics["step"]) == (4, 3.0)
+    times = {"generator": 1, "discriminator": 1 if players == 1 else n_critic}
+    for name, updates in times.items():
+        np.testing.assert_allclose(after.params[name], -(0.5 + 3 + 8) * updates, rtol=1e-6)
+
+
+def test_the_start_may_depend_on_what_is_frozen_and_on_the_data():
+    def init_variables(context, microbatch):
+        assert isinstance(context, Context)
+        return {"w": context.frozen["mean"] + jnp.mean(microbatch["x"]) + context.step}, ()
+
+    init, _ = one_player(init_variables, Player(of_the_moment, optax.sgd(1.0)))
+    state = init(KEY, {"x": jnp.array([[1.0, 2.0]])}, {"mean": jnp.array(10.0)})
+    np.testing.assert_allclose(state.params["w"], 11.5)

@@ -4,14 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from specs import data_spec
 
 from jaxgen.core import keys
-from jaxgen.core.contract import GenerativeModel, ModelSpec, TrainState
-from jaxgen.core.latents import Autoencoder, latent_spec, with_latents
+from jaxgen.core.contract import CONSTANT, GenerativeModel, ModelSpec, Phase, TrainState
+from jaxgen.core.latents import latent_spec, with_latents
 
-KEY = keys.root_key(0)
-STATE = TrainState(jnp.zeros((), jnp.int32), (), (), ())
+KEY, PHASE = keys.root_key(0), Phase(resolution=5)
 SHIFT, SCALE = np.array([1.0, -2.0], np.float32), np.array([0.5, 4.0], np.float32)
+FROZEN = {"autoencoder": {"variables": {"gain": np.float32(3.0)}, "shift": SHIFT, "scale": SCALE}}
+STATE = TrainState(jnp.zeros((), jnp.int32), (), (), (), frozen=FROZEN)
 PIXELS = GenerativeModel(
     ModelSpec((4, 4, 2), latent_shape=(2, 2, 2)),
     init=lambda key, batch: pytest.fail("a frozen autoencoder is not initialized"),
@@ -21,28 +23,28 @@ PIXELS = GenerativeModel(
     encode=lambda keys, variables, images, cond=None: images[:, ::2, ::2] / variables["gain"],
     decode=lambda variables, latents, cond=None: variables["gain"] * latents.repeat(2, axis=1).repeat(2, axis=2),
 )
-AUTOENCODER = Autoencoder(PIXELS, {"gain": np.float32(3.0)}, SHIFT, SCALE)
 
 
 def noise(sample_keys):
     return jax.vmap(lambda key: jax.random.normal(key, (2, 2, 2)))(sample_keys)
 
 
-def see(key, state, batch, phase=None):
+def see(key, state, batch, phase=CONSTANT):
     """An update that keeps what it was trained on in the place of parameters."""
-    return state._replace(params=batch["image"]), {"phase": jnp.float32(phase)}
+    return state._replace(params=batch["image"]), {"phase": jnp.float32(phase.resolution)}
 
 
 INNER = GenerativeModel(
-    latent_spec(ModelSpec((2, 2, 4), num_classes=3), AUTOENCODER)._replace(likelihood="exact"),
-    init=lambda key, batch: TrainState(jnp.zeros((), jnp.int32), batch["image"], (), ()),
+    latent_spec(data_spec((2, 2, 4), 3), PIXELS)._replace(likelihood="exact"),
+    init=lambda key, batch, frozen=(): TrainState(jnp.zeros((), jnp.int32), batch["image"], (), (), frozen=frozen),
     update=see,
     sample=lambda keys, variables, cond=None: variables["mean"] + noise(keys),
     eval_variables=lambda state: {"mean": jnp.float32(7.0)},
-    log_prob=lambda keys, variables, batch: pytest.fail("a likelihood of latents is none of images"),
+    log_prob=lambda keys, variables, images, cond=None: pytest.fail("a likelihood of latents is none of images"),
     denoise=lambda variables, x, sigma, cond=None: pytest.fail("noise levels of latents are none of images"),
+    frozen=("guide",),
 )
-MODEL = with_latents(INNER, AUTOENCODER)
+MODEL = with_latents(INNER, PIXELS)
 
 
 def batch_of(mean, std, shape):
@@ -51,13 +53,13 @@ def batch_of(mean, std, shape):
 
 
 def drawn(batch, key=KEY):
-    return MODEL.update(key, STATE, batch, phase=5)[0].params
+    return MODEL.update(key, STATE, batch, phase=PHASE)[0].params
 
 
 def test_a_latent_without_deviation_is_its_mean_standardized():
     image = drawn(batch_of(jnp.array([3.0, 2.0]), 0.0, (1, 4)))
     np.testing.assert_allclose(image, np.broadcast_to((3.0 - 1.0) / 0.5, image.shape).copy() * [1.0, 0.25], rtol=1e-6)
-    np.testing.assert_allclose(MODEL.init(KEY, batch_of(SHIFT, 0.0, (1, 4))).params, 0.0, atol=1e-7)
+    np.testing.assert_allclose(MODEL.init(KEY, batch_of(SHIFT, 0.0, (1, 4)), FROZEN).params, 0.0, atol=1e-7)
 
 
 def test_latents_are_drawn_from_their_posterior():
@@ -89,7 +91,7 @@ def test_samples_are_decoded_latents_of_the_variables_given():
     latents = (7.0 + np.asarray(noise(sample_keys))) * SCALE + SHIFT
     expected = latents.repeat(2, axis=1).repeat(2, axis=2)
     np.testing.assert_allclose(MODEL.sample(sample_keys, variables), 3.0 * expected, rtol=1e-5)
-    other = {**variables, "autoencoder": {"gain": np.float32(-1.0)}}
+    other = {**variables, "autoencoder": {**FROZEN["autoencoder"], "variables": {"gain": np.float32(-1.0)}}}
     np.testing.assert_allclose(jax.jit(MODEL.sample)(sample_keys, other), -expected, rtol=1e-5)
 
 
@@ -101,16 +103,18 @@ def test_decoding_inverts_encoding():
 
 
 def test_the_model_is_one_of_images():
-    assert MODEL.spec == ModelSpec((4, 4, 2), num_classes=3, latent_shape=(2, 2, 2))
-    assert (MODEL.log_prob, MODEL.denoise) == (None, None)
-    assert MODEL.update(KEY, STATE, batch_of(0.0, 1.0, (1, 1)), phase=5)[1]["phase"] == 5
+    assert MODEL.spec == data_spec((4, 4, 2), 3, latent_shape=(2, 2, 2))
+    assert (MODEL.log_prob, MODEL.denoise, MODEL.posterior) == (None, None, None)
+    assert MODEL.frozen == ("guide", "autoencoder")
+    assert MODEL.init(KEY, batch_of(0.0, 1.0, (1, 1)), FROZEN).frozen is FROZEN
+    assert MODEL.update(KEY, STATE, batch_of(0.0, 1.0, (1, 1)), phase=PHASE)[1]["phase"] == 5
 
 
 def test_latents_are_brought_to_the_deviation_that_their_model_assumes():
     spec = INNER.spec._replace(sigma_data=0.25)
-    model = with_latents(INNER._replace(spec=spec), AUTOENCODER)
+    model = with_latents(INNER._replace(spec=spec), PIXELS)
     batch = batch_of(SHIFT, SCALE, (2, 2000))  # the aggregate posterior, of mean `shift` and deviation `scale`
-    for image in (model.update(KEY, STATE, batch, phase=5)[0].params, model.init(KEY, batch).params):
+    for image in (model.update(KEY, STATE, batch, phase=PHASE)[0].params, model.init(KEY, batch, FROZEN).params):
         np.testing.assert_allclose(image.mean((0, 1, 2, 3)), 0.0, atol=5 * 0.25 / np.sqrt(16_000))
         np.testing.assert_allclose(image.std((0, 1, 2, 3)), 0.25, rtol=0.03)
     variables, latents = model.eval_variables(STATE), jax.random.normal(KEY, (3, 2, 2, 2))
@@ -127,8 +131,8 @@ def test_latents_are_brought_to_the_deviation_that_their_model_assumes():
 
 def test_refusals():
     with pytest.raises(ValueError, match="needs a model with decode"):
-        with_latents(INNER, AUTOENCODER._replace(model=PIXELS._replace(decode=None)))
+        with_latents(INNER, PIXELS._replace(decode=None))
     with pytest.raises(ValueError, match=r"shape \(2, 2, 6\).*shape \(2, 2, 4\)"):
-        latent_spec(ModelSpec((2, 2, 6)), AUTOENCODER)
+        latent_spec(ModelSpec((2, 2, 6)), PIXELS)
     with pytest.raises(ValueError, match=r"deviation of shape \(0, 0, 0\)"):
-        latent_spec(ModelSpec((2, 2, 4)), AUTOENCODER._replace(model=PIXELS._replace(spec=ModelSpec((4, 4, 2)))))
+        latent_spec(ModelSpec((2, 2, 4)), PIXELS._replace(spec=ModelSpec((4, 4, 2))))

@@ -1,25 +1,80 @@
 """Shape and classes of datasets, most of which need not be there."""
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from jaxgen.data import facts
+from jaxgen.data import Facts, facts, load
+from jaxgen.data.dataset import label_of
+from jaxgen.data.sources.shapes import CONDITIONING
 
 
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [
-        ("shapes", {"image_size": 16}, ((16, 16, 3), 6)),
-        ("cifar10", {}, ((32, 32, 3), 10)),
-        ("cifar10", {"image_size": 16, "path": None}, ((16, 16, 3), 10)),
-        ("mnist", {}, ((28, 28, 1), 10)),
-        ("imagenet2012", {"image_size": 64}, ((64, 64, 3), 1000)),
-        ("celeb_a", {"image_size": 64}, ((64, 64, 3), 0)),
+        ("digits", {}, Facts((8, 8, 1), label_of(10))),
+        ("cifar10", {}, Facts((32, 32, 3), label_of(10))),
+        ("cifar10", {"image_size": 16, "path": None}, Facts((16, 16, 3), label_of(10))),
+        ("mnist", {}, Facts((28, 28, 1), label_of(10))),
+        ("imagenet2012", {"image_size": 64}, Facts((64, 64, 3), label_of(1000))),
+        ("celeb_a", {"image_size": 64}, Facts((64, 64, 3))),
+        ("celeb_a", {"crop": 140}, Facts((140, 140, 3))),
+        ("celeb_a", {"crop": 140, "image_size": 32}, Facts((32, 32, 3))),
+        ("celeb_a", {"crop": "none"}, Facts((218, 178, 3))),
+        ("celeb_a", {}, Facts((178, 178, 3))),
+        ("imagenet2012", {"crop": 99}, Facts((99, 99, 3), label_of(1000))),
     ],
 )
 def test_shape_and_classes_are_known_without_the_data(name, options, expected, tmp_path):
-    data_dir = {} if name == "shapes" else {"data_dir": str(tmp_path)}
-    assert facts(name, **options, **data_dir) == expected
+    assert facts(name, **options, data_dir=str(tmp_path)) == expected
     assert list(tmp_path.iterdir()) == []
+
+
+def test_shapes_tell_all_their_conditions():
+    known = facts("shapes", image_size=16)
+    assert known == Facts((16, 16, 3), CONDITIONING, "uint8")
+    assert known.num_classes == 6
+
+
+def test_of_latents_without_a_place_those_of_imagenet_are_assumed():
+    assert facts("latents", path=None) == Facts((32, 32, 8), label_of(1000), "float32", assumed=True)
+
+
+def save_pictures(directory):
+    for number in range(20):
+        home = directory / "ab"[number % 2]
+        home.mkdir(exist_ok=True)
+        Image.new("RGB", (9, 5)).save(home / f"{number}.png")
+
+
+@pytest.mark.parametrize("name", ["digits", "shapes", "folder"])
+def test_facts_are_those_of_the_data(name, digits_dir, tmp_path):
+    save_pictures(tmp_path)
+    options = {
+        "digits": {"data_dir": digits_dir},
+        "shapes": {"image_size": 12},
+        "folder": {"path": str(tmp_path), "image_size": 7, "channels": 1},
+    }
+    data = load(name, "train", **options[name])
+    assert facts(name, **options[name]) == data.facts
+    example = data.examples[0]
+    assert (example["image"].shape, example["image"].dtype) == (data.image_shape, data.image_dtype)
+    for condition, kind in data.conditioning.items():
+        assert (np.shape(example[condition]), example[condition].dtype) == (kind.shape, kind.dtype)
+
+
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [
+        ({"image_size": 7, "crop": "none", "channels": 1, "split_seed": 3}, (7, 7, 1)),
+        ({"crop": "none"}, (5, 9, 3)),
+        ({"crop": 4}, (4, 4, 3)),
+        ({}, (5, 5, 3)),
+    ],
+)
+def test_facts_of_pictures_are_those_of_their_options(options, shape, tmp_path):
+    save_pictures(tmp_path)
+    assert facts("folder", path=str(tmp_path), **options) == Facts(shape, label_of(2))
 
 
 @pytest.mark.parametrize(
@@ -27,8 +82,18 @@ def test_shape_and_classes_are_known_without_the_data(name, options, expected, t
     [
         ("imagenet2012", {}, r"The images of imagenet2012 differ in size: set data\.image_size"),
         ("cifar11", {}, "Did you mean cifar10"),
-        ("cifar10", {"radius": 3}, r"data\.radius is not a setting"),
+        (
+            "cifar10",
+            {"radius": 3},
+            r"radius is not a setting of data\.name='cifar10', which takes data_dir, image_size, crop:",
+        ),
         ("folder", {}, "data lacks path"),
+        ("latents", {"path": "nowhere"}, "data.path=nowhere holds no latents"),
+        (
+            "shapes",
+            {"crop": 3},
+            r"crop is not a setting of data\.name='shapes', which takes image_size, seed:",
+        ),
     ],
 )
 def test_what_cannot_be_known_is_refused(name, options, sentence):

@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
+from jaxgen.core.conditioning import classes, tokens, vector
 from jaxgen.data import read_arrays, train_batches
-from jaxgen.data.dataset import decoded_dataset
+from jaxgen.data.dataset import decoded_dataset, label_of
 from jaxgen.data.faults import DataFaultError, Faults, FaultSettings, tolerant
 
 LENGTH = 60
@@ -25,7 +26,7 @@ def numbered(broken=BROKEN, labels=range(LENGTH), num_classes=LENGTH):
         return {"image": np.full((1, 1, 1), item, np.uint8), "label": np.int32(labels[item])}
 
     data = decoded_dataset(range(LENGTH), decode, lambda index: f"Number {index}")
-    return data._replace(num_classes=num_classes)
+    return data._replace(conditioning=label_of(num_classes))
 
 
 def faults(settings=SKIP, **options):
@@ -135,14 +136,45 @@ def test_a_label_that_is_no_class_is_a_fault(label):
     arrays = read_arrays(tolerant(data, counted))
     assert (set(arrays["label"]), counted.count) == ({2, 4}, 1)
     assert arrays["image"][8, 0, 0, 0] != 8  # the whole example is another
-    unlabeled = tolerant(data._replace(num_classes=0), faults(FaultSettings())[0])
+    unlabeled = tolerant(data._replace(conditioning=label_of(0)), faults(FaultSettings())[0])
     assert read_arrays(unlabeled)["image"][8, 0, 0, 0] == 8
+
+
+CONDITIONS = {"color": classes(8), "caption": tokens(2, 5), "position": vector(2)}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("color", np.int32(8), "has the color 8, but its classes are 0 to 7"),
+        ("caption", np.array([4, -1]), "has the token -1 in caption, but its tokens are 0 to 4"),
+        ("caption", np.array([5, 0]), "has the token 5 in caption, but its tokens are 0 to 4"),
+        ("position", np.array([1.0, np.nan]), "has the value nan in position, which is not finite"),
+        ("position", np.array([-np.inf, 9.0]), "has the value -inf in position, which is not finite"),
+    ],
+)
+def test_a_value_that_no_condition_can_have_is_a_fault(name, value, problem):
+    """Also of conditions that the batches do not carry: the choice of examples is the same for all models."""
+
+    def decode(item):
+        own = {"color": np.int32(7), "caption": np.array([4, 0]), "position": np.array([-1e9, 1e9])}
+        return {"image": np.full((1, 1, 1), item, np.uint8), **own, **({name: value} if item == 8 else {})}
+
+    data = decoded_dataset(range(LENGTH), decode, lambda index: f"Number {index}")._replace(conditioning=CONDITIONS)
+    with pytest.raises(DataFaultError, match=f"Number 8 {problem}"):
+        take(10, tolerant(data, faults(FaultSettings())[0]))
+    counted, said = faults()
+    shown = read_arrays(tolerant(data, counted))["image"][:, 0, 0, 0]
+    assert said == [f"Skipped: Number 8 {problem}."]
+    np.testing.assert_array_equal(np.flatnonzero(shown != np.arange(LENGTH)), [8])
 
 
 def test_data_of_which_hardly_anything_is_readable_ends_a_run():
     settings = FaultSettings("skip", LENGTH)
     data = tolerant(numbered(set(range(1, LENGTH))), faults(settings)[0])
-    gone = data._replace(examples=tolerant(numbered(())._replace(num_classes=1), faults(settings)[0]).examples)
+    gone = data._replace(
+        examples=tolerant(numbered(())._replace(conditioning=label_of(1)), faults(settings)[0]).examples
+    )
     assert gone.examples[0]["label"] == 0
     with pytest.raises(DataFaultError, match="100 examples in a row cannot be read"):
         [gone.examples[index] for index in range(1, LENGTH)]

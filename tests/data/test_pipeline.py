@@ -8,8 +8,9 @@ import pytest
 
 import jaxgen.data
 from jaxgen.core import subsets
-from jaxgen.data import ENDLESS, Dataset, read_arrays, subset_indices, train_batches
-from jaxgen.data.dataset import decoded_dataset
+from jaxgen.core.conditioning import classes, tokens, vector
+from jaxgen.data import ENDLESS, Dataset, StepLayout, read_arrays, subset_indices, train_batches
+from jaxgen.data.dataset import decoded_dataset, label_of
 from jaxgen.data.pipeline import shuffled
 
 SETTINGS = {"seed": 3, "microbatches": 2, "microbatch_size": 4}
@@ -22,11 +23,11 @@ def numbered(length, num_classes=10):
         return {"image": np.full((2, 3, 1), item, np.uint8), "label": np.int32(item % 10)}
 
     dataset = decoded_dataset(range(length), decode, lambda index: f"Number {index}")
-    return dataset._replace(num_classes=num_classes)
+    return dataset._replace(conditioning=label_of(num_classes))
 
 
 def take(count, dataset, **settings):
-    batches = train_batches(dataset, **{**SETTINGS, **settings})
+    batches = train_batches(dataset, **{**SETTINGS, "conditions": tuple(dataset.conditioning), **settings})
     taken = list(itertools.islice(batches, count))
     batches.close()
     return taken
@@ -56,6 +57,101 @@ def test_shapes_types_and_positions():
 
 def test_data_without_classes_has_no_labels():
     assert take(1, numbered(20, num_classes=0))[0].keys() == {"image", "index"}
+
+
+def conditioned(length):
+    """Example i is of class i modulo 10, and has the words i, i + 1 and the numbers i / 2, -i."""
+
+    def decode(item):
+        own = {"caption": np.array([item, item + 1]), "position": np.array([item / 2, -item])}
+        return {"image": np.full((1, 1, 1), item, np.uint8), "label": item % 10, "text": "unused", **own}
+
+    data = decoded_dataset(range(length), decode, lambda index: f"Number {index}")
+    return data._replace(conditioning={"label": classes(10), "caption": tokens(2, length + 1), "position": vector(2)})
+
+
+def test_batches_carry_the_conditions_that_are_asked_for():
+    data = conditioned(20)
+    assert take(1, data, conditions=())[0].keys() == {"image", "index"}
+    (batch,) = take(1, data, conditions=["position", "caption"], rows=np.array([3, 1]))
+    assert {name: (array.shape, array.dtype.name) for name, array in batch.items()} == {
+        "image": ((2, 2, 1, 1, 1), "uint8"),
+        "index": ((2, 2), "int32"),
+        "caption": ((2, 2, 2), "int32"),
+        "position": ((2, 2, 2), "float32"),
+    }
+    shown = batch["image"][..., 0, 0, 0].astype(int)
+    np.testing.assert_array_equal(batch["caption"], np.stack([shown, shown + 1], axis=-1))
+    np.testing.assert_array_equal(batch["position"], np.stack([shown / 2, -shown], axis=-1))
+
+
+def test_images_keep_their_type():
+    data = decoded_dataset(range(8), lambda item: {"image": np.full((1, 1, 2), item / 3, np.float32)}, str)
+    assert take(1, data)[0]["image"].dtype == np.float32
+
+
+@pytest.mark.parametrize("read", [train_batches, read_arrays])
+def test_a_condition_that_the_data_lacks_is_refused(read):
+    settings = SETTINGS if read is train_batches else {}
+    with pytest.raises(ValueError, match="no condition 'text'; its conditions are: label, caption, position"):
+        read(conditioned(20), conditions=["label", "text"], **settings)
+    with pytest.raises(ValueError, match="no condition 'label'; its conditions are: none"):
+        read(numbered(20, num_classes=0), conditions=["label"], **settings)
+
+
+def growing(step):
+    """Microbatches of 1, 2, 4, and 4 for ever."""
+    return StepLayout(min(2**step, 4))
+
+
+def test_a_layout_that_is_the_same_at_every_step_changes_nothing():
+    data, rows = numbered(20), np.array([2, 0])
+    expected = take(4, data, rows=rows, start_step=3)
+    assert_equal(take(4, data, layout_at=lambda step: StepLayout(4, rows), start_step=3), expected)
+    assert_equal(take(4, data, layout_at=lambda step: StepLayout(4), start_step=3), take(4, data, start_step=3))
+
+
+def test_a_smaller_step_has_the_first_examples_of_the_whole_one():
+    """Every step moves on by as many, so that what is read at a step is a function of the step alone."""
+    data = conditioned(50)
+    settings = {"conditions": ("caption",)}
+    whole, grown = take(5, data, **settings), take(5, data, layout_at=growing, **settings)
+    for step, (large, small) in enumerate(zip(whole, grown, strict=True)):
+        size = min(2**step, 4)
+        for name in ("image", "caption"):
+            first = large[name].reshape(8, *large[name].shape[2:])[: 2 * size]
+            np.testing.assert_array_equal(small[name], first.reshape(small[name].shape))
+        np.testing.assert_array_equal(small["index"], np.arange(2 * size).reshape(2, size))
+        assert small["index"].dtype == np.int32
+    assert_equal(take(2, data, layout_at=growing, start_step=1, **settings), grown[1:3])
+
+
+def test_a_smaller_step_has_the_same_examples_in_any_number_of_microbatches():
+    data = numbered(50)
+    one, two, four = (
+        numbers(take(3, data, microbatches=k, microbatch_size=8 // k, layout_at=lambda step, k=k: StepLayout(4 // k)))
+        for k in (1, 2, 4)
+    )
+    np.testing.assert_array_equal(two, one)
+    np.testing.assert_array_equal(four, one)
+
+
+def test_a_layout_says_the_rows_of_its_step():
+    data = numbered(50)
+    whole = take(3, data, layout_at=growing)
+    last = take(3, data, layout_at=lambda step: StepLayout(min(2**step, 4), np.array([min(2**step, 4) - 1])))
+    assert_equal(last, [{name: array[:, -1:] for name, array in batch.items()} for batch in whole])
+
+
+def test_layouts_that_cannot_be_are_refused():
+    data = numbered(20)
+    for size in (0, 5):
+        with pytest.raises(ValueError, match=f"The microbatch has {size} examples, but must have 1 to 4"):
+            take(1, data, layout_at=lambda step, size=size: StepLayout(size))
+    with pytest.raises(ValueError, match=r"rows to read are \[2\], but must be some of 0 to 1"):
+        take(1, data, layout_at=lambda step: StepLayout(2, np.array([2])))
+    with pytest.raises(ValueError, match="given twice, by `rows` and by `layout_at`"):
+        take(1, data, layout_at=growing, rows=np.array([0]))
 
 
 def test_every_epoch_has_every_example_once_in_another_order():
@@ -210,6 +306,17 @@ def test_read_arrays_needs_a_limit_where_there_is_no_end():
     np.testing.assert_array_equal(images[299], dataset.examples[299]["image"])
     with pytest.raises(ValueError, match="The limit is 0"):
         read_arrays(dataset, limit=0)
+
+
+def test_read_arrays_reads_the_label_or_what_is_asked_for():
+    data = conditioned(6)
+    assert read_arrays(data).keys() == {"image", "label"}
+    assert read_arrays(data, conditions=()).keys() == {"image"}
+    arrays = read_arrays(data, conditions=["position", "caption"])
+    assert arrays.keys() == {"image", "position", "caption"}
+    np.testing.assert_array_equal(arrays["caption"], [[i, i + 1] for i in range(6)])
+    np.testing.assert_array_equal(arrays["position"], [[i / 2, -i] for i in range(6)])
+    assert (arrays["caption"].dtype, arrays["position"].dtype) == (np.int32, np.float32)
 
 
 def test_read_arrays_leaves_labels_out_where_there_are_none():

@@ -33,7 +33,7 @@ def test_ict_doubles_its_levels_seven_times_after_equally_many_steps():
     (curricula.ict(), 0.2, 21),
     (curricula.ict(), 0.999, 1281),
 ])  # fmt: skip
-def test_pairs_are_neighbors_among_the_levels(curriculum, progress, count):
+def test_pairs_are_adjacent_levels(curriculum, progress, count):
     r, t = jax.jit(curriculum)(U, jnp.float32(progress))
     levels = karras(count)
     lower = np.abs(np.log(levels)[None, :] - np.log(np.asarray(r))[:, None]).argmin(axis=1)
@@ -91,7 +91,7 @@ def test_the_numbers_of_levels_are_those_of_the_papers():
     np.testing.assert_array_equal(ict, np.minimum(5 * 2 ** np.floor(progress * 4), 45) + 1)
 
 
-def test_ct_takes_neighbors_of_its_own_levels():
+def test_ct_takes_adjacent_levels_of_its_own():
     progress = 0.3
     count = int(np.ceil(np.sqrt(progress * (41**2 - 3**2) + 3**2) - 1) + 1)
     u = np.array([0.0, 0.2, 0.61, 0.9999, 1.0])
@@ -102,7 +102,7 @@ def test_ct_takes_neighbors_of_its_own_levels():
     np.testing.assert_allclose(t, levels[lower + 1], rtol=1e-4)
 
 
-def test_ict_draws_neighbors_of_its_own_levels_by_their_log_normal_mass():
+def test_ict_draws_adjacent_levels_of_its_own_by_their_log_normal_mass():
     r, t = jax.jit(curricula.ict(**RANGE, start=5, end=45, mean=0.3, std=0.8))(U, jnp.float32(0.3))
     levels = karras(11, **RANGE)
     below = erf((np.log(levels) - 0.3) / (np.sqrt(2) * 0.8))

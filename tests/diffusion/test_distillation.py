@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from specs import finished
 
-from jaxgen.core.contract import Trained
 from jaxgen.diffusion.few_step import distillation
 from jaxgen.diffusion.process.algebra import per_image
 
@@ -47,15 +47,16 @@ def test_the_error_of_a_step_to_a_gaussian_is_of_third_order():
 
 def test_the_teacher_is_guided_by_its_classes():
     def denoise(variables, x, sigma, cond=None):
-        label = jnp.full(len(x), 2) if cond is None else cond["label"]
+        label = cond.get("label", jnp.full(len(x), 2))
         return variables * per_image(label.astype(jnp.float32)) * jnp.ones_like(x)
 
-    teacher, x, sigma = Trained(denoise, 10.0, num_classes=2), images(0), jnp.ones(3)
-    estimate = distillation.teacher_denoiser(teacher, jnp.array([0, 1, 2]), guidance_scale=3.0)(x, sigma)
+    teacher, x, sigma = finished(denoise, SHAPE[1:], 2), images(0), jnp.ones(3)
+    cond = {"label": jnp.array([0, 1, 2])}
+    estimate = distillation.teacher_denoiser(teacher, 10.0, cond, guidance_scale=3.0)(x, sigma)
     np.testing.assert_allclose(estimate[:, 0, 0, 0], [20.0 - 3 * 20.0, 20.0 - 3 * 10.0, 20.0], rtol=1e-6)
-    np.testing.assert_array_equal(distillation.teacher_denoiser(teacher, None)(x, sigma), 20.0)
-    plain = distillation.teacher_denoiser(teacher, jnp.array([0, 1, 2]))(x, sigma)
+    np.testing.assert_array_equal(distillation.teacher_denoiser(teacher, 10.0, {}, guidance_scale=3.0)(x, sigma), 20.0)
+    plain = distillation.teacher_denoiser(teacher, 10.0, cond)(x, sigma)
     np.testing.assert_allclose(plain[:, 0, 0, 0], [0.0, 10.0, 20.0], rtol=1e-6)
-    without_classes = teacher._replace(num_classes=0)
-    estimate = distillation.teacher_denoiser(without_classes, jnp.array([0, 1, 2]), guidance_scale=3.0)(x, sigma)
+    without_classes = finished(denoise, SHAPE[1:])
+    estimate = distillation.teacher_denoiser(without_classes, 10.0, cond)(x, sigma)
     np.testing.assert_array_equal(estimate, 20.0)

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from gaussian_targets import ideal_denoiser
 
+from jaxgen.core.conditioning import classes
 from jaxgen.diffusion.sampling import guidance
 
 MEANS, NULL_MEAN, TAU, SIGMA = (-0.5, 0.5), 0.1, 0.4, 0.8
+CONDITIONS = {"label": classes(2, null=True)}
 LABEL = jnp.array([1, 0, 1])
+COND = {"label": LABEL}
 X = jnp.linspace(-1.0, 1.0, 3 * 4).reshape(3, 2, 2, 1)
 SIGMAS = jnp.full(3, SIGMA)
 
@@ -20,20 +23,20 @@ class CountingDenoiser:
     def __init__(self):
         self.batches = []
 
-    def __call__(self, x, sigma, label):
+    def __call__(self, x, sigma, cond):
         jax.debug.callback(lambda x: self.batches.append(len(x)), x)
-        mu, sigma = jnp.array([*MEANS, NULL_MEAN])[label][:, None, None, None], sigma[:, None, None, None]
+        mu, sigma = jnp.array([*MEANS, NULL_MEAN])[cond["label"]][:, None, None, None], sigma[:, None, None, None]
         return mu + TAU**2 / (TAU**2 + sigma**2) * (x - mu)
 
 
 def conditional(sigma=SIGMAS):
-    return CountingDenoiser()(X, sigma, LABEL)
+    return CountingDenoiser()(X, sigma, COND)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1.5, 3.0])
 def test_guidance_moves_the_mean_along_the_classes(scale):
     # Two Gaussians of equal variance extrapolate to a Gaussian of that variance about the extrapolated mean.
-    guided = guidance.classifier_free(CountingDenoiser(), LABEL, null_label=2, scale=scale)
+    guided = guidance.classifier_free(CountingDenoiser(), CONDITIONS, COND, scale=scale)
     mu = NULL_MEAN + scale * (jnp.array(MEANS)[LABEL] - NULL_MEAN)
     mu = mu[:, None, None, None]
     expected = mu + TAU**2 / (TAU**2 + SIGMA**2) * (X - mu)
@@ -46,15 +49,15 @@ def test_guidance_moves_the_mean_along_the_classes(scale):
 )
 def test_guidance_costs_one_call_and_none_extra_where_there_is_none(scale, interval, batches):
     denoise = CountingDenoiser()
-    guidance.classifier_free(denoise, LABEL, null_label=2, scale=scale, interval=interval)(X, SIGMAS)
+    guidance.classifier_free(denoise, CONDITIONS, COND, scale=scale, interval=interval)(X, SIGMAS)
     jax.effects_barrier()
     assert denoise.batches == batches
 
 
 def test_an_interval_limits_guidance_image_by_image():
     sigma = jnp.array([0.2, 0.5, 1.0])
-    everywhere = guidance.classifier_free(CountingDenoiser(), LABEL, null_label=2, scale=3.0)(X, sigma)
-    limited = guidance.classifier_free(CountingDenoiser(), LABEL, null_label=2, scale=3.0, interval=(0.2, 0.5))
+    everywhere = guidance.classifier_free(CountingDenoiser(), CONDITIONS, COND, scale=3.0)(X, sigma)
+    limited = guidance.classifier_free(CountingDenoiser(), CONDITIONS, COND, scale=3.0, interval=(0.2, 0.5))
     expected = jnp.stack([conditional(sigma)[0], everywhere[1], conditional(sigma)[2]])
     np.testing.assert_allclose(jax.jit(limited)(X, sigma), expected, atol=1e-6)
 
@@ -62,10 +65,10 @@ def test_an_interval_limits_guidance_image_by_image():
 @pytest.mark.parametrize("rescale", [0.3, 1.0])
 def test_rescaling_brings_the_contrast_back(rescale):
     # A denoiser whose classes differ in contrast: here guidance at scale 3 multiplies the image by 4 (2) - 3 (1) = 5.
-    def denoise(x, sigma, label):
-        return x * jnp.where(label == 2, 1.0, 2.0)[:, None, None, None] + 0.5
+    def denoise(x, sigma, cond):
+        return x * jnp.where(cond["label"] == 2, 1.0, 2.0)[:, None, None, None] + 0.5
 
-    guided = guidance.classifier_free(denoise, LABEL, null_label=2, scale=4.0, rescale=rescale)(X, SIGMAS)
+    guided = guidance.classifier_free(denoise, CONDITIONS, COND, scale=4.0, rescale=rescale)(X, SIGMAS)
     expected = rescale * 2.0 / 5.0 * (5.0 * X + 0.5) + (1.0 - rescale) * (5.0 * X + 0.5)
     np.testing.assert_allclose(guided, expected, rtol=1e-5)
 

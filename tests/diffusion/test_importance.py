@@ -11,7 +11,7 @@ ROOTS = np.array([1.0, 4.0, 3.0, 2.0])
 
 
 def test_it_starts_with_uniform_times_and_no_weights():
-    moments = importance.start(3)
+    moments = importance.initial_moments(3)
     np.testing.assert_array_equal(moments, [1.0, 1.0, 1.0])
     u = jnp.array([0.0, 0.1, 0.5, 0.95])
     time, weight = importance.draw(moments, u)

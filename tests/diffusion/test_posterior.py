@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.diffusion.likelihood import posterior
+from jaxgen.diffusion.process import posterior
 
 BETAS = np.array([0.1, 0.3, 0.45])
 ALPHA_BAR = np.cumprod(1.0 - BETAS)

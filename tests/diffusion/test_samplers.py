@@ -17,7 +17,7 @@ from jaxgen.core.config import module_names
 from jaxgen.diffusion.process import levels, schedules
 from jaxgen.diffusion.process.algebra import per_image
 from jaxgen.diffusion.sampling import denoisers
-from jaxgen.diffusion.sampling.inversion import ddim_inversion
+from jaxgen.diffusion.sampling.inversion import ddim_generation, ddim_inversion
 from jaxgen.diffusion.sampling.samplers.ancestral import ancestral
 from jaxgen.diffusion.sampling.samplers.ancestral_learned import ancestral_learned
 from jaxgen.diffusion.sampling.samplers.ddim import ddim
@@ -115,9 +115,9 @@ def test_dpmpp_2s_looks_at_the_geometric_mean():
     np.testing.assert_allclose(seen, [2.0, 1.0, 0.5], rtol=1e-6)
 
 
-def learned(fraction: float):
+def learned(interpolation: float):
     def sampler(keys, denoise, x, sigmas):
-        return ancestral_learned(keys, lambda x, s: (denoise(x, s), jnp.full_like(x, fraction)), x, sigmas)
+        return ancestral_learned(keys, lambda x, s: (denoise(x, s), jnp.full_like(x, interpolation)), x, sigmas)
 
     return sampler
 
@@ -163,6 +163,7 @@ def test_samplers_that_coincide():
     np.testing.assert_allclose(ddim(*args, eta=1.0), ancestral(*args), atol=1e-4)
     np.testing.assert_allclose(euler_ancestral(*args), ancestral(*args), atol=1e-4)
     np.testing.assert_array_equal(euler(*args), ddim(*args))
+    np.testing.assert_array_equal(ddim_generation(*args[1:]), ddim(*args))
     np.testing.assert_allclose(dpmpp_2m_sde(*args, eta=0.0), dpmpp_2m(*args), atol=1e-5)
     assert np.abs(ddim(*args, eta=0.5) - ddim(*args, eta=1.0)).max() > 0.1
 

@@ -25,7 +25,7 @@ class Case(NamedTuple):
     x: jax.Array
     clean: jax.Array
     x0: jax.Array
-    fraction: jax.Array
+    interpolation: jax.Array
 
 
 @pytest.fixture(scope="module", params=["linear", "cosine"])
@@ -49,7 +49,7 @@ def scale_of_ours(case: Case) -> np.ndarray:
 
 def test_the_reverse_step_matches_the_official_one(case):
     step = variational.transition(case.table, case.timestep)
-    logvar = variational.learned_logvar(step, case.fraction)
+    logvar = variational.learned_logvar(step, case.interpolation)
     x0 = jnp.clip(case.x0, -1.0, 1.0)  # as the official means are of clipped estimates
     np.testing.assert_allclose(x0, case.golden["pred_xstart"], atol=1e-5)
     ours, scale = variational.reverse(step, case.x, x0, logvar), scale_of_ours(case)
@@ -59,7 +59,7 @@ def test_the_reverse_step_matches_the_official_one(case):
 
 def test_the_terms_match_the_official_ones(case):
     step = variational.transition(case.table, case.timestep)
-    model = variational.reverse(step, case.x, case.x0, variational.learned_logvar(step, case.fraction))
+    model = variational.reverse(step, case.x, case.x0, variational.learned_logvar(step, case.interpolation))
     ours = variational.bits_per_dim(variational.term(step, case.x, case.clean, model), case.clean)
     first = np.asarray(case.timestep) == 0
     np.testing.assert_allclose(ours[~first], case.golden["vb_bpd"][~first], rtol=1e-4)
@@ -70,7 +70,7 @@ def test_the_terms_match_the_official_ones(case):
 
 
 def test_the_hybrid_loss_matches_the_official_one(case):
-    hybrid = variational.hybrid_term(case.table, case.timestep, case.x, case.clean, case.x0, case.fraction)
+    hybrid = variational.hybrid_term(case.table, case.timestep, case.x, case.clean, case.x0, case.interpolation)
     np.testing.assert_allclose(hybrid[1:], case.golden["vb_rescaled"][1:], rtol=1e-4)
     eps = case.golden["model_output"][..., :3]
     mse = jnp.mean(jnp.square(eps - case.golden["noise"]), axis=(1, 2, 3))
@@ -78,13 +78,13 @@ def test_the_hybrid_loss_matches_the_official_one(case):
 
 
 def test_the_hybrid_term_trains_the_variance_alone(case):
-    def loss(x0, fraction):
-        return variational.hybrid_term(case.table, case.timestep, case.x, case.clean, x0, fraction).sum()
+    def loss(x0, interpolation):
+        return variational.hybrid_term(case.table, case.timestep, case.x, case.clean, x0, interpolation).sum()
 
-    to_x0, to_fraction = jax.grad(loss, argnums=(0, 1))(case.x0, case.fraction)
+    to_x0, to_interpolation = jax.grad(loss, argnums=(0, 1))(case.x0, case.interpolation)
     np.testing.assert_array_equal(to_x0, 0.0)
-    assert np.isfinite(to_fraction).all()
-    assert (np.abs(to_fraction).max(axis=(1, 2, 3)) > 0.0).all()
+    assert np.isfinite(to_interpolation).all()
+    assert (np.abs(to_interpolation).max(axis=(1, 2, 3)) > 0.0).all()
 
 
 def test_the_prior_term_is_a_divergence_of_gaussians():
@@ -164,10 +164,10 @@ def terms_by_hand(clean, x, x0, logvar):
 
 
 def test_terms_are_a_decoder_and_divergences_with_the_learned_variance():
-    clean, x, x0, fraction = (jnp.float32(a) for a in small_batch())
+    clean, x, x0, interpolation = (jnp.float32(a) for a in small_batch())
     _, _, small, large = by_hand()
     step = variational.transition(TABLE, jnp.asarray(STEPS))
-    logvar = variational.learned_logvar(step, fraction)
+    logvar = variational.learned_logvar(step, interpolation)
     expected_logvar = small_batch()[3] * np.log(column(large)) + (1 - small_batch()[3]) * np.log(column(small))
     np.testing.assert_allclose(logvar, expected_logvar, rtol=1e-4)
     model = variational.reverse(step, x, x0, logvar)
@@ -176,7 +176,7 @@ def test_terms_are_a_decoder_and_divergences_with_the_learned_variance():
     bits = expected / (6 * np.log(2.0))
     np.testing.assert_allclose(variational.bits_per_dim(jnp.float32(expected), clean), bits, rtol=1e-5)
     for options, rescale in (({}, 1e-3), ({"rescale": 0.3}, 0.3)):
-        hybrid = variational.hybrid_term(TABLE, jnp.asarray(STEPS), x, clean, x0, fraction, **options)
+        hybrid = variational.hybrid_term(TABLE, jnp.asarray(STEPS), x, clean, x0, interpolation, **options)
         np.testing.assert_allclose(hybrid, rescale * 4 * bits, rtol=1e-3)
     broadcast = variational.reverse(step, x, x0, step.log_large)
     np.testing.assert_allclose(broadcast.logvar, np.log(column(large)) * np.ones((4, 2, 3, 1)), rtol=1e-5)

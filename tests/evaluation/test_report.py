@@ -207,7 +207,7 @@ def test_the_table_to_the_letter():
         "longer     1.235e+04        0.5         2  higher  train, 9 images, k = 3",
         "histogram       0..4",
         "nothing",
-        "held-out: 7 held-out images judged as if they were samples; same size: 7 samples.",
+        "held-out: 7 held-out images evaluated as if they were samples; same size: 7 samples.",
         "features: f",
         "features: g",
         "few.",

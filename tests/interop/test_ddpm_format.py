@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import pytest
 
 from jaxgen.core import trees
-from jaxgen.interop import ddpm
+from jaxgen.interop.formats import ddpm
+from jaxgen.nn.unet import UNet
 
-CIFAR = ddpm.NETWORK(3)
+CIFAR = UNet(3)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.interop import dit as format_
-from jaxgen.interop import state_dict
+from jaxgen.interop.formats.dit import FORMAT
 from jaxgen.nn import transformer
+from jaxgen.nn.dit import DiT
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def load(golden, **options):
     """The network that the state dict fits, with its weights."""
     official = golden.state_dict
     hidden_size, _, patch_size, _ = official["x_embedder.proj.weight"].shape
-    net = format_.NETWORK(
+    net = DiT(
         golden.outputs["out"].shape[-1],
         len(official["y_embedder.embedding_table.weight"]) - 1,
         patch_size,
@@ -32,16 +32,14 @@ def load(golden, **options):
         **options,
     )
     x, t = golden.inputs["x"], jnp.zeros(len(golden.inputs["x"]))
-    target = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.asarray(x), t, train=False))["params"]
-    official_name = functools.partial(format_.official_name, network=net)
-    return net, state_dict.to_params(official, target, official_name, ignore=format_.IGNORED)
+    return net, golden_files.variables(golden, FORMAT, net, jnp.asarray(x), t, train=False)
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_parity_with_the_official_network(golden, scan_layers):
-    net, params = load(golden, scan_layers=scan_layers)
+    net, variables = load(golden, scan_layers=scan_layers)
     x, t, y = (jnp.asarray(golden.inputs[name]) for name in "xty")
-    out = jax.jit(functools.partial(net.apply, train=False))({"params": params}, x, t.astype(jnp.float32), y)
+    out = jax.jit(functools.partial(net.apply, train=False))(variables, x, t.astype(jnp.float32), y)
     golden_files.assert_parity(out, golden.outputs["out"])
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jaxgen.diffusion.process import algebra, noise_labels, parameterizations, paths
-from jaxgen.interop import edm
+from jaxgen.interop.format import Target
+from jaxgen.interop.formats.edm import FORMAT
 from jaxgen.nn.dhariwal_unet import DhariwalUNet
 from jaxgen.nn.song_unet import SongUNet
 
@@ -41,9 +42,10 @@ def test_parity_with_the_official_network(name):
     golden = golden_files.load(name)
     arrays = {key: jnp.asarray(array) for key, array in golden.inputs.items()}
     label, vector = jnp.argmax(arrays["class_labels"], axis=1), arrays.get("augment_labels")
-    net = edm.with_frequencies(NETWORKS[name], golden.state_dict)
+    settings = FORMAT.settings(Target("denoising.diffusion", NETWORKS[name], {}), golden.state_dict)
+    net = NETWORKS[name].clone(**settings)
     x, noise_label = arrays["x"], arrays["noise_labels"]
-    variables = golden_files.variables(golden, edm, net, x, noise_label, vector=vector, train=False)
+    variables = golden_files.variables(golden, FORMAT, net, x, noise_label, vector=vector, train=False)
     apply = jax.jit(lambda x, noise_label: net.apply(variables, x, noise_label, label, vector=vector, train=False))
     golden_files.assert_parity(apply(x, noise_label), golden.outputs["F"])
     for output, (path, parameterization, to_label) in PRECONDITIONINGS.items():
@@ -53,10 +55,12 @@ def test_parity_with_the_official_network(name):
         golden_files.assert_parity(denoised, golden.outputs[output])
 
 
-def test_frequencies_come_with_the_weights():
-    freqs = np.arange(4, dtype=np.float32) / 3
-    ncsnpp = SongUNet(3, embedding="fourier")
-    np.testing.assert_array_equal(
-        np.float32(edm.with_frequencies(ncsnpp, {"map_noise.freqs": freqs}).frequencies), freqs
-    )
-    assert edm.with_frequencies(ncsnpp, {}) == ncsnpp
+@pytest.mark.parametrize(("network", "has_frequencies"), [(SongUNet(3), True), (DhariwalUNet(3), False)])
+def test_frequencies_are_settings_of_the_network_that_has_them(network, has_frequencies):
+    frequencies = np.arange(4, dtype=np.float32) / 3
+    target = Target("denoising.diffusion", network, {})
+    settings = FORMAT.settings(target, {"map_noise.freqs": frequencies})
+    assert list(settings) == ["frequencies"] * has_frequencies
+    if has_frequencies:
+        np.testing.assert_array_equal(np.float32(settings["frequencies"]), frequencies)
+    assert FORMAT.settings(target, {}) == {}

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgen.interop.inception import NETWORK
+from jaxgen.interop.formats.inception import FORMAT
 
 OFFICIAL = ("64", "192", "768", "2048", "logits_unbiased", "logits")
 
@@ -24,5 +24,5 @@ def test_parity_with_the_official_network(variables, size):
     with np.load(golden_files.DIRECTORY / "inception.npz") as golden:
         images = np.moveaxis(golden[f"{size}/images_nchw_uint8"], 1, -1)
         official = [golden[f"{size}/{name}"] for name in OFFICIAL]
-    for ours, expected in zip(jax.jit(NETWORK().apply)(variables, images), official, strict=True):
+    for ours, expected in zip(jax.jit(FORMAT.network.apply)(variables, images), official, strict=True):
         golden_files.assert_parity(ours, expected)

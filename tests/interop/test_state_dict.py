@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.interop.state_dict import SHOWN, Source, misfits, to_params
+from jaxgen.interop.state_dict import SHOWN, OfficialEntries, misfits, to_params
 
 SHAPES = {"conv": {"kernel": (3, 2, 4, 5), "bias": (5,)}, "linear": {"kernel": (4, 5)}, "table": (2, 3)}
 TARGET = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s, jnp.float32), SHAPES, is_leaf=lambda s: isinstance(s, tuple))
@@ -35,8 +35,8 @@ def test_kernels_change_layout_and_all_else_stays():
 def test_a_source_converts_or_stacks_entries():
     def official(name):
         if name == "table":
-            return Source(("a", "b"))
-        return Source("conv.kernel", lambda x: -x.T) if name == "linear/kernel" else dotted(name)
+            return OfficialEntries(("a", "b"))
+        return OfficialEntries("conv.kernel", lambda x: -x.T) if name == "linear/kernel" else dotted(name)
 
     weights = {**WEIGHTS, "a": np.zeros(3), "b": np.ones(3), "conv.kernel": np.ones((5, 4))}
     target = {"table": TARGET["table"], "linear": TARGET["linear"]}

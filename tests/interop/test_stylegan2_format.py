@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from jaxgen.interop import state_dict
-from jaxgen.interop import stylegan2 as format_
+from jaxgen.interop.format import Target
+from jaxgen.interop.formats.stylegan2 import FORMAT
 from jaxgen.nn.stylegan2_discriminator import Discriminator
 from jaxgen.nn.stylegan2_generator import Generator
 
+TARGET = Target("gan.stylegan2", None, {})
 SETTINGS = {"channel_base": 512, "channel_max": 32, "num_mapping_layers": 2, "num_classes": 10}
 
 
@@ -37,7 +39,7 @@ def generator() -> Loaded:
     target = jax.eval_shape(network.init, jax.random.key(0), z, label)
     params, buffers = (
         state_dict.to_params(golden.state_dict, target[name], part.official, ignore=part.ignored)
-        for name, part in zip(("params", "buffers"), format_.parts(golden.state_dict), strict=True)
+        for name, part in zip(("params", "buffers"), FORMAT.parts(TARGET, golden.state_dict), strict=True)
     )
     return Loaded(golden, network, {"params": params, "buffers": buffers}, z, label)
 
@@ -62,8 +64,8 @@ def shapes(tree):
 
 
 def part_of_a_run(place, weights, target):
-    """What the part of a whole run that belongs at a place makes of the weights."""
-    part = next(part for part in format_.parts(weights) if part.place == place)
+    """The parameters at a place of a whole run, from its weights."""
+    part = next(part for part in FORMAT.parts(TARGET, weights) if part.place == place)
     return state_dict.to_params(weights, shapes(target), part.official, ignore=part.ignored)
 
 
@@ -82,7 +84,7 @@ def test_a_whole_run_has_an_average_and_its_buffers(generator):
     given = generator.golden.state_dict
     weights = {f"{network}.{name}": array for network in ("G", "G_ema") for name, array in given.items()}
     weights |= {"G_ema.mapping.w_avg": np.ones(32), "G_ema.synthesis.b4.conv1.bias": np.full(32, 7.0)}
-    assert {part.place for part in format_.parts(weights)} == {
+    assert {part.place for part in FORMAT.parts(TARGET, weights)} == {
         "params/generator",
         "ema/params/generator",
         "model_state/generator",
@@ -101,7 +103,7 @@ def test_a_missing_entry_is_named_by_one_part(generator, name):
     target = {"params/generator": "params", "model_state/generator": "buffers"}
     problems = [
         problem
-        for part in format_.parts(incomplete)
+        for part in FORMAT.parts(TARGET, incomplete)
         for problem in state_dict.misfits(
             incomplete, shapes(generator.variables[target[part.place]]), part.official, ignore=part.ignored
         )

@@ -17,6 +17,7 @@ from by_hand import (
 from flax import linen as nn
 from ml_collections import ConfigDict
 from scipy import stats
+from specs import data_spec
 
 from configs import autoencoder_kl as config_file
 from configs import common
@@ -27,7 +28,7 @@ from jaxgen.nn.autoencoder_kl import AutoencoderKL
 from jaxgen.nn.patch_discriminator import PatchDiscriminator
 
 KEY = keys.root_key(3)
-SPEC = ModelSpec((4, 4, 1), num_classes=3)
+SPEC = data_spec((4, 4, 1), 3)
 LATENTS, PIXELS = 8, 16  # latents are 2 x 2 x 2
 MEAN, SPREAD, DECODER = waves(16, 8, phase=0.3) / 3, waves(16, 8, phase=1.3) / 2, waves(8, 16, phase=2.0) / 2
 LOGITS, FIRST, SECOND = waves(16, 4, phase=0.5) / 2, waves(16, 8, phase=1.9) / 2, waves(16, 3, phase=2.9) / 2
@@ -195,7 +196,7 @@ def test_updates_with_a_discriminator_by_hand(game):
     turns = {name: ByHand(BATCH, name, stats.laplace) for name in ("discriminator", "generator")}
     for step in (START_STEPS - 1, START_STEPS, START_STEPS + 1):
         started, rate = float(step >= START_STEPS), {name: r * (1 - step / NUM_STEPS) for name, r in RATES.items()}
-        begin = state._replace(step=jnp.int32(step), params=params, model_state={"step": jnp.int32(0)})
+        begin = state._replace(step=jnp.int32(step), params=params)
         after, metrics = update(KEY, begin, BATCH)
         logits = turns["discriminator"].logits(g, start_d)
         assert (np.abs(logits) > 1).any()
@@ -224,8 +225,30 @@ def test_updates_with_a_discriminator_by_hand(game):
         assert model.eval_variables(after) is after.params["generator"]
 
 
+def test_the_discriminator_counts_from_its_step_on_in_a_run_that_is_restored(game):
+    """Steps are those of the run, whatever microbatches there are: a state that was on the host goes on as it was."""
+    model, update = game
+    state = model.init(KEY, BATCH)
+    moved, restored = [], None
+    for step in range(START_STEPS + 2):
+        if step == START_STEPS - 1:
+            restored = jax.tree.map(jnp.asarray, jax.device_get(state))
+        after, metrics = update(jax.random.fold_in(KEY, step), state, BATCH)
+        moved.append(bool(metrics["loss/discriminator"]))
+        assert moved[-1] == (not jax.tree.all(jax.tree.map(np.array_equal, *players(state, after))))
+        state = after
+    assert moved == [False] * START_STEPS + [True] * 2
+    for step in range(START_STEPS - 1, START_STEPS + 2):
+        restored, _ = update(jax.random.fold_in(KEY, step), restored, BATCH)
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+
+
+def players(*states):
+    return [state.params["discriminator"] for state in states]
+
+
 def test_start_of_a_run(game, monkeypatch):
-    """The scale is that of the settings; a state has the two players, and the step that the weights depend on."""
+    """The scale is that of the settings; a state has the two players, and the weights depend on nothing else."""
     model, _ = game
     state = model.init(KEY, BATCH)
     network = FormulaAutoencoder().init(keys.stream(KEY, "network"), BATCH["image"][0])["params"]
@@ -234,7 +257,7 @@ def test_start_of_a_run(game, monkeypatch):
     assert_close(state.params["discriminator"], judged)
     np.testing.assert_allclose(state.params["generator"]["log_scale"], np.log(SCALE), rtol=1e-6)
     assert set(state.params) == set(state.opt_state) == {"generator", "discriminator"}
-    assert (state.model_state["step"], state.model_state["step"].dtype) == (0, jnp.int32)
+    assert (state.step, state.model_state) == (0, {})
     fixed, config = build(monkeypatch, game=False, learn_scale=False)
     assert set(jax.eval_shape(fixed.init, KEY, BATCH).params) == {"network"}
     assert norms_of(autoencoder_kl.make, config, SPEC, BATCH) == {"network"}
@@ -248,10 +271,10 @@ def test_networks_get_the_settings_of_their_sections():
     config.model.update({"latent_channels": 3, "block_channels": (4, 8, 8), "num_res_blocks": 2})
     config.discriminator.update({"width": 6, "num_halvings": 2})
     config.train.compute_dtype = "bfloat16"
-    autoencoder = autoencoder_kl._autoencoder(config, ModelSpec((8, 12, 5)))
-    assert autoencoder.network == AutoencoderKL(5, 3, (4, 8, 8), 2, 2, "bfloat16")
-    assert autoencoder.discriminator == PatchDiscriminator(6, 2, 2, "bfloat16")
-    assert autoencoder_kl._latent_shape(autoencoder.network, ModelSpec((8, 12, 5))) == (2, 3, 3)
+    first_stage = autoencoder_kl._first_stage(config, ModelSpec((8, 12, 5)))
+    assert first_stage.network == AutoencoderKL(5, 3, (4, 8, 8), 2, 2, "bfloat16")
+    assert first_stage.discriminator == PatchDiscriminator(6, 2, 2, "bfloat16")
+    assert autoencoder_kl._latent_shape(first_stage.network, ModelSpec((8, 12, 5))) == (2, 3, 3)
     assert autoencoder_kl.Settings() == ("laplace", 1.0, False, 1e-6)
     assert autoencoder_kl.GanSettings() == (0.0, 0.0, 0)
 
@@ -268,14 +291,14 @@ def test_a_misspelt_setting_is_refused_by_the_name_of_its_section():
 
 def test_encoding_decoding_and_sampling_by_hand(monkeypatch):
     """The mean of q(z | x), clipped means of p(x | z), standard normal latents by key, mean and deviation of q."""
-    model, config = build(monkeypatch, game=True)
-    assert model.spec == ModelSpec((4, 4, 1), num_classes=0, latent_shape=(2, 2, 2))
+    model, _ = build(monkeypatch, game=True)
+    assert model.spec == data_spec((4, 4, 1), 0, latent_shape=(2, 2, 2))
     g, sample_keys = float64(START["generator"] | {"decoder": 2.0}), jax.random.split(KEY, 4)
     mean, logvar = encode(g, np.array(BATCH["image"][0], np.float64).reshape(4, PIXELS))
     shape = (4, 2, 2, 2)
     encoded = model.encode(sample_keys, contract(g), BATCH["image"][0])
     np.testing.assert_allclose(encoded, mean.reshape(shape), rtol=1e-4, atol=1e-6)
-    moments = autoencoder_kl.make_posterior(config, SPEC)(contract(g), BATCH["image"][0])
+    moments = model.posterior(contract(g), BATCH["image"][0])
     np.testing.assert_allclose(moments[0], mean.reshape(shape), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(moments[1], np.exp(logvar / 2).reshape(shape), rtol=1e-4)
     z = keys.normal(sample_keys, (2, 2, 2))

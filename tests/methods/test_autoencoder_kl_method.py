@@ -5,16 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+from specs import data_spec
 
 from configs import autoencoder_kl as config_file
 from jaxgen.core import keys, trees
 from jaxgen.core.contract import Env, ModelSpec
 from jaxgen.losses.perceptual import feature_distance
-from jaxgen.methods.vae.autoencoder_kl import make, make_posterior
+from jaxgen.methods.vae.autoencoder_kl import make
 from jaxgen.nn.patch_discriminator import PatchDiscriminator
 
 KEY = keys.root_key(0)
-SPEC = ModelSpec((8, 8, 1), num_classes=3)
+SPEC = data_spec((8, 8, 1), 3)
 BATCH = {
     "image": jax.random.randint(KEY, (1, 4, 8, 8, 1), 0, 256) / 127.5 - 1.0,
     "index": jnp.arange(4, dtype=jnp.int32)[None],
@@ -116,15 +117,15 @@ def differ(a, b):
 
 
 def test_posterior_mean_and_deviation(game):
-    model, state, _, config = game
+    model, state, _, _ = game
     variables = model.eval_variables(state)
     quant_conv = variables["network"]["quant_conv"]
     quant_conv["bias"] = jnp.concatenate([MEAN, jnp.log(jnp.array([4.0, 0.25]))])
-    mean, std = jax.jit(make_posterior(config, SPEC))(variables, IMAGES)
+    mean, std = jax.jit(model.posterior)(variables, IMAGES)
     np.testing.assert_array_equal(model.encode(jax.random.split(KEY, 4), variables, IMAGES), mean)
     np.testing.assert_allclose(mean, np.broadcast_to(MEAN, (4, 4, 4, 2)), rtol=1e-6)
     np.testing.assert_allclose(std, np.broadcast_to([2.0, 0.5], (4, 4, 4, 2)), rtol=1e-5)
-    assert model.spec == ModelSpec((8, 8, 1), num_classes=0, latent_shape=(4, 4, 2))
+    assert model.spec == data_spec((8, 8, 1), 0, latent_shape=(4, 4, 2))
 
 
 @pytest.mark.parametrize("variant", ["kl_f8", "kl_f8_gan"])

@@ -5,14 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from specs import data_spec, finished
 
 from configs import consistency as consistency_config
 from jaxgen.core import keys
 from jaxgen.core.build import build_model
-from jaxgen.core.contract import Env, ModelSpec, Trained
+from jaxgen.core.conditioning import classes
+from jaxgen.core.contract import Context, Env, ModelSpec
 from jaxgen.methods.denoising import consistency
 
-DIGITS = ModelSpec((8, 8, 1), num_classes=10)
+DIGITS = data_spec((8, 8, 1), 10)
 EXAMPLE_KEYS = keys.per_example(keys.root_key(7), jnp.arange(6))
 A, B, C = 0.7, -0.2, 0.3
 DATA, LOW = 0.75, 0.01
@@ -35,13 +37,19 @@ PARAMS = {"network": {"a": jnp.float32(A)}}
 
 def process(**settings):
     names = {"sigma_min": LOW, "sigma_max": 10.0, "sigma_data": DATA, "class_conditional": True, "huber": 0.01}
-    return consistency.Process(
+    return consistency.ConsistencyModel(
         Formula(),
         consistency.Settings(**{**names, **settings}),
         lambda u, progress: (jnp.float32(R) + 0.0 * u, jnp.float32(T)),
         lambda schedule, sigma: jnp.log(sigma),
-        10,
+        {"label": classes(10, null=True)},
     )
+
+
+def objective_of(model, ode_step=consistency.data_step, num_steps=100, step=3, frozen=()):
+    """The objective at a step, as a function of the parameters and the batch."""
+    objective = consistency._objective(model, ode_step, num_steps)
+    return lambda params, batch: objective(Context(keys.root_key(7), jnp.int32(step), frozen=frozen), params, {}, batch)
 
 
 def batch():
@@ -70,10 +78,6 @@ def huber(difference, c):
     return np.sqrt(np.sum(difference**2, axis=(1, 2, 3)) + c**2) - c
 
 
-def state(microbatches=0):
-    return {"microbatches": jnp.int32(microbatches)}
-
-
 @pytest.mark.parametrize(("weighting", "weight"), [
     ("uniform", np.ones(6)),
     ("inverse_step", 1.0 / (T - R)),
@@ -82,28 +86,26 @@ def state(microbatches=0):
 def test_the_loss_from_scratch_compares_two_points_with_the_same_noise(weighting, weight):
     eps, x0 = drawn()
     difference = start(x0 + column(T) * eps, T) - start(x0 + column(R) * eps, R)
-    objective = consistency.make_objective(process(weighting=weighting), consistency.trained_neighbor, 100)
-    loss, (model_state, metrics) = jax.jit(objective)(keys.root_key(7), PARAMS, state(3), batch())
+    loss, (model_state, metrics) = jax.jit(objective_of(process(weighting=weighting)))(PARAMS, batch())
     np.testing.assert_allclose(loss, np.mean(weight * huber(difference, c=0.01 * 8)), rtol=1e-4)
     np.testing.assert_allclose(metrics["relative_step"], np.mean(1.0 - R / T), rtol=1e-4)
-    assert model_state["microbatches"] == 4
+    assert model_state == {}
 
 
 def test_dropped_labels_and_the_start_of_the_path():
     eps, x0 = drawn()
-    objective = consistency.make_objective(process(label_dropout=1.0), consistency.trained_neighbor, 100)
-    loss, _ = jax.jit(objective)(keys.root_key(7), PARAMS, state(), batch())
+    loss, _ = jax.jit(objective_of(process(label_dropout=1.0)))(PARAMS, batch())
     difference = start(x0 + column(T) * eps, T, 1.0) - start(x0 + column(R) * eps, R, 1.0)
     np.testing.assert_allclose(loss, np.mean(huber(difference, c=0.01 * 8) / (T - R)), rtol=1e-4)
-    np.testing.assert_array_equal(jax.jit(process().start)(PARAMS, batch()["image"], jnp.full(6, LOW), None), x0)
+    np.testing.assert_array_equal(jax.jit(process().__call__)(PARAMS, batch()["image"], jnp.full(6, LOW), {}), x0)
 
 
 def test_no_gradient_goes_through_the_less_noisy_point():
     eps, x0 = drawn()
     x_t = x0 + column(T) * eps
     difference = start(x_t, T) - start(x0 + column(R) * eps, R)
-    objective = consistency.make_objective(process(weighting="uniform"), consistency.trained_neighbor, 100)
-    gradient = jax.jit(jax.grad(lambda params: objective(keys.root_key(7), params, state(), batch())[0]))(PARAMS)
+    objective = objective_of(process(weighting="uniform"))
+    gradient = jax.jit(jax.grad(lambda params: objective(params, batch())[0]))(PARAMS)
     slope = column(DATA * (T - LOW) / (T**2 + DATA**2)) * x_t  # df(x_t, t) / dA
     unit = difference / column(huber(difference, 0.08) + 0.08)
     np.testing.assert_allclose(gradient["network"]["a"], np.mean(np.sum(unit * slope, axis=(1, 2, 3))), rtol=1e-4)
@@ -116,9 +118,9 @@ def test_distillation_goes_along_the_path_of_its_teacher():
         return variables * jnp.ones_like(x) * (cond["label"] == 10)[:, None, None, None]
 
     # Guided, the classes' point 0 and the null token's 0.5 give 0.5 + 3 (0 - 0.5): the paths to it are straight.
-    neighbor = consistency.distilled_neighbor(Trained(denoise, jnp.float32(0.5), 10), 3.0)
-    objective = consistency.make_objective(process(), neighbor, 100)
-    loss, _ = jax.jit(objective)(keys.root_key(7), PARAMS, state(), batch())
+    step = consistency.teacher_step(finished(denoise, (8, 8, 1), 10), 3.0)
+    objective = objective_of(process(), step, frozen={"teacher": jnp.float32(0.5)})
+    loss, _ = jax.jit(objective)(PARAMS, batch())
     x_t = x0 + column(T) * eps
     difference = start(x_t, T) - start(-1.0 + column(R / T) * (x_t + 1.0), R)
     np.testing.assert_allclose(loss, np.mean(huber(difference, c=0.01 * 8) / (T - R)), rtol=1e-4)
@@ -128,10 +130,9 @@ def test_the_curriculum_follows_the_updates():
     def curriculum(u, progress):
         return progress * jnp.float32(T) + 0.0 * u, jnp.float32(T)
 
-    objective = consistency.make_objective(process()._replace(curriculum=curriculum), consistency.trained_neighbor, 8)
-    objective, model_state, steps = jax.jit(objective), state(1), []
-    for _ in range(3):
-        _, (model_state, metrics) = objective(keys.root_key(7), PARAMS, model_state, batch())
+    model, steps = process()._replace(curriculum=curriculum), []
+    for step in (1, 2, 3):
+        _, (_, metrics) = jax.jit(objective_of(model, num_steps=8, step=step))(PARAMS, batch())
         steps.append(metrics["relative_step"])
     np.testing.assert_allclose(steps, [1 - 1 / 8, 1 - 2 / 8, 1 - 3 / 8], rtol=1e-5)
 
@@ -179,33 +180,45 @@ def test_settings_are_refused_by_name(changes, sentence):
         build_model(tiny(**changes), DIGITS)
 
 
-def test_a_student_starts_with_its_teachers_weights_and_cannot_go_on_without_it():
+def test_a_student_starts_with_its_teachers_weights():
     first = build_model(tiny(), DIGITS)
     weights = first.init(keys.root_key(5), whole_batch()).params
-    teacher = Trained(lambda variables, x, sigma, cond=None: x, jax.tree.map(np.asarray, weights), 10)
-    named = tiny(consistency__teacher="somewhere")
-    student = build_model(named, DIGITS, Env(teacher=teacher))
-    jax.tree.map(np.testing.assert_array_equal, student.init(keys.root_key(0), whole_batch()).params, weights)
-    own = tiny(consistency__teacher="somewhere", consistency__start_from_teacher=False)
-    other = build_model(own, DIGITS, Env(teacher=teacher)).init(keys.root_key(0), whole_batch()).params
-    assert not np.array_equal(other["network"]["conv_in"]["kernel"], weights["network"]["conv_in"]["kernel"])
-    alone = build_model(named, DIGITS)  # as for sampling
-    with pytest.raises(ValueError, match="only with the teacher"):
-        jax.eval_shape(alone.update, keys.root_key(0), alone.init(keys.root_key(0), whole_batch()), whole_batch())
-    preconditioned = teacher._replace(sigma_data=0.5)
+    frozen = {"teacher": weights}
+    student = build_model(tiny(), DIGITS, Env(frozen={"teacher": teacher()}))
+    state = student.init(keys.root_key(0), whole_batch(), frozen)
+    jax.tree.map(np.testing.assert_array_equal, state.params, weights)
+    own = tiny(consistency__start_from_teacher=False)
+    other = build_model(own, DIGITS, Env(frozen={"teacher": teacher()})).init(keys.root_key(0), whole_batch(), frozen)
+    assert not np.array_equal(other.params["network"]["conv_in"]["kernel"], weights["network"]["conv_in"]["kernel"])
+    preconditioned = Env(frozen={"teacher": teacher(sigma_data=0.5)})
     with pytest.raises(ValueError, match=r"sigma_data=0\.75, but the teacher.* sigma_data=0\.5"):
-        build_model(named, DIGITS, Env(teacher=preconditioned))
-    build_model(own, DIGITS, Env(teacher=preconditioned))  # whose denoiser alone is asked
-    build_model(named, DIGITS, Env(teacher=teacher._replace(sigma_data=0.75)))
+        build_model(tiny(), DIGITS, preconditioned)
+    build_model(own, DIGITS, preconditioned)  # whose denoiser alone is asked
+    build_model(tiny(), DIGITS, Env(frozen={"teacher": teacher(sigma_data=0.75)}))
     assert first.spec.sigma_data == 0.75
-    wider = tiny(consistency__teacher="somewhere", model__base_channels=16)
+    wider = build_model(tiny(model__base_channels=16), DIGITS, Env(frozen={"teacher": teacher()}))
     with pytest.raises(ValueError, match="another than the student's"):
-        build_model(wider, DIGITS, Env(teacher=teacher)).init(keys.root_key(0), whole_batch())
+        wider.init(keys.root_key(0), whole_batch(), frozen)
 
 
-def test_a_teacher_that_no_setting_names_and_missing_classes_are_refused():
-    with pytest.raises(ValueError, match=r"consistency\.teacher"):
-        build_model(tiny(), DIGITS, Env(teacher=Trained(lambda *args: args[1], {})))
+def teacher(num_classes=10, null=True, **more):
+    model = finished(lambda variables, x, sigma, cond=None: x, (8, 8, 1), num_classes, **more)
+    conditioning = {name: condition._replace(null=null) for name, condition in model.spec.conditioning.items()}
+    return model._replace(spec=model.spec._replace(conditioning=conditioning))
+
+
+def test_teachers_that_cannot_teach_and_missing_classes_are_refused():
+    with pytest.raises(ValueError, match="Distillation needs a model with denoise"):
+        build_model(tiny(), DIGITS, Env(frozen={"teacher": teacher()._replace(denoise=None)}))
+    for untold in (teacher(0), teacher(null=False)):
+        with pytest.raises(
+            ValueError, match=r"teacher_guidance is 2\.0, but the teacher is not told the class, or never"
+        ):
+            build_model(tiny(consistency__teacher_guidance=2.0), DIGITS, Env(frozen={"teacher": untold}))
+    unconditional = tiny(consistency__class_conditional=False, consistency__label_dropout=0.0)
+    with pytest.raises(ValueError, match="The teacher must be told 'label', which the student is not"):
+        build_model(unconditional, DIGITS, Env(frozen={"teacher": teacher(null=False)}))
+    build_model(unconditional, DIGITS, Env(frozen={"teacher": teacher()}))
     with pytest.raises(ValueError, match="the data has no classes"):
         build_model(tiny(), ModelSpec((8, 8, 1)))
 
@@ -221,7 +234,6 @@ def test_the_defaults_are_these_and_no_others():
         "log_sigma",
         False,
         0.0,
-        None,
         True,
         1.0,
     )

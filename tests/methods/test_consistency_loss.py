@@ -14,25 +14,26 @@ import pytest
 from formula_network import NUM_CLASSES, OF_CLASS, Recorder, assert_gradient, column, formula, gains
 from scipy.special import erf
 from scipy.stats import norm
+from specs import data_spec, finished
 from tiny_runs import train_by_sgd
 
 from configs import consistency as consistency_config
 from jaxgen.core import keys
 from jaxgen.core.build import build_model
-from jaxgen.core.contract import Env, ModelSpec, Trained
+from jaxgen.core.contract import Env
 from jaxgen.diffusion.process import uniforms
 from jaxgen.methods.denoising import consistency
 
 SHAPE, N = (2, 3, 2), 6
-SPEC = ModelSpec(SHAPE, NUM_CLASSES)
+SPEC = data_spec(SHAPE, NUM_CLASSES)
 INDEX, LABEL = np.array([3, 0, 5, 1, 2, 4], np.int32), np.array([1, 3, 0, 2, 0, 1], np.int32)
 IMAGE = np.random.default_rng(0).integers(0, 256, (N, *SHAPE)).astype(np.uint8)
 X0 = IMAGE / 127.5 - 1.0
 KEY = keys.root_key(11)
 LOW, HIGH, DATA, HUBER = 0.02, 10.0, 0.75, 0.03
 RANGE = f"sigma_min={LOW}, sigma_max={HIGH}"
-NUM_STEPS, MICROBATCHES, DONE = 5, 2, 6
-"""Steps of the run, microbatches of each, and microbatches that are behind."""
+NUM_STEPS, MICROBATCHES, DONE = 5, 2, 3
+"""Steps of the run, microbatches of each, and steps that are done."""
 
 
 @pytest.fixture(autouse=True)
@@ -111,11 +112,8 @@ WEIGHTS = {
 
 
 def pairs(curriculum, done=DONE):
-    """The levels r and t of both microbatches, of which the second is one further along."""
-    u = draws()[0]
-    total = NUM_STEPS * MICROBATCHES
-    halves = [curriculum(u[:3], done / total), curriculum(u[3:], (done + 1) / total)]
-    return (np.concatenate(side) for side in zip(*halves, strict=True))
+    """The levels r and t of both microbatches, which are as far along."""
+    return curriculum(draws()[0], done / NUM_STEPS)
 
 
 LABELS = {
@@ -146,15 +144,15 @@ def written_out(params, target_params, r, t, weighting, x_r=None, of_class=None,
     return np.mean(WEIGHTS[weighting](r, t) * huber), np.mean(difference**2)
 
 
-def update(model, done=DONE):
-    """The parameters before an update, the gradient, the metrics, and the count of microbatches after it."""
-    before = model.init(keys.root_key(0), batch())
-    assert before.model_state == {"microbatches": 0}
-    before = before._replace(model_state={"microbatches": jnp.int32(done)})
+def update(model, done=DONE, frozen=()):
+    """The parameters before an update, the gradient, and the metrics."""
+    before = model.init(keys.root_key(0), batch(), frozen)
+    assert before.model_state == {}
+    before = before._replace(step=jnp.int32(done))
     assert model.microbatches == MICROBATCHES
     after, metrics = jax.jit(model.update)(KEY, before, batch())
     gradient = jax.tree.map(lambda old, new: np.asarray(old - new), before.params, after.params)
-    return jax.tree.map(np.asarray, before.params), gradient, metrics, int(after.model_state["microbatches"])
+    return jax.tree.map(np.asarray, before.params), gradient, metrics
 
 
 def assert_metrics(metrics, loss, error, r, t):
@@ -171,16 +169,15 @@ def assert_metrics(metrics, loss, error, r, t):
 ])  # fmt: skip
 def test_the_loss_from_scratch(name, weighting, noise_label):
     text, curriculum = CURRICULA[name]
-    params, gradient, metrics, count = update(build(curriculum=text, weighting=weighting, noise_label=noise_label))
+    params, gradient, metrics = update(build(curriculum=text, weighting=weighting, noise_label=noise_label))
     r, t = pairs(curriculum)
     assert_metrics(metrics, *written_out(params, params, r, t, weighting, noise_label=noise_label), r, t)
     assert_gradient(gradient, lambda p: written_out(p, params, r, t, weighting, noise_label=noise_label)[0], params)
-    assert count == DONE + MICROBATCHES
 
 
 def test_an_unconditional_model_sees_no_class():
     text, curriculum = CURRICULA["ect"]
-    params, _, metrics, _ = update(build(curriculum=text, class_conditional=False), done=0)
+    params, _, metrics = update(build(curriculum=text, class_conditional=False), done=0)
     r, t = pairs(curriculum, done=0)
     assert_metrics(metrics, *written_out(params, params, r, t, "inverse_step", of_class=np.zeros(N)), r, t)
 
@@ -188,7 +185,7 @@ def test_an_unconditional_model_sees_no_class():
 def teach(variables, x, sigma, cond=None, xp=jnp):
     """A teacher's denoiser, which depends on all that it is given; without a label, on none."""
     shift = 0.4 * sigma / (1.0 + sigma)
-    if cond is not None:
+    if cond:
         shift = shift + xp.asarray(OF_CLASS)[cond["label"]]
     return variables["gain"] * xp.tanh(x) + column(shift)
 
@@ -203,8 +200,7 @@ def heun(denoise, x, t, r):
 @pytest.mark.parametrize(("changes", "sentence"), [
     ({"label_dropout": -0.1}, r"label_dropout is -0\.1, but must lie in \[0, 1\]"),
     ({"huber": 0.0}, r"huber is 0\.0, but must be positive"),
-    ({"teacher_guidance": 2.0}, r"teacher_guidance is 2\.0, but has no effect without consistency\.teacher"),
-    ({"teacher_guidance": 2.0, "teacher": "elsewhere", "class_conditional": False}, r"effect without .*class_cond"),
+    ({"teacher_guidance": 2.0}, r"teacher_guidance is 2\.0, but has no effect without a frozen\.teacher"),
 ])  # fmt: skip
 def test_settings_that_would_do_nothing_or_harm_are_refused(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
@@ -212,10 +208,13 @@ def test_settings_that_would_do_nothing_or_harm_are_refused(changes, sentence):
 
 
 def test_guidance_of_a_teacher_without_classes_is_refused():
-    teacher = Trained(teach, {}, 0)
-    with pytest.raises(ValueError, match=r"guidance is 2\.0, but the teacher, elsewhere, is not class-conditional"):
-        build(Env(teacher=teacher), teacher="elsewhere", teacher_guidance=2.0)
-    build(teacher="elsewhere", teacher_guidance=2.0)  # the teacher is absent when its student is sampled
+    env = Env(frozen={"teacher": finished(teach, SHAPE, sigma_data=DATA)})
+    with pytest.raises(ValueError, match=r"guidance is 2\.0, but the teacher is not told the class"):
+        build(env, teacher_guidance=2.0)
+    with pytest.raises(
+        ValueError, match=r"teacher_guidance is 2\.0, but has no effect without .*class_conditional=True"
+    ):
+        build(env, teacher_guidance=2.0, class_conditional=False)
 
 
 @pytest.mark.parametrize("conditional", [True, False])
@@ -223,9 +222,10 @@ def test_distillation_takes_a_heun_step_of_the_guided_teacher(conditional):
     text, curriculum = CURRICULA["ict"]
     student = {"a": np.array([0.3, -0.8], np.float32), "b": np.float32(-0.6)}
     variables = {"gain": np.float32(0.6), "network": student}
-    teacher = Trained(teach, variables, NUM_CLASSES if conditional else 0, DATA)
-    changes = {"curriculum": text, "teacher": "elsewhere", "teacher_guidance": 2.5 if conditional else 1.0}
-    params, gradient, metrics, _ = update(build(Env(teacher=teacher), **changes))
+    teacher = finished(teach, SHAPE, NUM_CLASSES if conditional else 0, sigma_data=DATA)
+    changes = {"curriculum": text, "teacher_guidance": 2.5 if conditional else 1.0}
+    model = build(Env(frozen={"teacher": teacher}), **changes)
+    params, gradient, metrics = update(model, frozen={"teacher": variables})
     jax.tree.map(np.testing.assert_array_equal, params, {"network": student})
     r, t = pairs(curriculum)
     _, eps, _, hidden = draws()
@@ -247,7 +247,7 @@ def test_labels_are_hidden_at_their_rate_whatever_the_noise_and_alike_for_both_l
     monkeypatch.setattr(
         consistency, "make_network", lambda *args, out_channels, **rest: Recorder(seen.append, out_channels)
     )
-    model = build(spec=ModelSpec((1, 1, 1), NUM_CLASSES), microbatches=1, label_dropout=0.3)
+    model = build(spec=data_spec((1, 1, 1), NUM_CLASSES), microbatches=1, label_dropout=0.3)
     label = np.arange(n) % 4
     arrays = {"image": np.full((n, 1, 1, 1), 200, np.uint8), "index": np.arange(n), "label": label}
     data = {name: jnp.asarray(x[None]) for name, x in arrays.items()}

@@ -5,17 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import norm
+from specs import data_spec, finished
 
 from configs import ddpm, dit
 from jaxgen.core import keys
 from jaxgen.core.build import build_model
-from jaxgen.core.contract import Env, ModelSpec, Trained
+from jaxgen.core.contract import Env, ModelSpec
 from jaxgen.diffusion.likelihood import ode
 from jaxgen.diffusion.process import schedules, timesteps, uniforms
 from jaxgen.nn.uncertainty import Uncertainty
 from jaxgen.nn.unet import UNet
 
-DIGITS = ModelSpec((8, 8, 1), num_classes=10)
+DIGITS = data_spec((8, 8, 1), 10)
 TABLE = schedules.cosine().table
 ALPHA_BAR = timesteps.alpha_bar(TABLE)
 
@@ -51,7 +52,7 @@ def state():
 
 
 def test_the_loss_is_the_error_of_eps_at_a_uniform_timestep(state):
-    config = tiny(diffusion__label_dropout=0.0)
+    config = tiny(diffusion__label_dropout=0.0, sampler__guidance_scale=1.0)
     _, metrics = jax.jit(build_model(config, DIGITS).update)(keys.root_key(7), state, batch())
     example_keys = keys.per_example(keys.root_key(7), jnp.arange(6))
     t = np.floor(1000 * uniforms.independent(example_keys)).astype(int)
@@ -81,7 +82,7 @@ def test_denoise_is_the_estimate_of_x0_of_equation_15(state):
 
 def trained_rows(state, label_dropout):
     """The rows of the label embedding that a step of SGD has moved."""
-    model = build_model(tiny(diffusion__label_dropout=label_dropout), DIGITS)
+    model = build_model(tiny(diffusion__label_dropout=label_dropout, sampler__guidance_scale=1.0), DIGITS)
     new_state, _ = jax.jit(model.update)(keys.root_key(3), state, batch())
     before, after = (s.params["network"]["embedding"]["label"]["embedding"] for s in (state, new_state))
     return set(np.flatnonzero(np.any(before != after, axis=1)).tolist())
@@ -141,7 +142,7 @@ def test_the_ode_gives_the_likelihood_of_the_gaussian_that_its_denoiser_is_ideal
     model, state = untrained(**{f"diffusion__{k}": v for k, v in changes.items()}, diffusion__likelihood="ode")
     image_keys = jax.random.split(jax.random.key(0), 6)
     images = jnp.asarray(pixels(), jnp.float32)
-    nats = jax.jit(model.log_prob)(image_keys, state.params, {"image": images})
+    nats = jax.jit(model.log_prob)(image_keys, state.params, images)
     # A denoiser that says 0 everywhere is that of a point at 0, seen at the least noise level: N(0, 1).
     x = np.asarray(ode.dequantize(image_keys, images), np.float64)
     expected = np.sum(-0.5 * x**2 - 0.5 * np.log(2 * np.pi) + np.log(2 / 255), axis=(1, 2, 3))
@@ -169,7 +170,7 @@ def test_the_bound_adds_up_prior_divergences_and_decoder():
     )
     table = schedules.linear(num_timesteps=21).table
     images = jnp.asarray(pixels(), jnp.float32)
-    nats = jax.jit(model.log_prob)(jax.random.split(jax.random.key(0), 6), state.params, {"image": images})
+    nats = jax.jit(model.log_prob)(jax.random.split(jax.random.key(0), 6), state.params, images)
     left, x0 = 1 / (1 + table[-1] ** 2), pixels()
     prior = 0.5 * (left * x0**2 + (1 - left) - 1 - np.log(1 - left)).sum(axis=(1, 2, 3))
     divergences = posterior_divergences(table, large_logvar(table))[1:].sum(axis=0)
@@ -246,14 +247,65 @@ def test_samples_are_guided_away_from_a_worse_model():
     config.diffusion.self_conditioning = config.diffusion.learned_variance = False
     config.diffusion.parameterization = "x0"
     config.sampler.name, config.sampler.num_steps, config.sampler.guidance_scale = "ddim", 1, 3.0
-    config.sampler.guide = "runs/guide"
-    model = build_model(config, DIGITS, Env(guide=Trained(guide, np.float32(0.1), 10)))
-    variables = model.eval_variables(model.init(keys.root_key(0), batch()))
+    model = build_model(config, DIGITS, Env(frozen={"guide": finished(guide, (8, 8, 1), 10)}))
+    variables = model.eval_variables(model.init(keys.root_key(0), batch(), {"guide": np.float32(0.1)}))
     assert variables["guide"] == np.float32(0.1)
     label = jnp.array([0, 1, 2])
     images = jax.jit(model.sample)(jax.random.split(jax.random.key(0), 3), variables, {"label": label})
     expected = 0.1 * (1.0 + label) * (1.0 - 3.0)  # Karras et al. 2024 (autoguidance), eq. 3
     np.testing.assert_allclose(images[:, 3, 4, 0], expected, rtol=1e-5)
+
+
+def guided_by(spec, guide, **diffusion):
+    """A model that says 0, guided at scale 3 and at one level away from another one."""
+    config = dit.get_config("tiny")
+    config.diffusion.self_conditioning = config.diffusion.learned_variance = False
+    config.diffusion.update({"parameterization": "x0", **diffusion})
+    config.sampler.update({"name": "ddim", "num_steps": 1, "guidance_scale": 3.0})
+    return build_model(config, spec, Env(frozen={"guide": guide}))
+
+
+def test_a_guide_is_told_what_it_can_be_told_and_no_more():
+    told = []
+
+    def guide(variables, x, sigma, cond=None):
+        told.append(cond)
+        return variables * jnp.ones_like(x)
+
+    for num_classes, cond, expected in ((0, [0, 1, 2], set()), (10, [0, 1, 2], {"label"}), (10, None, set())):
+        told.clear()
+        model = guided_by(DIGITS, finished(guide, (8, 8, 1), num_classes))
+        variables = model.eval_variables(model.init(keys.root_key(0), batch(), {"guide": np.float32(0.1)}))
+        cond = None if cond is None else {"label": jnp.array(cond)}
+        images = jax.jit(model.sample)(jax.random.split(jax.random.key(0), 3), variables, cond)
+        np.testing.assert_allclose(images, np.full((3, 8, 8, 1), 0.1 * (1.0 - 3.0)), rtol=1e-5)
+        assert told
+        assert all(set(given) == expected for given in told)
+
+
+def test_guides_that_cannot_guide_are_refused():
+    other = finished(lambda variables, x, sigma, cond=None: x, (8, 8, 1), 10)
+    with pytest.raises(ValueError, match="Guidance needs a model with denoise"):
+        guided_by(DIGITS, other._replace(denoise=None))
+    plain = {"class_conditional": False, "label_dropout": 0.0}
+    with pytest.raises(ValueError, match=r"frozen\.guide is told 'label', which this model is not: guide by another"):
+        guided_by(DIGITS, other, **plain)
+    guided_by(DIGITS, finished(other.denoise, (8, 8, 1)), **plain)
+    with pytest.raises(ValueError, match=r"images \(4, 4, 1\), but those of this run are \(8, 8, 1\)"):
+        guided_by(DIGITS, finished(other.denoise, (4, 4, 1)))
+
+
+def test_guidance_away_from_the_null_condition_needs_label_dropout():
+    for scale in (0.0, 2.0):
+        config = tiny(diffusion__label_dropout=0.0, sampler__guidance_scale=scale)
+        with pytest.raises(
+            ValueError, match=rf"guidance_scale is {scale}, but the model never learned .* set diffusion\.label_dropout"
+        ):
+            build_model(config, DIGITS)
+    build_model(tiny(diffusion__label_dropout=0.0, sampler__guidance_scale=1.0), DIGITS)
+    build_model(tiny(diffusion__label_dropout=0.01, sampler__guidance_scale=2.0), DIGITS)
+    guide = finished(lambda variables, x, sigma, cond=None: x, (8, 8, 1), 10)
+    guided_by(DIGITS, guide, label_dropout=0.0)  # away from another model, the null condition is not needed
 
 
 def test_sampling_is_one_program_that_is_traced_once():

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from formula_network import Recorder
+from specs import data_spec
 
 from configs import ddpm, edm2
 from jaxgen.core import keys
 from jaxgen.core.build import build_model
 from jaxgen.core.contract import Env, GenerativeModel, ModelSpec
-from jaxgen.core.latents import Autoencoder
 from jaxgen.diffusion.sampling.sampler import Sampler
 from jaxgen.methods.denoising import diffusion
 
@@ -22,7 +22,7 @@ def build(**changes):
     config.sampler.name, config.sampler.levels = "ddim", "karras"
     for name, value in changes.items():
         config.diffusion[name] = value
-    return build_model(config, ModelSpec((1, 1, 1), 4))
+    return build_model(config, data_spec((1, 1, 1), 4))
 
 
 @pytest.mark.parametrize(("name", "value", "allowed"), [
@@ -77,11 +77,12 @@ def test_edm2_sees_latents_of_the_deviation_that_its_preconditioning_assumes(mon
     pixels = GenerativeModel(ModelSpec((8, 8, 3), latent_shape=(1, 1, 2)), *[lambda *args: None] * 4)
     pixels = pixels._replace(encode=lambda *args: None, decode=lambda *args: None)
     shift, scale = np.array([5.0, -2.0], np.float32), np.array([4.0, 0.3], np.float32)
-    model = build_model(config, ModelSpec((1, 1, 4), 4), Env(frozen=Autoencoder(pixels, {}, shift, scale)))
+    model = build_model(config, data_spec((1, 1, 4), 4), Env(frozen={"autoencoder": pixels}))
     moments = np.broadcast_to(np.concatenate([shift, scale]), (1, n, 1, 1, 4))
     arrays = {"image": moments, "index": np.arange(n)[None], "label": np.arange(n)[None] % 4}
     data = jax.tree.map(jnp.asarray, arrays)
-    state = model.init(keys.root_key(0), data)
+    frozen = {"autoencoder": {"variables": {}, "shift": shift, "scale": scale}}
+    state = model.init(keys.root_key(0), data, frozen)
     jax.block_until_ready(jax.jit(model.update)(KEY, state, data))
     jax.effects_barrier()
     x, noise_label, _ = seen[0]
@@ -112,4 +113,4 @@ def test_the_defaults_are_those_of_ddpm():
         "none",
         100,
     )
-    assert Sampler() == ("ancestral", "timesteps", 1000, 1.0, None, 0.0, None, True)
+    assert Sampler() == ("ancestral", "timesteps", 1000, 1.0, None, 0.0, True)

@@ -17,7 +17,8 @@ DIMENSIONS = math.prod(SHAPE)
 LEVELS = np.random.default_rng(1).integers(0, 256, (3, *SHAPE))
 LEVELS[0, 0, 0, 0], LEVELS[2, 1, 2, 1] = 0, 255
 IMAGES = LEVELS / 127.5 - 1.0
-BATCH = {"image": jnp.asarray(IMAGES, jnp.float32), "label": jnp.asarray(LABEL)}
+COND = {"label": jnp.asarray(LABEL)}
+ARGS = (KEYS, VARIABLES, jnp.asarray(IMAGES, jnp.float32))
 
 OF_LOG_SIGMA = {"schedule": "log_linear(sigma_min=0.001, sigma_max=4.0)", "noise_label": "log_sigma"}
 PATHS = {
@@ -76,7 +77,7 @@ def test_the_ode_is_integrated_as_by_hand(name, monkeypatch):
         expected = ode_by_hand(
             lambda x, s, label=label: predict(pieces, x, s, label)[0], sigmas, prior_variance=variance
         )
-        ours = jax.jit(model.log_prob)(KEYS, VARIABLES, {**BATCH, "label": jnp.asarray(label)})
+        ours = jax.jit(model.log_prob)(*ARGS, {"label": jnp.asarray(label)})
         np.testing.assert_allclose(ours, expected, rtol=2e-4)
 
 
@@ -85,7 +86,7 @@ def test_the_ode_starts_at_the_least_level_of_a_schedule_that_starts_higher(monk
     pieces.settings["schedule"] = "log_linear(sigma_min=0.3, sigma_max=4.0)"
     model, _ = make_model(monkeypatch, pieces, {"likelihood": "ode", "likelihood_steps": 2}, {})
     expected = ode_by_hand(lambda x, s: predict(pieces, x, s, LABEL)[0], np.geomspace(0.3, 4.0, 3), prior_variance=16.0)
-    np.testing.assert_allclose(jax.jit(model.log_prob)(KEYS, VARIABLES, BATCH), expected, rtol=2e-4)
+    np.testing.assert_allclose(jax.jit(model.log_prob)(*ARGS, COND), expected, rtol=2e-4)
 
 
 MEANS, TAU = np.array([-0.3, 0.1, 0.4, 0.9]), 0.3
@@ -115,7 +116,7 @@ def test_the_density_of_each_class_is_its_gaussian(name, monkeypatch):
         stretch = math.sqrt((TAU**2 + high**2) / (TAU**2 + low**2))
         prior = math.sqrt(high**2 + (name == "preserving"))
         nats = norm.logpdf(mean + stretch * (x - mean), scale=prior) + math.log(stretch) + math.log(2.0 / 255.0)
-        ours = score(KEYS, VARIABLES, {**BATCH, "label": jnp.asarray(label)})
+        ours = score(*ARGS, {"label": jnp.asarray(label)})
         np.testing.assert_allclose(ours, nats.sum((1, 2, 3)), rtol=1e-4)
 
 
@@ -142,18 +143,22 @@ def test_the_bound_is_the_sum_of_its_terms(learned, monkeypatch):
     pieces = pieces._replace(settings={**V.settings, "schedule": "linear(num_timesteps=25)"})
     settings = {"likelihood": "bound", "learned_variance": learned}
     model, _ = make_model(monkeypatch, pieces, settings, {"guidance_scale": 3.0})
-    ours = jax.jit(model.log_prob)(KEYS, VARIABLES, BATCH)
+    ours = jax.jit(model.log_prob)(*ARGS, COND)
     total = 0.5 * (bars[-1] * IMAGES**2 - bars[-1] - np.log1p(-bars[-1])).sum((1, 2, 3))  # L_T
     smalls = betas * (1.0 - np.append(1.0, bars[:-1])) / (1.0 - bars)
     smalls[0] = smalls[1]
     for i, (beta, bar, small) in enumerate(zip(betas, bars, smalls, strict=True)):
         before = bars[i - 1] if i else 1.0
         x_t = np.sqrt(bar) * IMAGES + np.sqrt(1.0 - bar) * noise_of(i)
-        x_0, fraction = predict(pieces, x_t / np.sqrt(bar), sigmas[i], LABEL)
+        x_0, interpolation = predict(pieces, x_t / np.sqrt(bar), sigmas[i], LABEL)
         weights = np.sqrt(before) * beta / (1.0 - bar), np.sqrt(1.0 - beta) * (1.0 - before) / (1.0 - bar)
         true, mean = (weights[0] * image + weights[1] * x_t for image in (IMAGES, np.clip(x_0, -1.0, 1.0)))
         variance = (
-            np.exp(fraction * np.log(beta) + (1.0 - fraction) * np.log(small)) if learned else beta if i else small
+            np.exp(interpolation * np.log(beta) + (1.0 - interpolation) * np.log(small))
+            if learned
+            else beta
+            if i
+            else small
         )
         if i:  # L_{t-1}
             total += 0.5 * (np.log(variance / small) - 1.0 + (small + (true - mean) ** 2) / variance).sum((1, 2, 3))
@@ -186,7 +191,6 @@ def test_encode_and_decode_are_the_path_of_ddim_both_ways(name, monkeypatch):
     model, _ = make_model(monkeypatch, pieces, {}, {"guidance_scale": 3.0})  # which neither has
     sigmas = np.append(np.geomspace(4.0, 0.3, 5), 0.0)
     std = math.sqrt(16.0 + (name == "preserving"))
-    cond = {"label": BATCH["label"]}
 
     def denoise(x, sigma):
         return predict(pieces, x, sigma, LABEL)[0]
@@ -195,9 +199,9 @@ def test_encode_and_decode_are_the_path_of_ddim_both_ways(name, monkeypatch):
     x = IMAGES + 0.5 * (IMAGES - denoise(IMAGES, sigmas[4]))
     for t, s in zip(sigmas[4:0:-1], sigmas[3::-1], strict=True):
         x = x + (s - t) * (x - denoise(x, t)) / t
-    latents = jax.jit(model.encode)(KEYS, VARIABLES, BATCH["image"], cond)
+    latents = jax.jit(model.encode)(*ARGS, COND)
     np.testing.assert_allclose(latents, x / std, rtol=1e-3, atol=2e-4)
 
     expected = loops.ddim(denoise, std * np.asarray(latents, np.float64), sigmas, lambda k: 0.0)
-    images = jax.jit(model.decode)(VARIABLES, latents, cond)
+    images = jax.jit(model.decode)(VARIABLES, latents, COND)
     np.testing.assert_allclose(images, expected, rtol=1e-3, atol=3e-4)

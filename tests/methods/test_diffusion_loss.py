@@ -15,19 +15,20 @@ import pytest
 from flax import linen as nn
 from formula_network import OF_CLASS, assert_gradient, column, formula, gains
 from scipy.stats import norm
+from specs import data_spec
 from tiny_runs import train_by_sgd
 
 from configs import ddpm
 from jaxgen.core import keys
 from jaxgen.core.build import build_model
-from jaxgen.core.contract import Env, GenerativeModel, ModelSpec
+from jaxgen.core.contract import Env, GenerativeModel
 from jaxgen.diffusion.process import uniforms
 from jaxgen.diffusion.training import augmentation
 from jaxgen.diffusion.training.augment_recipes import edm
 from jaxgen.methods.denoising import diffusion
 
 SHAPE = (2, 3, 2)
-SPEC = ModelSpec(SHAPE, num_classes=formula_network.NUM_CLASSES)
+SPEC = data_spec(SHAPE, formula_network.NUM_CLASSES)
 N = 6
 INDEX, LABEL = np.array([3, 0, 5, 1, 2, 4], np.int32), np.array([1, 3, 0, 2, 0, 1], np.int32)
 IMAGE = np.random.default_rng(0).integers(0, 256, (N, *SHAPE)).astype(np.uint8)
@@ -350,7 +351,7 @@ def test_importance_weights_multiply_every_term():
     np.testing.assert_allclose(done.after.model_state["loss_moments"], updated(bucket, error + u), rtol=1e-4)
 
 
-def hybrid_bound(i, x_t, x0_hat, fraction, num_timesteps):
+def hybrid_bound(i, x_t, x0_hat, interpolation, num_timesteps):
     """L_vlb of Nichol and Dhariwal 2021, eq. 4-7 and 15, in bits/dim times 0.001 T (eq. 16), one an example."""
     alpha_bar = np.append(1.0, discrete(num_timesteps))
     t, s = alpha_bar[1:], alpha_bar[:-1]
@@ -360,7 +361,7 @@ def hybrid_bound(i, x_t, x0_hat, fraction, num_timesteps):
     log_small, log_beta = (np.log(v[i])[:, None, None, None] for v in (small, beta))
     from_x0, from_x_t = np.sqrt(s) * beta / (1 - t), np.sqrt(t / s) * (1 - s) / (1 - t)  # Ho et al. 2020, eq. 7
     mean, true = (column(from_x0[i]) * x0 + column(from_x_t[i]) * x_t for x0 in (x0_hat, X0))
-    logvar = fraction * log_beta + (1 - fraction) * log_small
+    logvar = interpolation * log_beta + (1 - interpolation) * log_small
     kl = 0.5 * (logvar - log_small + np.exp(log_small - logvar) + (true - mean) ** 2 / np.exp(logvar) - 1)
     std = np.exp(0.5 * logvar)
     high = np.where(IMAGE == 255, np.inf, (X0 + 1 / 255 - mean) / std)

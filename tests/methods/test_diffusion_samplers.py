@@ -20,6 +20,7 @@ from formula_models import (
     FLOW,
     KEYS,
     LABEL,
+    SHAPE,
     VARIABLES,
     VE,
     X0,
@@ -29,14 +30,15 @@ from formula_models import (
     noise_of,
     predict,
 )
+from specs import finished
 
-from jaxgen.core.contract import Env, Trained
+from jaxgen.core.contract import Env
 
 
 def guide(variables, x, sigma, cond=None):
     """A worse model, of estimates that are no network's."""
     scale = (1.0 / (1.0 + sigma))[:, None, None, None]
-    label = (0.0 if cond is None else cond["label"] * 1.0)[:, None, None, None]
+    label = (cond["label"] * 1.0)[:, None, None, None]
     xp = np if isinstance(x, np.ndarray) else jnp
     return variables * xp.tanh(scale * x) + 0.1 * label
 
@@ -112,8 +114,8 @@ def model_of(case: Case, levels: np.ndarray, monkeypatch):
         sampler["guidance_interval"] = tuple(float(np.float32(levels[i])) for i in sampler["guidance_interval"])
     if case.guide is None:
         return make_model(monkeypatch, case.pieces, case.diffusion, sampler)
-    env = Env(guide=Trained(guide, np.float32(case.guide), CLASSES))
-    return make_model(monkeypatch, case.pieces, case.diffusion, {**sampler, "guide": "runs/guide"}, env)
+    env = Env(frozen={"guide": finished(guide, SHAPE, CLASSES)})
+    return make_model(monkeypatch, case.pieces, case.diffusion, sampler, env)
 
 
 class Reference:
@@ -127,7 +129,7 @@ class Reference:
         hint = self.case.diffusion.get("self_conditioning", False)
         return predict(self.case.pieces, x, sigma, label, self_conditioning=hint)
 
-    def fraction(self, x, sigma):
+    def interpolation(self, x, sigma):
         return self.predict(x, sigma, self.case.label)[1]
 
     def guided(self, x, sigma):
@@ -165,7 +167,7 @@ def test_samples_are_those_of_the_loop(name, monkeypatch):
     sigmas = sigmas.astype(np.float32).astype(np.float64)
     reference = Reference(case, sampler)
     start = np.sqrt(sigmas[0] ** 2 + case.pieces.variance_preserving) * noise_of("initial_noise")
-    options = {"fraction": reference.fraction} if name == "ancestral_learned" else {}
+    options = {"interpolation": reference.interpolation} if name == "ancestral_learned" else {}
     expected = case.loop(reference, start, sigmas, noise_of, **options)
     if sampler.clip:
         assert 0.02 < np.mean(reference.clipped) < 0.9

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from formula_models import CLASSES, KEYS, LABEL, SHAPE, VARIABLES, formula, noise_of
+from specs import data_spec
 
 from configs import consistency as consistency_config
 from configs import meanflow as meanflow_config
-from jaxgen.core.contract import Env, ModelSpec
+from jaxgen.core.contract import Env
 from jaxgen.methods.denoising import consistency, meanflow
 
-SPEC = ModelSpec(SHAPE, CLASSES)
+SPEC = data_spec(SHAPE, CLASSES)
 FEATURES, SCALE = 6, 20.0
 
 

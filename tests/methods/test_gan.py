@@ -17,6 +17,7 @@ from by_hand import (
     waves,
 )
 from flax import linen as nn
+from specs import data_spec
 
 from configs import gan
 from jaxgen.core import keys, trees
@@ -26,7 +27,7 @@ from jaxgen.losses.adversarial import LOSSES
 from jaxgen.methods.gan import gan as gan_method
 from jaxgen.nn.mlp import MLP
 
-DIGITS = ModelSpec((8, 8, 1), num_classes=10)
+DIGITS = data_spec((8, 8, 1), 10)
 
 
 def batch(microbatches):
@@ -60,7 +61,7 @@ def test_samples_are_the_tanh_of_the_generators_output_row_by_row():
 
 
 def test_the_mnist_networks_are_the_official_ones():
-    model = build_model(gan.get_config("mnist"), ModelSpec((28, 28, 1), num_classes=10))
+    model = build_model(gan.get_config("mnist"), data_spec((28, 28, 1), 10))
     example = {
         "image": jax.ShapeDtypeStruct((1, 1, 28, 28, 1), jnp.uint8),
         "index": jax.ShapeDtypeStruct((1, 1), jnp.int32),
@@ -128,9 +129,9 @@ def test_an_update_by_hand(monkeypatch, loss):
     config.train.update({"microbatches": 2, "num_steps": NUM_STEPS})
     for name, section in config.optimizer.items():
         section.update({"name": "sgd", "learning_rate": RATES[name], "b1": 0.0, "schedule": "linear"})
-    model = gan_method.make(config, ModelSpec((2, 2, 2), num_classes=10), Env())
+    model = gan_method.make(config, data_spec((2, 2, 2), 10), Env())
     assert model.microbatches == 4
-    assert model.spec == ModelSpec((2, 2, 2), num_classes=0, latent_shape=(3,))
+    assert model.spec == data_spec((2, 2, 2), 0, latent_shape=(3,))
     images = 0.8 * jax.random.uniform(KEY, (4, 3, 2, 2, 2), minval=-0.5)
     index = jnp.array([[5, 2, 9], [1, 0, 7], [3, 11, 4], [8, 6, 10]])
     batch = {"image": images, "index": index}
@@ -186,10 +187,10 @@ def test_networks_get_the_settings_of_their_sections(monkeypatch):
     config.discriminator.update({"hidden": (6, 5), "pieces": 3, "dropout": 0.25})
     config.generator.hidden = (7,)
     config.train.compute_dtype = "bfloat16"
-    game = gan_method._game(config, gan_method.Settings(latent_dim=3, loss="hinge"), ModelSpec((2, 3, 2)))
-    assert game.discriminator == MLP(1, (6, 5), 3, 0.25, "bfloat16")
-    assert game.generator == MLP(12, (7,), 1, 0.0, "bfloat16")
-    assert game.loss == LOSSES["hinge"]
+    networks = gan_method._networks(config, gan_method.Settings(latent_dim=3, loss="hinge"), ModelSpec((2, 3, 2)))
+    assert networks.discriminator == MLP(1, (6, 5), 3, 0.25, "bfloat16")
+    assert networks.generator == MLP(12, (7,), 1, 0.0, "bfloat16")
+    assert networks.loss == LOSSES["hinge"]
 
 
 @pytest.mark.parametrize(

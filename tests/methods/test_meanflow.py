@@ -5,15 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from specs import data_spec
 
 from configs import meanflow as meanflow_config
 from jaxgen.core import keys
 from jaxgen.core.build import build_model
-from jaxgen.core.contract import ModelSpec
+from jaxgen.core.conditioning import classes
+from jaxgen.core.contract import Context, ModelSpec
+from jaxgen.diffusion.few_step import mean_flow
 from jaxgen.diffusion.process import times
 from jaxgen.methods.denoising import meanflow
 
-DIGITS = ModelSpec((8, 8, 1), num_classes=10)
+DIGITS = data_spec((8, 8, 1), 10)
 EXAMPLE_KEYS = keys.per_example(keys.root_key(7), jnp.arange(6))
 FEATURES = 64
 A, B, C = 0.7, -0.2, 0.3
@@ -34,9 +37,15 @@ class Formula(nn.Module):
 PARAMS = {"network": {"a": jnp.float32(A)}}
 
 
-def process(**settings):
+def average_velocity(**settings):
     settings = meanflow.Settings(times="uniform", time_scale=10.0, class_conditional=True, **settings)
-    return meanflow.Process(Formula(), settings, times.uniform(), 10)
+    return meanflow.AverageVelocity(Formula(), settings, times.uniform(), {"label": classes(10, null=True)})
+
+
+def objective_of(average_velocity):
+    """The objective as a function of the parameters and the batch."""
+    objective = meanflow._objective(average_velocity)
+    return lambda params, batch: objective(Context(keys.root_key(7), jnp.int32(0)), params, {}, batch)
 
 
 def batch():
@@ -50,7 +59,7 @@ def column(values):
 
 def drawn(share):
     eps = np.asarray(keys.normal(keys.fold_each(EXAMPLE_KEYS, "eps"), (8, 8, 1)))
-    r, t = map(np.asarray, jax.jit(lambda keys: meanflow.draw_interval(keys, times.uniform(), share))(EXAMPLE_KEYS))
+    r, t = map(np.asarray, jax.jit(lambda keys: mean_flow.draw_interval(keys, times.uniform(), share))(EXAMPLE_KEYS))
     return eps, r, t, column(1.0 - t) * np.asarray(batch()["image"]) + column(t) * eps
 
 
@@ -69,8 +78,8 @@ def test_the_loss_is_that_of_algorithm_1_with_the_guided_velocity(omega, kappa, 
     target = velocity - column(t - r) * (A * velocity + B)
     squared = np.sum((u - target) ** 2, axis=(1, 2, 3))
     settings = {"guidance_scale": omega, "guidance_mix": kappa, "label_dropout": label_dropout}
-    objective = meanflow.make_objective(process(interval_share=0.5, adaptive_power=0.25, **settings))
-    loss, (_, metrics) = jax.jit(objective)(keys.root_key(7), PARAMS, {}, batch())
+    objective = objective_of(average_velocity(interval_share=0.5, adaptive_power=0.25, **settings))
+    loss, (_, metrics) = jax.jit(objective)(PARAMS, batch())
     np.testing.assert_allclose(loss, np.mean(squared / (squared + 1e-3) ** 0.25), rtol=1e-4)
     np.testing.assert_allclose(metrics["velocity_error"], np.mean((u - target) ** 2), rtol=1e-4)
 
@@ -79,15 +88,15 @@ def test_the_gradient_is_that_of_the_prediction_alone():
     eps, r, t, z = drawn(1.0)
     velocity = eps - np.asarray(batch()["image"])
     difference = A * z + B * column(t) - (velocity - column(t - r) * (A * velocity + B))
-    objective = meanflow.make_objective(process(interval_share=1.0, adaptive_power=0.0, label_dropout=0.0))
-    gradient = jax.jit(jax.grad(lambda params: objective(keys.root_key(7), params, {}, batch())[0]))(PARAMS)
+    objective = objective_of(average_velocity(interval_share=1.0, adaptive_power=0.0, label_dropout=0.0))
+    gradient = jax.jit(jax.grad(lambda params: objective(params, batch())[0]))(PARAMS)
     expected = np.mean(np.sum(2.0 * difference * z, axis=(1, 2, 3)))
     np.testing.assert_allclose(gradient["network"]["a"], expected, rtol=1e-4)
 
 
 def test_intervals_are_two_ordered_draws_for_a_share_of_the_examples():
     example_keys = keys.per_example(jax.random.key(0), jnp.arange(4000))
-    r, t = map(np.asarray, jax.jit(lambda keys: meanflow.draw_interval(keys, times.uniform(), 0.3))(example_keys))
+    r, t = map(np.asarray, jax.jit(lambda keys: mean_flow.draw_interval(keys, times.uniform(), 0.3))(example_keys))
     assert (r <= t).all()
     assert abs(np.mean(r < t) - 0.3) < 0.03
     # Of two uniform draws, the greater is 2/3 and the smaller 1/3 on average.

@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 from formula_network import NUM_CLASSES, OF_CLASS, Recorder, assert_gradient, column, formula, gains
 from scipy.stats import norm
+from specs import data_spec
 from tiny_runs import train_by_sgd
 
 from configs import meanflow as meanflow_config
 from jaxgen.core import keys
 from jaxgen.core.build import build_model
-from jaxgen.core.contract import ModelSpec
 from jaxgen.diffusion.process import uniforms
 from jaxgen.methods.denoising import meanflow
 
 SHAPE, N = (2, 3, 2), 6
-SPEC = ModelSpec(SHAPE, NUM_CLASSES)
+SPEC = data_spec(SHAPE, NUM_CLASSES)
 INDEX, LABEL = np.array([3, 0, 5, 1, 2, 4], np.int32), np.array([1, 3, 0, 2, 0, 1], np.int32)
 IMAGE = np.random.default_rng(0).integers(0, 256, (N, *SHAPE)).astype(np.uint8)
 X0 = IMAGE / 127.5 - 1.0
@@ -133,10 +133,18 @@ def test_the_loss_is_that_of_algorithm_1_with_the_guided_velocity(power, floor, 
     ({"interval_features": 5}, "interval_features is 5, but must be even and at least 4"),
     ({"guidance_scale": 2.0, "class_conditional": False}, r"guidance_scale is 2\.0, but has no effect .*class_"),
     ({"guidance_mix": 0.5, "class_conditional": False}, r"guidance_mix is 0\.5, but has no effect .*class_"),
+    ({"guidance_scale": 2.0, "label_dropout": 0.0}, r"never trained: set meanflow\.label_dropout above 0"),
+    ({"guidance_mix": 0.5, "label_dropout": 0.0}, r"never trained: set meanflow\.label_dropout above 0"),
 ])  # fmt: skip
 def test_settings_that_would_do_nothing_or_harm_are_refused(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         build(**changes)
+
+
+def test_a_velocity_that_has_no_part_of_the_null_one_needs_no_label_dropout():
+    for guidance in ({}, {"guidance_scale": 0.5, "guidance_mix": 0.5}):
+        assert not build(label_dropout=0.0, **guidance).spec.conditioning["label"].null
+    build(label_dropout=0.01, guidance_scale=2.0)
 
 
 def test_an_unconditional_model_sees_no_class():
@@ -151,7 +159,7 @@ def test_labels_are_hidden_at_their_rate_whatever_times_and_intervals(monkeypatc
         meanflow, "make_network", lambda *args, out_channels, **rest: Recorder(seen.append, out_channels)
     )
     label = np.arange(n) % 4
-    model = build(spec=ModelSpec((1, 1, 1), NUM_CLASSES), microbatches=1, label_dropout=0.3)
+    model = build(spec=data_spec((1, 1, 1), NUM_CLASSES), microbatches=1, label_dropout=0.3)
     arrays = {"image": np.full((n, 1, 1, 1), 200, np.uint8), "index": np.arange(n), "label": label}
     data = {name: jnp.asarray(x[None]) for name, x in arrays.items()}
     jax.block_until_ready(jax.jit(model.update)(KEY, model.init(keys.root_key(0), data), data))

@@ -4,19 +4,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from specs import data_spec
 
 from configs import stylegan2 as stylegan2_config
 from jaxgen.core import keys
 from jaxgen.core.build import build_model
-from jaxgen.core.contract import Env, ModelSpec
+from jaxgen.core.contract import CONSTANT, Env, ModelSpec, Phase
 from jaxgen.methods.gan import stylegan2
 from jaxgen.nn.stylegan2_discriminator import Discriminator
 from jaxgen.nn.stylegan2_generator import Generator
 
 KEY = keys.root_key(0)
-SPEC = ModelSpec((8, 8, 1), num_classes=3)
+SPEC = data_spec((8, 8, 1), 3)
 SIZE = 8
-BOTH, NOBODY = ("discriminator", "generator"), ()
+PLAYERS = ("discriminator", "generator")
+BOTH, GENERATOR, NOBODY = Phase(PLAYERS), Phase(("generator",)), CONSTANT
 RATE = 0.5
 
 
@@ -120,18 +122,19 @@ def test_regularizers_count_in_their_phases_only(trained):
     model, _, outcomes = trained
     phases = [model.phase(step) for step in range(17)]
     assert phases[0] == phases[16] == BOTH
-    assert phases[4] == phases[8] == phases[12] == ("generator",)
+    assert all(type(phase) is Phase for phase in phases)
+    assert phases[4] == phases[8] == phases[12] == GENERATOR
     assert {phases[step] for step in range(17) if step % 4} == {NOBODY}
     without, more = (outcomes[phase][1] for phase in (NOBODY, BOTH))
     added = {"r1", "path_length"} | {
-        f"{kind}/{player}_regularizer" for kind in ("loss", "grad_norm") for player in BOTH
+        f"{kind}/{player}_regularizer" for kind in ("loss", "grad_norm") for player in PLAYERS
     }
     assert set(more) - set(without) == added
     assert outcomes[NOBODY][0].model_state["path_length"] == 0.0
     off = {"path_length_weight": 0.0, "path_length_every_steps": 4}
     assert build(r1_gamma=0.0, r1_every_steps=16, **off).phase(0) == NOBODY
-    assert build(r1_gamma=0.0, r1_every_steps=16, path_length_every_steps=2).phase(2) == ("generator",)
-    assert build(r1_every_steps=2, **off).phase(2) == ("discriminator",)
+    assert build(r1_gamma=0.0, r1_every_steps=16, path_length_every_steps=2).phase(2) == GENERATOR
+    assert build(r1_every_steps=2, **off).phase(2) == Phase(regularized=("discriminator",))
 
 
 def test_the_average_style_moves_towards_each_batch(trained):

@@ -18,18 +18,20 @@ from by_hand import (
     waves,
 )
 from flax import linen as nn
+from specs import data_spec
 
 from configs import stylegan2 as stylegan2_config
 from jaxgen.core import keys
-from jaxgen.core.contract import Env, ModelSpec
+from jaxgen.core.contract import CONSTANT, Env, Phase
 from jaxgen.losses.adversarial import LOSSES
 from jaxgen.methods.gan import stylegan2
 from jaxgen.nn.stylegan2_discriminator import Discriminator
 from jaxgen.nn.stylegan2_generator import Generator
 
 KEY = keys.root_key(0)
-SPEC = ModelSpec((2, 2, 1), num_classes=3)
-BOTH, NOBODY = ("discriminator", "generator"), ()
+SPEC = data_spec((2, 2, 1), 3)
+PLAYERS = ("discriminator", "generator")
+BOTH, GENERATOR, NOBODY = Phase(PLAYERS), Phase(("generator",)), CONSTANT
 LAYERS, PIXELS = 3, 4
 M, A, B = waves(3, 2, phase=0.3), waves(LAYERS, 2, PIXELS, phase=1.1) / 2, waves(LAYERS, 2, PIXELS, phase=2.3) / 2
 C, K = waves(PIXELS, phase=2.0), waves(PIXELS, phase=0.9)
@@ -248,7 +250,7 @@ def state_of(model, batch):
     return state._replace(step=jnp.int32(STEP), params=params, opt_state=opt_state, model_state=model_state)
 
 
-@pytest.mark.parametrize(("phase", "conditional", "mixing"), [(BOTH, True, MIXING), (("generator",), False, 0.0)])
+@pytest.mark.parametrize(("phase", "conditional", "mixing"), [(BOTH, True, MIXING), (GENERATOR, False, 0.0)])
 def test_an_update_of_formulas_by_hand(monkeypatch, phase, conditional, mixing):
     _, model = formulas(monkeypatch, class_conditional=conditional, style_mixing=mixing)
     assert (model.microbatches, model.spec.num_classes) == (2, 3 * conditional)
@@ -258,10 +260,10 @@ def test_an_update_of_formulas_by_hand(monkeypatch, phase, conditional, mixing):
     hand = ByHand(batch, conditional=conditional, mixing=mixing)
     for player in ("discriminator", "generator"):
         getattr(hand, player)()
-        if player in phase:
+        if player in phase.regularized:
             getattr(hand, f"{player}_regularizer")()
     assert_close(metrics, hand.metrics)
-    for player in BOTH:
+    for player in PLAYERS:
         assert_close(after.params[player], hand.params[player])
     np.testing.assert_allclose(after.model_state["generator"]["w_avg"], hand.w_avg, rtol=1e-4)
     np.testing.assert_allclose(after.model_state["path_length"], hand.path_length, rtol=1e-4)
@@ -325,15 +327,15 @@ def test_networks_get_their_settings_and_the_run():
     config = stylegan2_config.get_config("tiny")
     config.generator.z_dim, config.discriminator.group_size, config.train.compute_dtype = 6, 2, "bfloat16"
     settings = stylegan2.Settings("hinge")
-    game = stylegan2._game(config, settings, SPEC._replace(image_shape=(8, 8, 1)), Env(axis_name="shards"))
+    networks = stylegan2._networks(config, settings, SPEC._replace(image_shape=(8, 8, 1)), Env(axis_name="shards"))
     shared = {"num_classes": 3, "dtype": "bfloat16", "channel_base": 256, "channel_max": 4, "num_mapping_layers": 1}
-    assert game.generator == Generator((8, 8, 1), z_dim=6, w_dim=4, **shared)
-    assert game.discriminator == Discriminator(group_size=2, axis_name="shards", **shared)
-    assert (game.loss, game.settings, game.axis_name) == (LOSSES["hinge"], settings, "shards")
+    assert networks.generator == Generator((8, 8, 1), z_dim=6, w_dim=4, **shared)
+    assert networks.discriminator == Discriminator(group_size=2, axis_name="shards", **shared)
+    assert (networks.loss, networks.settings, networks.axis_name) == (LOSSES["hinge"], settings, "shards")
     x = jnp.arange(24.0).reshape(2, 4, 3) ** 2
-    mapped = jax.vmap(lambda x: stylegan2._batch_mean(game, x), axis_name="shards")(x)
+    mapped = jax.vmap(lambda x: stylegan2._batch_mean(networks, x), axis_name="shards")(x)
     np.testing.assert_allclose(mapped, [x.mean((0, 1))] * 2, rtol=1e-6)
-    np.testing.assert_allclose(stylegan2._batch_mean(game._replace(axis_name=None), x[0]), x[0].mean(0), rtol=1e-6)
+    np.testing.assert_allclose(stylegan2._batch_mean(networks._replace(axis_name=None), x[0]), x[0].mean(0), rtol=1e-6)
     assert stylegan2.Settings() == ("non_saturating", False, 0.9, 0.995, 10.0, 16, 2.0, 4, 2, 0.01)
     assert stylegan2.SamplerSettings() == (1.0, None, "random")
 
@@ -344,7 +346,7 @@ def test_the_start_the_norms_and_the_names_of_sections(monkeypatch):
     assert_sections_name_themselves(stylegan2.make, config, SPEC, *sections)
     config.gan.class_conditional = True
     with pytest.raises(ValueError, match=r"gan\.class_conditional is True, but the data has no classes"):
-        stylegan2.make(config, SPEC._replace(num_classes=0), Env())
+        stylegan2.make(config, SPEC._replace(conditioning={}), Env())
     config, model = formulas(monkeypatch, class_conditional=True)
     batch = {"image": jnp.ones((2, 4, 2, 2, 1)), "index": jnp.arange(8).reshape(2, 4), "label": jnp.zeros((2, 4), int)}
     names = {f"{player}/{name}" for player, params in START.items() for name in params}
@@ -357,4 +359,3 @@ def test_the_start_the_norms_and_the_names_of_sections(monkeypatch):
             np.testing.assert_allclose(state.params[name][key], value, rtol=1e-6)
     np.testing.assert_array_equal(state.model_state["path_length"], 0.0)
     np.testing.assert_array_equal(state.model_state["generator"]["w_avg"], 0.0)
-    assert model.sample(jax.random.split(KEY, 2), model.eval_variables(state)).shape == (2, 2, 2, 1)  # without a class

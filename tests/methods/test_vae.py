@@ -5,15 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+from specs import data_spec
 
 from configs import vae as vae_config
 from jaxgen.core import keys
-from jaxgen.core.contract import Env, ModelSpec
+from jaxgen.core.contract import Env
 from jaxgen.losses.reconstruction import discretized_gaussian_log_likelihood
 from jaxgen.methods.vae.vae import make
 
 KEY = keys.root_key(0)
-SPEC = ModelSpec((8, 8, 1), num_classes=3)
+SPEC = data_spec((8, 8, 1), 3)
 BATCH = {
     "image": jax.random.randint(KEY, (1, 4, 8, 8, 1), 0, 256) / 127.5 - 1.0,
     "index": jnp.arange(4, dtype=jnp.int32)[None],
@@ -44,8 +45,7 @@ def test_log_prob_averages_to_the_evidence_lower_bound():
     variables = variables_with_posterior(model, [mean], [logvar])
     variables["decoder"]["out"]["kernel"] *= 0.3
     image = BATCH["image"][0, 0]
-    batch = {"image": jnp.broadcast_to(image, (n, *image.shape))}
-    log_probs = jax.jit(model.log_prob)(jax.random.split(KEY, n), variables, batch)
+    log_probs = jax.jit(model.log_prob)(jax.random.split(KEY, n), variables, jnp.broadcast_to(image, (n, *image.shape)))
 
     z = np.linspace(-5.0, 5.0, 1001, dtype=np.float32)
     means = model.decode(variables, jnp.asarray(z)[:, None])
@@ -124,9 +124,10 @@ def test_a_conditional_model_draws_the_class_asked_for():
     model = build(class_conditional=True)
     assert model.spec.num_classes == 3
     variables, sample_keys = jax.jit(model.init)(KEY, BATCH).params, jnp.stack([KEY, KEY])
-    images = model.sample(sample_keys, variables, {"label": jnp.array([0, 1])})
+    cond = {"label": jnp.array([0, 1])}
+    images = model.sample(sample_keys, variables, cond)
     assert not np.allclose(images[0], images[1])
-    assert model.log_prob(sample_keys, variables, {"image": images, "label": jnp.array([0, 1])}).shape == (2,)
+    assert model.log_prob(sample_keys, variables, images, cond).shape == (2,)
 
 
 def test_refusals():
@@ -136,4 +137,4 @@ def test_refusals():
         build(sigma=0.0)
     config = vae_config.get_config("tiny")
     with pytest.raises(ValueError, match="no classes"):
-        make(config, SPEC._replace(num_classes=0), Env())
+        make(config, SPEC._replace(conditioning={}), Env())

@@ -17,15 +17,16 @@ from by_hand import (
 )
 from flax import linen as nn
 from scipy import stats
+from specs import data_spec
 
 from configs import vae as vae_config
 from jaxgen.core import keys
-from jaxgen.core.contract import Env, ModelSpec
+from jaxgen.core.contract import Env
 from jaxgen.methods.vae import vae
-from jaxgen.nn.conv_coder import ConvDecoder, ConvEncoder
+from jaxgen.nn.conv_autoencoder import ConvDecoder, ConvEncoder
 
 KEY = keys.root_key(3)
-SPEC = ModelSpec((2, 2, 2), num_classes=3)
+SPEC = data_spec((2, 2, 2), 3)
 LATENTS, PIXELS = 3, 8
 E_WEIGHTS, D_WEIGHTS = waves(PIXELS, 2 * LATENTS, phase=0.3) / 2, waves(LATENTS, PIXELS, phase=2.0) / 2
 E_CLASSES, D_CLASSES = waves(3, phase=1.0), waves(3, phase=0.1)
@@ -171,8 +172,8 @@ def test_log_prob_by_hand(monkeypatch):
         return np.log(stats.norm.cdf(upper) - stats.norm.cdf(lower)).sum(1)
 
     log_likelihood, divergence = elbo_terms(params, x, eps_of(sample_keys), True, log_mass)
-    batch = {"image": jnp.float32(x).reshape(4, 2, 2, 2), "label": jnp.array(LABEL)}
-    values = model.log_prob(sample_keys, contract(params), batch)
+    images, cond = jnp.float32(x).reshape(4, 2, 2, 2), {"label": jnp.array(LABEL)}
+    values = model.log_prob(sample_keys, contract(params), images, cond)
     np.testing.assert_allclose(values, log_likelihood - divergence, rtol=1e-4)
 
 
@@ -183,8 +184,11 @@ def test_encoding_decoding_and_sampling_by_hand(monkeypatch, likelihood):
     model = build(monkeypatch, likelihood=likelihood, class_conditional=True, **settings)
     loud = START | {"decoder": 2.0}
     variables, cond, sample_keys = contract(loud), {"label": jnp.array(LABEL)}, jax.random.split(KEY, 4)
-    mean, _ = encode(loud["encoder"], np.array(IMAGES[0], np.float64).reshape(4, PIXELS), E_CLASSES[LABEL])
+    mean, logvar = encode(loud["encoder"], np.array(IMAGES[0], np.float64).reshape(4, PIXELS), E_CLASSES[LABEL])
     np.testing.assert_allclose(model.encode(sample_keys, variables, IMAGES[0], cond), mean, rtol=1e-4, atol=1e-6)
+    posterior = model.posterior(variables, IMAGES[0], cond)
+    np.testing.assert_allclose(posterior[0], mean, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(posterior[1], np.exp(logvar / 2), rtol=1e-4)
 
     def images_of(z):
         outputs = decode(loud["decoder"], np.array(z, np.float64), D_CLASSES[LABEL])
@@ -209,23 +213,22 @@ def test_the_start_the_norms_and_the_names_of_sections(monkeypatch):
     for name, (network, x) in networks.items():
         expected = network.init(keys.stream(KEY, name), x)["params"]["scale"]
         np.testing.assert_allclose(params[name]["scale"], expected, rtol=1e-6)
-    assert model.encode(jax.random.split(KEY, 4), params, IMAGES[0]).shape == (4, LATENTS)  # without a class
     config = config_of(monkeypatch, sigma=SIGMA, learn_sigma=True)
     assert norms_of(vae.make, config, SPEC, BATCH) == {"encoder", "decoder", "log_sigma"}
     monkeypatch.undo()
     assert_sections_name_themselves(vae.make, vae_config.get_config("tiny"), SPEC, "vae", "model", "optimizer")
     with pytest.raises(ValueError, match=r"vae\.class_conditional is True, but the data has no classes"):
-        vae.make(vae_config.get_config("tiny"), SPEC._replace(num_classes=0), Env())
+        vae.make(vae_config.get_config("tiny"), SPEC._replace(conditioning={}), Env())
 
 
 def test_networks_get_the_settings_of_their_section():
     config = vae_config.get_config("tiny")
     config.model.update({"width": 3, "max_width": 7, "hidden": 5})
     config.train.compute_dtype = "bfloat16"
-    coder = vae._coder(config, vae.Settings(latent_dim=6), SPEC._replace(image_shape=(8, 8, 1)))
+    networks = vae._networks(config, vae.Settings(latent_dim=6), SPEC._replace(image_shape=(8, 8, 1)))
     shared = {"width": 3, "max_width": 7, "hidden": 5, "base_side": 2, "num_classes": 3, "dtype": "bfloat16"}
-    assert coder.encoder == ConvEncoder(12, **shared)
-    assert coder.decoder == ConvDecoder((8, 8, 1), **shared)
+    assert networks.encoder == ConvEncoder(12, **shared)
+    assert networks.decoder == ConvDecoder((8, 8, 1), **shared)
     assert vae.Settings() == (32, "gaussian", 0.2, True, 1.0, False)
 
 
@@ -240,7 +243,7 @@ def test_a_class_changes_encoder_decoder_and_likelihood(monkeypatch):
                 model.encode(sample_keys, variables, IMAGES[0], cond),
                 model.decode(variables, jnp.ones((4, LATENTS)), cond),
                 model.sample(sample_keys, variables, cond),
-                model.log_prob(sample_keys, variables, {"image": IMAGES[0], **cond}),
+                model.log_prob(sample_keys, variables, IMAGES[0], cond),
             ]
         )
     for a, b in zip(*outcomes, strict=True):

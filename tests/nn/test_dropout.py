@@ -11,7 +11,7 @@ from jaxgen.nn.adm_unet import ADMUNet
 from jaxgen.nn.dhariwal_unet import DhariwalUNet
 from jaxgen.nn.dit import DiT
 from jaxgen.nn.edm2_unet import EDM2UNet
-from jaxgen.nn.jit import JiT
+from jaxgen.nn.just_image_transformer import JiT
 from jaxgen.nn.layers import Dropout
 from jaxgen.nn.mlp import MLP
 from jaxgen.nn.song_unet import SongUNet

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxgen.core import trees
-from jaxgen.nn.edm2_unet import CLIP, Block, EDM2UNet
+from jaxgen.nn.edm2_unet import CLIP, EDM2UNet, MPResidualBlock
 from jaxgen.nn.uncertainty import Uncertainty
 
 
@@ -78,7 +78,7 @@ def test_gains_start_at_zero():
 
 
 def test_activations_are_clipped():
-    block, (x, _) = Block(2, True, False, 4, 0.0, 0.3, 0.3), inputs()
+    block, (x, _) = MPResidualBlock(2, True, False, 4, 0.0, 0.3, 0.3), inputs()
     params = block.init(jax.random.key(0), x, jnp.ones((3, 4)), None)
     assert np.abs(block.apply(params, 1e4 * x, jnp.ones((3, 4)), None)).max() == CLIP
 

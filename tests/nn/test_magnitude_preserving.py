@@ -61,7 +61,7 @@ def test_the_length_of_weights_does_not_count_and_the_gain_is_the_magnitude(laye
 
 
 def test_gradients_are_orthogonal_to_the_weights_of_each_output():
-    """Which is why weights would grow without bound if they were not normalized after each update (section 2.3)."""
+    """So weights would grow without bound if they were not normalized after each update (section 2.3)."""
     x = noise(16, 32)[0]
     params = MPDense(4).init(KEY, x)
     weights = jax.random.normal(KEY, (16, 4))

@@ -35,7 +35,7 @@ def test_a_vector_conditions_the_network_and_is_a_part_of_it_only_if_given():
     ("section", "sentence"),
     [
         ({"name": "unett.UNet"}, r"model\.name .* is 'unett', but must be one of"),
-        ({"name": "unet.Block"}, r"model\.name of unet is 'Block', but must be one of UNet"),
+        ({"name": "unet.DDPMEmbedding"}, r"model\.name of unet is 'DDPMEmbedding', but must be one of UNet"),
         ({"name": "unet.UNet", "width": 3}, r"model\.width is not a setting"),
         ({}, r"model\.name .* is '', but must be one of"),
     ],

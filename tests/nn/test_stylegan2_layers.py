@@ -69,7 +69,7 @@ def test_blur_is_a_filter_between_margins_of_zeros():
 
 
 def test_outputs_keep_the_magnitude_of_inputs_at_the_start():
-    """What equalized learning rates scale weights for."""
+    """Equalized learning rates scale weights to this end."""
     x = jax.random.normal(KEY, (2000, 64))
     dense = layers.EqualizedDense(32, lr_multiplier=0.01)
     y = dense.apply(dense.init(jax.random.key(1), x), x)

@@ -10,7 +10,7 @@ import pytest
 from jaxgen.core import trees
 from jaxgen.nn import transformer
 from jaxgen.nn.dit import DiT
-from jaxgen.nn.jit import JiT
+from jaxgen.nn.just_image_transformer import JiT
 
 SMALL = {"out_channels": 2, "num_classes": 3, "patch_size": 2, "hidden_size": 16, "depth": 2, "num_heads": 2}
 NETWORKS = {
@@ -76,14 +76,14 @@ def test_rotary_scores_depend_on_relative_position_alone():
 
 def attention_params():
     x = jax.random.normal(jax.random.key(0), (1, 5, 4))
-    return x, jax.jit(transformer.Attention(2, qk_norm=True).init)(jax.random.key(1), x)["params"]
+    return x, jax.jit(transformer.SelfAttention(2, qk_norm=True).init)(jax.random.key(1), x)["params"]
 
 
 def test_attention_without_queries_is_the_mean_of_the_values():
     x, params = attention_params()
     kernel = jnp.zeros((4, 3, 4)).at[:, 2].set(jnp.eye(4)).reshape(4, 3, 2, 2)
     params = {"qkv": {**params["qkv"], "kernel": kernel}, "out": {**params["out"], "kernel": jnp.eye(4)}}
-    mixed = jax.jit(transformer.Attention(2).apply)({"params": params}, x)
+    mixed = jax.jit(transformer.SelfAttention(2).apply)({"params": params}, x)
     np.testing.assert_allclose(mixed, jnp.broadcast_to(x.mean(axis=1, keepdims=True), x.shape), atol=1e-5)
 
 
@@ -92,14 +92,14 @@ def test_normalized_queries_have_no_scale():
     scale = jnp.array([7.0, 1.0, 1.0])[None, :, None, None]
     scaled = {**params, "qkv": {**params["qkv"], "kernel": params["qkv"]["kernel"] * scale}}
     for qk_norm, same in ((True, True), (False, False)):
-        attend = jax.jit(transformer.Attention(2, qk_norm=qk_norm).apply)
+        attend = jax.jit(transformer.SelfAttention(2, qk_norm=qk_norm).apply)
         before, after = (attend({"params": p}, x) for p in (params, scaled))
         assert (np.abs(before - after).max() < 1e-4) == same
 
 
 def test_swiglu_is_two_thirds_as_wide_and_gated():
     x = jax.random.normal(jax.random.key(0), (1, 2, 6))
-    mlp = transformer.MLP(ratio=4.0, gated=True)
+    mlp = transformer.FeedForward(ratio=4.0, gated=True)
     params = jax.jit(mlp.init)(jax.random.key(1), x)["params"]
     assert params["in"]["kernel"].shape == (6, 2, 16)
     gate, value = np.einsum("bnd,dkf->kbnf", x, params["in"]["kernel"])
@@ -110,7 +110,7 @@ def test_swiglu_is_two_thirds_as_wide_and_gated():
 @pytest.mark.parametrize("options", [{}, {"rms_norm": True, "gated": True, "qk_norm": True}])
 def test_a_block_starts_as_the_identity(options):
     x, emb = jax.random.normal(jax.random.key(0), (2, 5, 8)), jnp.ones((2, 8))
-    block = transformer.Block(2, **options)
+    block = transformer.TransformerBlock(2, **options)
     params = jax.jit(block.init)(jax.random.key(1), x, emb)
     apply_block = jax.jit(block.apply)
     np.testing.assert_array_equal(apply_block(params, x, emb), x)

@@ -7,6 +7,7 @@ import pytest
 import toy
 
 from jaxgen.core import keys
+from jaxgen.core.contract import CONSTANT
 from jaxgen.parallel.settings import ParallelSettings, axis_name, make_runner
 
 ROOT = keys.root_key(5)
@@ -37,7 +38,7 @@ def run(runner, dispatches):
     placed = [runner.put(batches) for batches in dispatches]
     state = runner.init(placed[0])
     start = host(runner.to_contract(state))
-    program, metrics = runner.compile(state, placed[0], None).run, []
+    program, metrics = runner.compile(state, placed[0], CONSTANT).run, []
     for batches in placed:
         state, m = program(state, batches)
         metrics.append(host(m))
@@ -57,6 +58,18 @@ def test_every_path_walks_the_trajectory_of_the_whole_batch_with_a_key_a_step(na
     np.testing.assert_allclose(metrics["grad_norm/w"], norms, atol=1e-5)
     np.testing.assert_allclose(metrics["update_norm/w"], toy.RATE * norms, atol=1e-5)
     np.testing.assert_allclose(metrics["param_norm/w"], [np.linalg.norm(w) for w in (w1, w2)], atol=1e-5)
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_start_that_depends_on_the_data_is_that_of_the_whole_first_batch(name, microbatches):
+    batches = toy.host_batches(steps=2, size=8 * (3 - microbatches), microbatches=microbatches)
+    runner = make(SETTINGS[name], microbatches=microbatches, from_data=True)
+    placed = runner.put(batches)
+    start = host(runner.to_contract(runner.init(placed)))
+    images, index = (batches[key][0].reshape(16, *batches[key].shape[3:]) for key in ("image", "index"))
+    np.testing.assert_allclose(start.params["w"], np.mean(images * index[:, None, None, None], axis=0), atol=1e-5)
+    chex.assert_trees_all_equal_shapes_and_dtypes(runner.target(placed), start)
 
 
 @pytest.mark.parametrize("name", ["one", "mesh", "pmap"])
@@ -88,7 +101,7 @@ def test_an_update_takes_the_buffers_of_the_state_that_it_is_given(name):
     runner = make(SETTINGS[name])
     batch = runner.put(toy.host_batches(steps=1, size=8))
     state = runner.init(batch)
-    runner.compile(state, batch, None).run(state, batch)
+    runner.compile(state, batch, CONSTANT).run(state, batch)
     assert state.params["w"].is_deleted()
 
 
@@ -105,7 +118,7 @@ def test_the_second_run_of_a_program_traces_nothing(name):
     runner = make_runner(model._replace(update=update), settings, ROOT)
     batch = runner.put(toy.host_batches(steps=1, size=8))
     state = runner.init(batch)
-    program = runner.compile(state, batch, None).run
+    program = runner.compile(state, batch, CONSTANT).run
     state, _ = program(state, batch)
     first = len(traces)
     program(state, batch)
@@ -120,7 +133,7 @@ def test_a_batch_that_does_not_divide_is_refused(name):
 
 def cost(runner, *, steps, size=8):
     batch = runner.put(toy.host_batches(steps=steps, size=size))
-    return runner.compile(runner.init(batch), batch, None)
+    return runner.compile(runner.init(batch), batch, CONSTANT)
 
 
 def test_the_flops_of_a_program_are_those_of_one_step_whatever_its_length():

@@ -1,15 +1,19 @@
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
+from specs import data_spec
 
-from jaxgen.core import keys
+from jaxgen.core import conditioning, keys
+from jaxgen.core.conditioning import classes
 from jaxgen.core.contract import ModelSpec
 from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel import sampling
 
-SPEC = ModelSpec((2, 3, 1), num_classes=3)
+SPEC = data_spec((2, 3, 1), 3)
 VARIABLES = {"w": jnp.zeros(toy.SHAPE)}
 
 
@@ -59,11 +63,32 @@ def test_an_image_is_a_function_of_its_seed_index_and_label_alone():
 
 
 @pytest.mark.parametrize(
+    ("hint", "sentence"),
+    [
+        ("", "2 of 8 images are not finite: the model's weights"),
+        ("steps are few; add some", "finite: steps are few; add"),
+    ],
+)
+def test_images_that_are_not_finite_are_refused_with_the_models_cause(hint, sentence):
+    def sample(keys, variables, cond=None):
+        broken = jnp.where(cond["label"] == 2, jnp.inf, 0.0).at[0].set(0.0)
+        return jnp.zeros((len(keys), *toy.SHAPE)).at[:, 1, 2, 0].set(broken)
+
+    model = toy.make_model()._replace(sample=sample, nonfinite_hint=hint)
+    options = {"count": 20, "seed": 0, "mesh": meshes.make_mesh(8), "batch_size": 8}
+    done = []
+    with pytest.raises(sampling.NonfiniteImagesError, match=sentence):
+        sampling.draw_images(model, VARIABLES, sampling.balanced_labels(SPEC, 20), on_batch=done.append, **options)
+    assert done == []
+    assert sampling.draw_images(model, VARIABLES, np.zeros(20, np.int32), **options).shape == (20, *toy.SHAPE)
+
+
+@pytest.mark.parametrize(
     ("num_classes", "count", "chosen", "expected"),
     [(3, 7, (), [0, 1, 2, 0, 1, 2, 0]), (3, 5, (2, 0), [2, 0, 2, 0, 2]), (3, 3, [1], [1, 1, 1]), (0, 4, (), None)],
 )
 def test_labels_go_round_the_classes_or_those_chosen(num_classes, count, chosen, expected):
-    labels = sampling.balanced_labels(ModelSpec((2, 2, 1), num_classes), count, chosen)
+    labels = sampling.balanced_labels(data_spec((2, 2, 1), num_classes), count, chosen)
     assert (labels if labels is None else labels.tolist()) == expected
     assert labels is None or labels.dtype == np.int32
 
@@ -71,14 +96,14 @@ def test_labels_go_round_the_classes_or_those_chosen(num_classes, count, chosen,
 @pytest.mark.parametrize(
     ("num_classes", "chosen", "sentence"),
     [
-        (3, [0, 3], "has no class 3; --labels takes numbers from 0 to 2"),
+        (3, [0, 3], "has no class 3; its classes are the numbers from 0 to 2"),
         (3, [-1], "no class -1"),
         (0, [1], "unconditi"),
     ],
 )
 def test_labels_that_are_no_classes_are_refused(num_classes, chosen, sentence):
     with pytest.raises(ValueError, match=sentence):
-        sampling.balanced_labels(ModelSpec((2, 2, 1), num_classes), 4, chosen)
+        sampling.balanced_labels(data_spec((2, 2, 1), num_classes), 4, chosen)
 
 
 @pytest.mark.parametrize("conditional", [True, False])
@@ -86,8 +111,8 @@ def test_reconstructions_are_decoded_codes(conditional):
     """A model that codes an image by its half, less its class."""
 
     def shift(cond):
-        assert (cond is not None) == conditional
-        return 0.0 if cond is None else cond["label"].astype(jnp.float32)[:, None, None, None]
+        assert bool(cond) == conditional
+        return 0.0 if not cond else cond["label"].astype(jnp.float32)[:, None, None, None]
 
     model = toy.make_model()._replace(
         spec=SPEC if conditional else ModelSpec(toy.SHAPE),
@@ -102,10 +127,10 @@ def test_reconstructions_are_decoded_codes(conditional):
 
 @pytest.mark.parametrize("conditional", [True, False])
 def test_scores_are_the_models_log_likelihoods_in_order(conditional):
-    def log_prob(keys, variables, batch):
-        assert ("label" in batch) == conditional
-        label = batch["label"].astype(jnp.float32) if conditional else 0.0
-        return variables * batch["image"].mean(axis=(1, 2, 3)) + label
+    def log_prob(keys, variables, images, cond=None):
+        assert ("label" in cond) == conditional
+        label = cond["label"].astype(jnp.float32) if conditional else 0.0
+        return variables * images.mean(axis=(1, 2, 3)) + label
 
     spec = SPEC if conditional else ModelSpec(toy.SHAPE)
     model = toy.make_model()._replace(spec=spec, log_prob=log_prob)
@@ -114,6 +139,23 @@ def test_scores_are_the_models_log_likelihoods_in_order(conditional):
     scores = sampling.score_images(model, jnp.array(0.5), originals, labels, mesh=meshes.make_mesh(), batch_size=8)
     expected = 0.5 * (originals / 127.5 - 1.0).mean(axis=(1, 2, 3)) + (labels if conditional else 0.0)
     np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+def test_what_is_not_known_of_the_images_is_left_to_the_model():
+    """Conditions other than the class are null ones, or refused by name."""
+
+    def log_prob(image_keys, variables, images, cond=None):
+        told = conditioning.complete(spec.conditioning, cond, len(images))
+        return 10.0 * told["label"] + told["color"]
+
+    originals, labels = np.zeros((5, *toy.SHAPE), np.uint8), np.array([0, 2, 1, 2, 0], np.int32)
+    for null in (True, False):
+        conditions = {"label": classes(3), "color": classes(8, null=null)}
+        spec = ModelSpec(toy.SHAPE, conditions, likelihood="exact")
+        model = toy.make_model()._replace(spec=spec, log_prob=log_prob)
+        with contextlib.nullcontext() if null else pytest.raises(ValueError, match="The model needs 'color'"):
+            scores = sampling.score_images(model, VARIABLES, originals, labels, mesh=meshes.make_mesh(), batch_size=8)
+            np.testing.assert_allclose(scores, 10.0 * labels + 8.0)
 
 
 def test_no_key_of_an_image_is_one_of_training(monkeypatch):

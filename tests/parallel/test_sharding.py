@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from jaxgen.core.contract import TrainState
 from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel.settings import ParallelSettings, make_sharding
-from jaxgen.parallel.sharding import Rule, Sharding, parameter_specs, parse_rules, state_shardings
+from jaxgen.parallel.sharding import Sharding, ShardingRule, parameter_specs, parse_rules, state_shardings
 
 BOTH = ("tensor", "fsdp")
 
@@ -116,7 +116,7 @@ def test_optimizer_states_and_averages_lie_as_their_parameters():
         {"statistics": jnp.zeros((8, 3))},
         {"0": {"params/generator/w": params["generator"]["w"]}},
     )
-    rules = (Rule("generator/w", ("fsdp", None)), Rule(".*", "whole"))
+    rules = (ShardingRule("generator/w", ("fsdp", None)), ShardingRule(".*", "whole"))
     placed = state_shardings(Sharding(meshes.make_mesh(fsdp=8), rules), state)
     split = {name for name, leaf in _named(placed).items() if any(leaf.spec)}
     assert split == {

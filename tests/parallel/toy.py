@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from specs import data_spec
 
 from jaxgen.core import keys
 from jaxgen.core.builders import Player, one_player
-from jaxgen.core.contract import Env, GenerativeModel, ModelSpec
+from jaxgen.core.contract import Env, GenerativeModel
 
 RATE = 0.25
 SHAPE = (2, 3, 1)
@@ -17,14 +18,18 @@ def noise(example_keys):
     return jax.vmap(lambda key: jax.random.normal(key, SHAPE))(example_keys)
 
 
-def make_model(*, microbatches=1, axis_name=None, norms_depth=0):
-    def objective(key, params, model_state, microbatch):
-        noisy = microbatch["image"] + noise(keys.per_example(key, microbatch["index"]))
+def make_model(*, microbatches=1, axis_name=None, norms_depth=0, from_data=False):
+    """With `from_data`, the weights start as the mean of the first batch, each image weighted by its index."""
+
+    def objective(context, params, model_state, microbatch):
+        noisy = microbatch["image"] + noise(keys.per_example(context.key, microbatch["index"]))
         distance = jnp.sum((params["w"][None] - noisy) ** 2, axis=(1, 2, 3))
         return 0.5 * jnp.mean(distance), (model_state, {"first": jnp.mean(noisy[:, 0, 0, 0])})
 
-    def init_variables(key, microbatch):
-        return {"w": jax.random.normal(key, SHAPE)}, ()
+    def init_variables(context, examples):
+        if from_data:
+            return {"w": jnp.mean(examples["image"] * examples["index"][:, None, None, None], axis=0)}, ()
+        return {"w": jax.random.normal(context.key, SHAPE)}, ()
 
     env = Env(axis_name=axis_name, norms_depth=norms_depth)
     init, update = one_player(init_variables, Player(objective, optax.sgd(RATE)), microbatches=microbatches, env=env)
@@ -34,7 +39,7 @@ def make_model(*, microbatches=1, axis_name=None, norms_depth=0):
         return jnp.tanh(variables["w"][None] + noise(image_keys)) * 0.5 + label
 
     return GenerativeModel(
-        ModelSpec(SHAPE, 3), init, update, sample, lambda state: state.params, microbatches=microbatches
+        data_spec(SHAPE, 3), init, update, sample, lambda state: state.params, microbatches=microbatches
     )
 
 

@@ -1,4 +1,4 @@
-"""The loop over a runner that writes down what it is asked to do."""
+"""The loop over programs that write down what they are asked to do."""
 
 import contextlib
 import itertools
@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxgen.parallel.runner import Compiled, Runner
+from jaxgen.parallel.runner import Compiled
 from jaxgen.training import loop
 from jaxgen.training.durability import health
 from jaxgen.training.durability.watchdog import Watchdog
 from jaxgen.training.profiling import Profiler
+from jaxgen.training.programs import Programs
 
 
 def cuts(start, num_steps, size, phase=lambda step: None):
@@ -61,38 +62,47 @@ def fit(
     losses = np.arange(1.0, num_steps + 1) if losses is None else losses
     watchdog, profiler = Watchdog(None, on_hang=print), Profiler(Path("none"), num_steps=1, at_step=None, say=print)
     if watched:
-        watchdog, profiler = ToldWatchdog(events), ToldProfiler(events)
-
-    def compile(state, batch, phase):
-        events.append(("compile", len(batch["n"]), phase))
-        return Compiled(run, None, None)
-
-    def run(state, batch):
-        np.testing.assert_array_equal(batch["n"], np.arange(state, state + len(batch["n"])))
-        events.append(("run", state))
-        last = state + len(batch["n"])
-        return last, {"loss": losses[state:last]}
+        watchdog, profiler = RecordingWatchdog(events), RecordingProfiler(events)
+    programs = make_programs(events, losses, watchdog, profiler) if programs is None else programs
 
     def on_metrics(step, metrics):
         health.check_finite(step, metrics)
         events.append(("metrics", step, metrics["loss"].tolist()))
 
     result = loop.fit(
-        Runner(None, None, compile, lambda batch: batch, None, None, None),
         start,
         ({"n": np.array(n)} for n in itertools.count(start)),
         loop.dispatches(start, num_steps, size, phase),
+        put=lambda batches: {**batches, "on_device": True},
+        update=programs.update,
         on_metrics=on_metrics,
-        on_compiled=lambda dispatch, compiled, seconds: events.append(("compiled", dispatch.first)),
         hooks=[
             loop.Hook(every, lambda step, state, name=name: events.append((name, step, state))) for name, every in hooks
         ],
         interrupted=interrupted,
         watchdog=watchdog,
-        profiler=profiler,
-        programs={} if programs is None else programs,
     )
     return result, events
+
+
+def make_programs(events, losses, watchdog, profiler):
+    def run(state, batch):
+        assert batch["on_device"]
+        np.testing.assert_array_equal(batch["n"], np.arange(state, state + len(batch["n"])))
+        events.append(("run", state))
+        last = state + len(batch["n"])
+        return last, {"loss": losses[state:last]}
+
+    def compile(state, batch, phase):
+        events.append(("compile", len(batch["n"]), phase))
+        return Compiled(run, None, None)
+
+    return Programs(
+        compile,
+        on_compiled=lambda dispatch, compiled, seconds: events.append(("compiled", dispatch.first)),
+        watchdog=watchdog,
+        profiler=profiler,
+    )
 
 
 def of(events, *kinds):
@@ -119,15 +129,20 @@ def test_a_program_is_compiled_once_for_each_length_and_phase():
 
 
 def test_programs_that_were_compiled_before_are_taken():
-    programs = {}
+    events = []
+    watchdog, profiler = RecordingWatchdog([]), RecordingProfiler([])
+    programs = make_programs(events, np.ones(8), watchdog, profiler)
+    assert len(programs) == 0
     fit(8, 4, programs=programs)
-    _, events = fit(8, 4, programs=programs)
-    assert of(events, "compile", "compiled") == []
-    assert list(programs) == [(4, None)]
+    assert of(events, "compile", "compiled") == [("compile", 4, None), ("compiled", 0)]
+    fit(8, 4, programs=programs)
+    assert len(of(events, "compile", "compiled")) == 2
+    assert len(of(events, "run")) == 4
+    assert len(programs) == 1
 
 
-class ToldWatchdog(Watchdog):
-    """Writes down what it is told."""
+class RecordingWatchdog(Watchdog):
+    """Records the calls."""
 
     def __init__(self, events):
         self.events = events
@@ -142,8 +157,8 @@ class ToldWatchdog(Watchdog):
         self.events.append(("go on",))
 
 
-class ToldProfiler(Profiler):
-    """Writes down what it is told."""
+class RecordingProfiler(Profiler):
+    """Records the calls."""
 
     def __init__(self, events):
         self.events = events
@@ -155,7 +170,7 @@ class ToldProfiler(Profiler):
         self.events.append(("after", last, state))
 
 
-def test_the_watchdog_is_told_what_may_hang_and_pauses_while_anything_may_take_long():
+def test_the_watchdog_knows_what_may_hang_and_pauses_while_anything_may_take_long():
     _, events = fit(4, 2, hooks=[("save", 4)], watched=True)
     assert [event for event in events if event[0] not in ("metrics", "before", "after", "compiled")] == [
         ("watch", "reading the batches of steps 1 to 2"),

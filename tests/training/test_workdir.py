@@ -2,14 +2,15 @@ import json
 import os
 
 import pytest
+from specs import data_spec
 
 from configs import common
-from jaxgen.core.contract import ModelSpec
 from jaxgen.data import Dataset
+from jaxgen.data.dataset import label_of
 from jaxgen.training import workdir
 from jaxgen.training.durability import lock
 
-SPEC = ModelSpec((8, 8, 3), 2)
+SPEC = data_spec((8, 8, 3), 2)
 
 
 def config(**changes):
@@ -53,6 +54,23 @@ def test_a_run_of_another_config_is_refused_with_what_differs(tmp_path):
     assert contents(tmp_path) == before
 
 
+def test_a_run_may_become_longer_and_keeps_the_rest_of_its_config(tmp_path):
+    workdir.prepare(tmp_path, config())
+    assert workdir.grown_from(tmp_path, config()) is None
+    longer = config(train_num_steps=10_001, parallel_mode="pmap")
+    before = contents(tmp_path)
+    assert workdir.check(tmp_path, longer)
+    assert workdir.grown_from(tmp_path, longer) == 10_000
+    assert contents(tmp_path) == before
+    with pytest.raises(ValueError, match=r"Different: optimizer\.learning_rate: 0\.1 now, 0\.0002 there\.$"):
+        workdir.prepare(tmp_path, config(train_num_steps=10_001, optimizer_learning_rate=0.1))
+    assert workdir.prepare(tmp_path, longer)
+    assert workdir.load_config(tmp_path).to_dict() == config(train_num_steps=10_001).to_dict()
+    with pytest.raises(ValueError, match=r"num_steps: 10000 now, 10001 there"):
+        workdir.check(tmp_path, config())
+    assert workdir.grown_from(tmp_path / "none", config()) is None
+
+
 def test_the_directory_of_somebody_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(ValueError, match=r"is not empty and holds no run .*: choose another --workdir"):
@@ -89,7 +107,7 @@ def test_where_no_run_is_the_way_to_one_is_said(tmp_path):
 
 @pytest.mark.parametrize("name", ["config.json", "data.json"])
 def test_a_flipped_bit_is_noticed_wherever_it_changes_a_setting(tmp_path, name):
-    spec = ModelSpec((8, 8, 1), 10)
+    spec = data_spec((8, 8, 1), 10)
     workdir.prepare(tmp_path, config())
     workdir.save_spec(tmp_path, spec)
     whole, flipped = (tmp_path / name).read_bytes(), 0
@@ -126,7 +144,7 @@ def test_what_a_process_leaves_that_dies_before_the_config_is_written_is_no_obst
 
 
 def data(length, fingerprint):
-    return Dataset(range(length), SPEC.image_shape, SPEC.num_classes, fingerprint=fingerprint)
+    return Dataset(range(length), SPEC.image_shape, label_of(SPEC.num_classes), fingerprint=fingerprint)
 
 
 def test_a_run_knows_its_data_again(tmp_path):

@@ -1,1 +1,1 @@
-"""Sources of images, one module each, which exports `load(split, *, ...) -> Dataset` with options of its own."""
+"""Sources of images, one module each, with the functions `load` and `facts` of `jaxgen.data.loading.ImageSource`."""

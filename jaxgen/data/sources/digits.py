@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Shaped, UInt8
 from PIL import Image
 
-from jaxgen.data.dataset import Dataset
+from jaxgen.data.dataset import Dataset, Facts, label_of
 from jaxgen.data.sources.tfds import data_directory, read
 
 _NUM_TEST = 360
@@ -70,6 +70,12 @@ def load(split: str, *, data_dir: str | None = None) -> Dataset:
     if not home.exists():
         _prepare(root, home)
     return read(tfds.builder_from_directory(home), split)
+
+
+def facts(*, data_dir: str | None = None) -> Facts:
+    """Returns shape and classes of the digits, which need not be prepared; the arguments are those of `load`."""
+    del data_dir
+    return Facts((8, 8, 1), label_of(10))
 
 
 def to_uint8(levels: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:

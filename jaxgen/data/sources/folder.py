@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from jaxgen.data.dataset import Dataset, Example, decoded_dataset
-from jaxgen.data.pictures import Crop, prepare
+from jaxgen.data.dataset import Dataset, Example, Facts, decoded_dataset
+from jaxgen.data.pictures import Crop, check_options, prepare
 
 _SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
 _SPLITS = ("train", "test")
@@ -19,7 +19,7 @@ _HELD_OUT_PERCENT = 10
 
 
 class _Stamp(NamedTuple):
-    """What shows that a file was changed."""
+    """The facts by which a change of a file is noticed."""
 
     size: int
     mtime_ns: int
@@ -56,11 +56,10 @@ def load(
       split_seed: another number holds out others.
 
     Raises:
-      ValueError: if there are no pictures, or classes are not clear; when reading, names a file that cannot be
-        decoded, or is not what it was when the dataset was opened.
+      ValueError: if there are no pictures, classes are not clear, or an option fits no picture; when reading, names a
+        file that cannot be decoded, or is not what it was when the dataset was opened.
     """
-    if channels not in (1, 3):
-        raise ValueError(f"data.channels is {channels}, but must be 1 (gray) or 3 (RGB).")
+    check_options(image_size=image_size, crop=crop, channels=channels)
     root = pathlib.Path(path).expanduser()
     pictures, class_names = _find(root, split, split_seed)
 
@@ -69,7 +68,7 @@ def load(
         with _open(picture.path) as image:
             upright = ImageOps.exif_transpose(image)
             array = prepare(upright, channels=channels, image_size=image_size, crop=crop)
-        return {"image": array, "label": np.int32(picture.label)}
+        return {"image": array} | ({"label": np.int32(picture.label)} if class_names else {})
 
     return decoded_dataset(
         pictures,
@@ -78,6 +77,14 @@ def load(
         class_names=class_names,
         fingerprint=_fingerprint(pictures, root),
     )
+
+
+def facts(
+    *, path: str, image_size: int | None = None, crop: Crop = "center", channels: int = 3, split_seed: int = 0
+) -> Facts:
+    """Returns shape and classes of the pictures, which must be there; the arguments are those of `load`."""
+    data = load("train", path=path, image_size=image_size, crop=crop, channels=channels, split_seed=split_seed)
+    return data.facts
 
 
 def _check(picture: _Picture) -> None:

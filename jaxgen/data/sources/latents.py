@@ -7,23 +7,34 @@ A directory holds `latents.json` and, for each split, `moments.npy` [n, h, w, 2c
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxgen.data.dataset import Dataset, Example
+from jaxgen.data.dataset import Dataset, Example, Facts, label_of
+
+AUTOENCODER = "autoencoder"
+"""In a directory of latents: the directory of what made them."""
 
 _FACTS = "latents.json"
 
+# ImageNet at 256x256 by an autoencoder with 4 channels at an eighth of the resolution, as in Rombach et al. 2022.
+_ASSUMED = Facts((32, 32, 2 * 4), label_of(1_000), "float32", assumed=True)
+
 
 @dataclasses.dataclass(frozen=True)
-class Latents:
-    """The examples of one split; `image` is float32 [h, w, 2c], the mean followed by the standard deviation."""
+class CachedLatents:
+    """The examples of one split.
+
+    Attributes:
+      moments: means followed by standard deviations along the channels; float32 `image` of an example.
+      conditions: arrays [n, ...] by the name of the condition.
+    """
 
     moments: Float[np.ndarray, "n h w _"]
-    label: Int[np.ndarray, " n"]
+    conditions: Mapping[str, np.ndarray]
 
     def __len__(self) -> int:
         return len(self.moments)
@@ -32,8 +43,9 @@ class Latents:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[Example]:
-        rows = np.asarray(self.moments[indices], np.float32)
-        return [{"image": row, "label": label} for row, label in zip(rows, self.label[indices], strict=True)]
+        arrays = {"image": np.asarray(self.moments[indices], np.float32)}
+        arrays |= {name: array[indices] for name, array in self.conditions.items()}
+        return [dict(zip(arrays, row, strict=True)) for row in zip(*arrays.values(), strict=True)]
 
 
 def load(split: str, *, path: str) -> Dataset:
@@ -49,25 +61,39 @@ def load(split: str, *, path: str) -> Dataset:
     directory = Path(path)
     try:
         text = (directory / _FACTS).read_text()
-        facts = json.loads(text)
-        moments = np.load(directory / split / "moments.npy", mmap_mode="r")
-        label = np.load(directory / split / "label.npy", mmap_mode="r")
-        height, width, channels = facts["latent_shape"]
-        num_classes, class_names = facts["num_classes"], tuple(facts["class_names"])
-        examples = Latents(moments.reshape(facts["num_examples"][split], height, width, 2 * channels), label)
+        known = json.loads(text)
+        height, width, channels = known["latent_shape"]
+        conditioning, class_names = label_of(known["num_classes"]), tuple(known["class_names"])
+        arrays = {name: _mapped(directory, split, name) for name in ("moments", *conditioning)}
+        moments = arrays.pop("moments").reshape(known["num_examples"][split], height, width, 2 * channels)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"data.path={path} holds no latents ({error}): make them from a trained autoencoder, with launch.py encode "
             f"--workdir=RUN --output={path}."
         ) from error
     return Dataset(
-        examples,
+        CachedLatents(moments, arrays),
         (height, width, 2 * channels),
-        num_classes,
+        conditioning,
         class_names,
         describe=lambda index: f"Example {index} of {directory / split}",
         fingerprint=hashlib.blake2b(text.encode(), digest_size=16).hexdigest(),
+        image_dtype="float32",
+        autoencoder=directory / AUTOENCODER,
     )
+
+
+def facts(*, path: str | None = None) -> Facts:
+    """Returns shape and classes of the latents in a directory; without one, those of ImageNet at 256x256, `assumed`.
+
+    Raises:
+      ValueError: if there is a directory and it holds no latents.
+    """
+    return _ASSUMED if path is None else load("train", path=path).facts
+
+
+def _mapped(directory: Path, split: str, name: str) -> np.ndarray:
+    return np.load(directory / split / f"{name}.npy", mmap_mode="r")
 
 
 def save_moments(
@@ -92,7 +118,7 @@ def save_moments(
 
 
 def save_labels(directory: Path, label: Int[np.ndarray, " n"]) -> None:
-    """Writes the labels of a split, zeros where there are no classes."""
+    """Writes the labels of a split, which nothing reads where there are no classes."""
     np.save(directory / "label.npy", label.astype(np.int32))
 
 
@@ -100,11 +126,11 @@ def save_facts(
     directory: Path, pixels: Dataset, *, latent_shape: tuple[int, int, int], num_examples: dict[str, int], step: int
 ) -> None:
     """Writes what `load` must know, and which step of the autoencoder's run the latents are of."""
-    facts = {
+    known = {
         "latent_shape": latent_shape,
         "num_classes": pixels.num_classes,
         "class_names": pixels.class_names,
         "num_examples": num_examples,
         "step": step,
     }
-    (directory / _FACTS).write_text(json.dumps(facts, indent=2) + "\n")
+    (directory / _FACTS).write_text(json.dumps(known, indent=2) + "\n")

@@ -1,4 +1,8 @@
-"""Procedural data: one plain shape a picture, of known factors, with a caption. Endless, and a function of the seed."""
+"""Procedural data: one plain shape a picture, of known factors, with a caption. Endless, and a function of the seed.
+
+Beside the class of the shape, `label`, an example has the conditions `color` and `background` (indices into `COLORS`),
+`caption` (indices into `VOCABULARY`), and `position` (radius and center, from -1 to 1).
+"""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -6,9 +10,10 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8, UInt64
+from jaxtyping import Float, Float32, Int, Int32, UInt8, UInt64
 
-from jaxgen.data.dataset import ENDLESS, Dataset, Example
+from jaxgen.core.conditioning import Conditions, classes, tokens, vector
+from jaxgen.data.dataset import ENDLESS, Dataset, Example, Facts
 
 _NUM_TEST = 10_000
 _RADII = (0.12, 0.36)
@@ -27,7 +32,9 @@ COLORS = {
 
 
 class Factors(NamedTuple):
-    """What n pictures show. Lengths are fractions of the side of a picture, with the origin at its upper left.
+    """The factors of variation of n pictures.
+
+    Lengths are fractions of the side of a picture, with the origin at its upper left.
 
     Attributes:
       shape: index into `SHAPES`; this is the label.
@@ -53,13 +60,23 @@ def load(split: str, *, image_size: int = 32, seed: int = 0) -> Dataset:
       split: "train" is endless; "test" has 10,000 others.
       image_size: height and width.
       seed: another number gives other pictures.
+
+    Raises:
+      ValueError: if the size is not positive.
     """
-    return Dataset(Shapes(split, seed, image_size), (image_size, image_size, 3), len(SHAPES), tuple(SHAPES))
+    if image_size < 1:
+        raise ValueError(f"data.image_size is {image_size}, but must be at least 1.")
+    return Dataset(Shapes(split, seed, image_size), (image_size, image_size, 3), CONDITIONING, tuple(SHAPES))
+
+
+def facts(*, image_size: int = 32, seed: int = 0) -> Facts:
+    """Returns shape and conditions of the pictures; the arguments are those of `load`."""
+    return load("train", image_size=image_size, seed=seed).facts
 
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """The examples of one split; they also carry a `caption`."""
+    """The examples of one split; they also carry the caption in words, `text`."""
 
     split: str
     seed: int
@@ -75,9 +92,10 @@ class Shapes:
         if not all(0 <= index < len(self) for index in indices):
             raise IndexError(f"There are {len(self)} shapes in this split.")
         factors = draw_factors(np.asarray(indices, np.uint64), seed=self.seed, split=self.split)
-        images = render(factors, image_size=self.image_size)
-        rows = zip(images, factors.shape, captions(factors), strict=True)
-        return [{"image": image, "label": np.int32(shape), "caption": caption} for image, shape, caption in rows]
+        own = conditions(factors)
+        text = [to_text(caption) for caption in own["caption"]]
+        arrays = {"image": render(factors, image_size=self.image_size), **own, "text": text}
+        return [dict(zip(arrays, row, strict=True)) for row in zip(*arrays.values(), strict=True)]
 
 
 def draw_factors(indices: UInt64[np.ndarray, " n"], *, seed: int, split: str) -> Factors:
@@ -114,16 +132,46 @@ def render(factors: Factors, *, image_size: int) -> UInt8[np.ndarray, "n size si
     return np.rint(background + coverage * (color - background)).astype(np.uint8)
 
 
-def captions(factors: Factors) -> list[str]:
-    """Says in words what the pictures show, such as "a large red circle on a blue background"."""
-    names, colors = list(SHAPES), list(COLORS)
+def conditions(factors: Factors) -> dict[str, np.ndarray]:
+    """Returns the arrays of `CONDITIONING` for n pictures."""
+    return {
+        "label": factors.shape,
+        "color": factors.color,
+        "background": factors.background,
+        "caption": caption_tokens(factors),
+        "position": positions(factors),
+    }
+
+
+def positions(factors: Factors) -> Float32[np.ndarray, "n 3"]:
+    """Returns radius, x and y, scaled to [-1, 1]: radii from the smallest to the largest, centers from edge to edge."""
+    radius = 2 * (factors.radius - _RADII[0]) / (_RADII[1] - _RADII[0]) - 1
+    return np.stack([radius, 2 * factors.x - 1, 2 * factors.y - 1], axis=-1).astype(np.float32)
+
+
+def caption_tokens(factors: Factors) -> Int32[np.ndarray, "n words"]:
+    """Returns what the pictures show, in words of `VOCABULARY`."""
     thirds = (factors.radius - _RADII[0]) / (_RADII[1] - _RADII[0]) * len(_SIZES)
-    sizes = [_SIZES[third] for third in np.minimum(thirds.astype(int), len(_SIZES) - 1)]
-    rows = zip(sizes, factors.color, factors.shape, factors.background, strict=True)
-    return [
-        f"a {size} {colors[color]} {names[shape]} on {_article(colors[background])} {colors[background]} background"
-        for size, color, shape, background in rows
-    ]
+    sizes = _words(_SIZES)[np.minimum(thirds.astype(int), len(_SIZES) - 1)]
+    colors, articles = _words(tuple(COLORS)), _words(tuple(map(_article, COLORS)))
+    a, on, background = (np.full(len(sizes), VOCABULARY.index(word)) for word in ("a", "on", "background"))
+    color, shape = colors[factors.color], _words(tuple(SHAPES))[factors.shape]
+    of_background = articles[factors.background], colors[factors.background]
+    return np.stack([a, sizes, color, shape, on, *of_background, background], axis=-1).astype(np.int32)
+
+
+def to_text(caption: Int[np.ndarray, " words"]) -> str:
+    """Returns the words that a caption's tokens stand for, such as "a large red circle on a blue background"."""
+    return " ".join(VOCABULARY[token] for token in caption)
+
+
+def captions(factors: Factors) -> list[str]:
+    """Returns what the pictures show, in words."""
+    return [to_text(caption) for caption in caption_tokens(factors)]
+
+
+def _words(words: Sequence[str]) -> Int[np.ndarray, " n"]:
+    return np.array([VOCABULARY.index(word) for word in words])
 
 
 def _article(word: str) -> str:
@@ -176,4 +224,15 @@ SHAPES: dict[str, Callable[[_Plane, _Plane], _Plane]] = {
     "triangle": _triangle,
     "cross": _cross,
     "ring": _ring,
+}
+
+VOCABULARY = ("a", "an", "on", "background", *_SIZES, *COLORS, *SHAPES)
+"""The words of captions; the index of a word is its token."""
+
+CONDITIONING: Conditions = {
+    "label": classes(len(SHAPES)),
+    "color": classes(len(COLORS)),
+    "background": classes(len(COLORS)),
+    "caption": tokens(8, len(VOCABULARY)),
+    "position": vector(3),
 }

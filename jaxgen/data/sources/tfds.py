@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jaxgen.data.dataset import Dataset, Example, decoded_dataset
+from jaxgen.data.dataset import Dataset, Example, Facts, decoded_dataset, label_of
 from jaxgen.data.loading import source_names
-from jaxgen.data.pictures import Crop, prepare
+from jaxgen.data.pictures import Crop, check_options, prepare
 
 _SOME_NAMES = ("mnist", "cifar10", "celeb_a", "lsun/bedroom", "imagenet2012")
 _UNLABELED_TEST = ("imagenet2012",)  # their test labels are all -1; "validation" is what the field evaluates on
@@ -35,32 +35,38 @@ def load(
       crop: what to cut out before resizing; `celeb_a` is usually taken with 140.
 
     Raises:
-      ValueError: if there is no such dataset or split, or if it is not prepared and cannot be.
+      ValueError: if there is no such dataset or split, an option fits no picture, or if it is not prepared and cannot
+        be.
       ConnectionError: if it cannot be downloaded.
     """
     return read(_builder(name, data_dir), split, image_size=image_size, crop=crop)
 
 
-def facts(
-    name: str, *, data_dir: str | None = None, image_size: int | None = None, crop: Crop = "center"
-) -> tuple[tuple[int, int, int], int]:
-    """Image shape and number of classes of a dataset, which need not be prepared; the arguments are those of `load`.
+def facts(name: str, *, data_dir: str | None = None, image_size: int | None = None, crop: Crop = "center") -> Facts:
+    """Returns shape and classes of a dataset, which need not be prepared; the arguments are those of `load`.
 
     Raises:
-      ValueError: if there is no such dataset, or its images differ in size and `image_size` is None.
+      ValueError: if there is no such dataset, or its images differ in size and neither option says which they get.
     """
-    del crop
+    check_options(image_size=image_size, crop=crop)
     builder = _builder(name, data_dir)
     label_key = _label_key(builder)
     height, width, channels = builder.info.features[_image_key(builder)].shape
-    height, width = (image_size or side for side in (height, width))
+    side = image_size or (crop if isinstance(crop, int) else None)
+    height, width = side or height, side or width
     if height is None or width is None:
         raise ValueError(f"The images of {name} differ in size: set data.image_size.")
-    return (height, width, 1 if channels == 1 else 3), builder.info.features[label_key].num_classes if label_key else 0
+    if crop == "center":
+        height = width = min(height, width)
+    num_classes = builder.info.features[label_key].num_classes if label_key else 0
+    return Facts((height, width, 1 if channels == 1 else 3), label_of(num_classes))
 
 
 def data_directory(data_dir: str | None) -> str:
-    """Where prepared datasets lie: the argument, $JAXGEN_DATA_DIR, $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
+    """Returns the directory of prepared datasets: the argument, $JAXGEN_DATA_DIR, $TFDS_DATA_DIR, or the default.
+
+    The default is ~/tensorflow_datasets.
+    """
     environment = os.environ.get("JAXGEN_DATA_DIR") or os.environ.get("TFDS_DATA_DIR")
     return os.path.expanduser(data_dir or environment or "~/tensorflow_datasets")
 
@@ -77,7 +83,8 @@ def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
 def read(
     builder: tfds.core.DatasetBuilder, split: str, *, image_size: int | None = None, crop: Crop = "center"
 ) -> Dataset:
-    """One split of a TFDS builder; the arguments are those of `load`."""
+    """Returns one split of a TFDS builder; the arguments are those of `load`."""
+    check_options(image_size=image_size, crop=crop)
     records = _open(builder, split)
     image_key = _image_key(builder)
     channels = 1 if builder.info.features[image_key].shape[-1] == 1 else 3
@@ -88,7 +95,7 @@ def read(
         array = record[image_key]
         picture = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
         image = prepare(picture, channels=channels, image_size=image_size, crop=crop)
-        return {"image": image, "label": np.int32(record[label_key] if label_key else 0)}
+        return {"image": image} | ({"label": np.int32(record[label_key])} if label_key else {})
 
     def describe(index: int) -> str:
         return f"Example {index} of the {split} split of {builder.name} in {_file_of(builder, split, index)}"

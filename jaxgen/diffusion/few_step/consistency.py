@@ -1,6 +1,7 @@
-"""Consistency functions (Song et al. 2023): from anywhere on a path of the probability-flow ODE to where it starts.
+"""Consistency functions (Song et al. 2023): from any point on a path of the probability-flow ODE to its origin.
 
-As in the samplers, x = x_0 + sigma * eps. A path starts at noise level sigma_min, where the function is the identity.
+As in the samplers, x = x_0 + sigma * eps. A path's origin is at noise level sigma_min: there the
+function is the identity.
 """
 
 import jax
@@ -38,14 +39,14 @@ def multistep(
     *,
     sigma_min: float,
 ) -> Images:
-    """Draws images by turns of the consistency function and of new noise (Song et al. 2023, algorithm 1).
+    """Draws images by alternating the consistency function and new noise (Song et al. 2023, algorithm 1).
 
     Args:
       keys: one key an image; image i takes its noise of step k from `fold_in(keys[i], k)`.
-      function: (x, sigma) -> where the path of x starts.
+      function: (x, sigma) -> the origin of the path through x.
       image_shape: height, width, channels.
-      sigmas: noise levels, descending from the one that is nothing but noise; one evaluation each.
-      sigma_min: noise level at which paths start.
+      sigmas: noise levels, descending from that of pure noise; one evaluation each.
+      sigma_min: noise level of the paths' origins.
     """
 
     def noised(k: Array | int, x: Images, sigma: Array) -> Images:
@@ -55,6 +56,6 @@ def multistep(
         k, sigma = step
         return function(noised(k, x, sigma), jnp.full(len(keys), sigma)), None
 
-    start = sigmas[0] * normal(fold_each(keys, "initial_noise"), image_shape)
-    x = function(start, jnp.full(len(keys), sigmas[0]))
+    noise = sigmas[0] * normal(fold_each(keys, "initial_noise"), image_shape)
+    x = function(noise, jnp.full(len(keys), sigmas[0]))
     return jax.lax.scan(body, x, (jnp.arange(1, len(sigmas)), sigmas[1:]))[0]

@@ -1,4 +1,4 @@
-"""Which two noise levels r < t of a path a consistency function is to agree at, as its training goes on.
+"""Curricula: the two noise levels r < t of a path at which a consistency function is to agree, by training progress.
 
 Training starts with few, distant levels (low variance, much bias) and ends with many, close ones. `progress` is the
 share of the training that is done, in [0, 1).
@@ -21,12 +21,12 @@ Curriculum = Callable[[Scalars, Progress], tuple[Scalars, Scalars]]
 def ct(
     *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0, start: int = 2, end: int = 150
 ) -> Curriculum:
-    """Neighbors among a number of levels that grows like a root, all with the same probability (Song et al. 2023)."""
+    """Adjacent levels, all equally probable, of a number of levels that grows like a root (Song et al. 2023)."""
 
     def pairs(u: Scalars, progress: Progress) -> tuple[Scalars, Scalars]:
         count = num_levels_ct(progress, start=start, end=end)
         lower = jnp.minimum((u * (count - 1)).astype(jnp.int32), count - 2)
-        return _neighbors(lower, count, sigma_min, sigma_max, rho)
+        return _adjacent(lower, count, sigma_min, sigma_max, rho)
 
     return pairs
 
@@ -41,14 +41,14 @@ def ict(
     mean: float = -1.1,
     std: float = 2.0,
 ) -> Curriculum:
-    """Neighbors among a number of levels that doubles from time to time, log-normal (Song and Dhariwal 2024, eq. 8-10).
+    """Adjacent levels, log-normal, of a number of levels that doubles in stages (Song and Dhariwal 2024, eq. 8-10).
 
     Args:
       sigma_min: the lowest level.
       sigma_max: the highest.
-      rho: how levels crowd at the low end.
-      start: steps between the levels at first.
-      end: steps between them at last.
+      rho: the exponent of the levels' spacing; more of them are low at higher rho.
+      start: the number of steps between levels at first.
+      end: the number of steps at last.
       mean: of the logarithm of the levels that are drawn.
       std: its standard deviation.
     """
@@ -59,7 +59,7 @@ def ict(
         below = erf((jnp.log(levels) - mean) / (np.sqrt(2.0) * std))  # constant beyond the last level, as levels are
         drawn = below[0] + u * (below[-1] - below[0])
         lower = jnp.clip(jnp.searchsorted(below, drawn, side="right") - 1, 0, count - 2)
-        return _neighbors(lower, count, sigma_min, sigma_max, rho)
+        return _adjacent(lower, count, sigma_min, sigma_max, rho)
 
     return pairs
 
@@ -77,16 +77,16 @@ def ect(
 ) -> Curriculum:
     """Log-normal t, and r / t = 1 - (1 + k sigmoid(-b t)) / q^a in stage a = 1, 2, ... (Geng et al. 2024, eq. 12).
 
-    A ratio below zero stands for the start of the path, where the function is known: so training begins as that of a
-    denoiser, or goes on from one.
+    A ratio below zero stands for the path's origin, where the function is known: so training begins as that of a
+    denoiser, or continues from one.
 
     Args:
       sigma_min: the lowest level, for which the paper has 0.
-      sigma_max: the highest; t is cut off there.
-      stages: how many stages there are, equally long.
-      q: by how much 1 - r / t shrinks from stage to stage.
-      k: how much farther apart low levels are.
-      b: how fast that wears off.
+      sigma_max: the highest, at which t is clipped.
+      stages: the number of stages, equally long.
+      q: the factor by which 1 - r / t shrinks from stage to stage.
+      k: the amount by which low levels are farther apart.
+      b: the rate at which that decays with t.
       mean: of the logarithm of t.
       std: its standard deviation.
     """
@@ -112,7 +112,7 @@ def num_levels_ict(progress: Progress, *, start: int, end: int) -> Int[Array, ""
     return jnp.minimum(start * 2 ** jnp.floor(progress * doublings), end).astype(jnp.int32) + 1
 
 
-def _neighbors(lower: Array, count: Array, sigma_min: float, sigma_max: float, rho: float) -> tuple[Array, Array]:
+def _adjacent(lower: Array, count: Array, sigma_min: float, sigma_max: float, rho: float) -> tuple[Array, Array]:
     r, t = (_karras(i, count, sigma_min, sigma_max, rho) for i in (lower, lower + 1))
     return r, t
 

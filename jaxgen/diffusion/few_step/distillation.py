@@ -1,21 +1,24 @@
-"""What few-step models are distilled from: a finished diffusion model, and steps along its probability-flow ODE."""
+"""The teacher of few-step models: a finished diffusion model, and steps along its probability-flow ODE."""
 
-from jaxtyping import Array, Float, Int
+from collections.abc import Mapping
 
-from jaxgen.core.contract import Trained
+from jaxtyping import Array, Float
+
+from jaxgen.core.contract import GenerativeModel, Variables
 from jaxgen.diffusion.process.algebra import per_image
 from jaxgen.diffusion.sampling import guidance
-from jaxgen.diffusion.sampling.denoisers import Denoiser, Images, labeled
+from jaxgen.diffusion.sampling.denoisers import Denoiser, Images, of_model
 
 Scalars = Float[Array, " n"]
 
 
-def teacher_denoiser(teacher: Trained, label: Int[Array, " n"] | None, *, guidance_scale: float = 1.0) -> Denoiser:
-    """The teacher as a denoiser of images of some classes, guided; labels [0, num_classes], the last for no class."""
-    conditional = labeled(teacher.denoise, teacher.variables)
-    if label is None or not teacher.num_classes:
-        return lambda x, sigma: conditional(x, sigma, None)
-    return guidance.classifier_free(conditional, label, null_label=teacher.num_classes, scale=guidance_scale)
+def teacher_denoiser(
+    teacher: GenerativeModel, variables: Variables, cond: Mapping[str, Array], *, guidance_scale: float = 1.0
+) -> Denoiser:
+    """Returns the teacher's guided denoiser under the conditions of `cond` that the teacher takes."""
+    return guidance.classifier_free(
+        of_model(teacher, variables), teacher.spec.conditioning, cond, scale=guidance_scale if cond else 1.0
+    )
 
 
 def heun_step(denoise: Denoiser, x: Images, t: Scalars, r: Scalars) -> Images:

@@ -8,9 +8,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
+from jaxgen.core import keys
+from jaxgen.diffusion.process import schedules, uniforms
 from jaxgen.diffusion.process.algebra import per_image
+from jaxgen.diffusion.process.times import Times
 
 Images = Float[Array, "n h w c"]
 Scalars = Float[Array, " n"]
@@ -18,10 +21,24 @@ AverageVelocity = Callable[[Images, Scalars, Scalars], Images]
 """(z_t, r, t) -> u."""
 
 
+def draw_interval(example_keys: Key[Array, " n"], times: Times, share: float) -> tuple[Scalars, Scalars]:
+    """Draws r <= t: two ordered times for a share of the examples, and r = t for the others (section 4.3)."""
+    flow = schedules.flow()
+
+    def draw(stream: str) -> Array:
+        sigma = times(flow, uniforms.independent(keys.fold_each(example_keys, stream)))
+        return sigma / (1.0 + sigma)
+
+    a, b = draw("one_end"), draw("other_end")
+    t = jnp.maximum(a, b)
+    wide = keys.bernoulli(keys.fold_each(example_keys, "interval"), share)
+    return jnp.where(wide, jnp.minimum(a, b), t), t
+
+
 def velocity_and_target(
     average: AverageVelocity, z: Images, r: Scalars, t: Scalars, velocity: Images
 ) -> tuple[Images, Images]:
-    """U and what it should be by the MeanFlow identity, v - (t - r) du/dt (eq. 9-11); no gradient enters the latter.
+    """Returns u and its target by the MeanFlow identity, v - (t - r) du/dt (eq. 9-11); no gradient enters the target.
 
     Args:
       average: u.
@@ -44,7 +61,7 @@ def adaptive_loss(difference: Images, *, power: float = 1.0, floor: float = 1e-3
 
 
 def flow_map(average: AverageVelocity, z: Images, *, num_steps: int) -> Images:
-    """Takes noise, z at time 1, to images at time 0 in equal steps (algorithm 2 is one step); an evaluation each."""
+    """Maps noise, z at time 1, to images at time 0 in equal steps (algorithm 2 is one step); an evaluation each."""
 
     def body(z: Images, interval: tuple[Array, Array]) -> tuple[Images, None]:
         t, r = (jnp.full(len(z), time) for time in interval)

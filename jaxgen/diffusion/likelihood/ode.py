@@ -55,7 +55,7 @@ def log_density(
     Args:
       keys: one key an image, for the trace's probes.
       denoise: a differentiable denoiser, called 4 times a step; do not clip its estimates.
-      x: where to evaluate.
+      x: the points at which to evaluate.
       sigmas: noise levels as for samplers, descending, the last 0; between them are Runge-Kutta steps of order 4.
       trace: "hutchinson" estimates the Jacobian's trace with one Rademacher probe an image (Hutchinson 1989; Grathwohl
         et al. 2019), without bias; "exact" takes one derivative a dimension.
@@ -107,7 +107,7 @@ def _exact(denoise: Denoiser) -> Field:
 def _runge_kutta(
     field: Field, state: tuple[Images, Scalars], start: Float[Array, ""], end: Float[Array, ""]
 ) -> tuple[Images, Scalars]:
-    """The classical method of order 4; a stage starts from the one before it, `node` of the step away."""
+    """The classical method of order 4; a stage goes `node` of the step along the slope before it."""
     h = end - start
 
     def stage(

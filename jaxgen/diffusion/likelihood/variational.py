@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Float64, Int, Key
 
 from jaxgen.core.gaussians import discretized_gaussian_log_likelihood, kl_between_gaussians, sum_per_example
 from jaxgen.core.keys import fold_each, normal
-from jaxgen.diffusion.likelihood import posterior
+from jaxgen.diffusion.process import posterior
 from jaxgen.diffusion.sampling.denoisers import Images
 
 Scalars = Float[Array, " n"]
@@ -27,7 +27,7 @@ class Transition(NamedTuple):
     """The posterior's coefficients in the step of each image, as [n, 1, 1, 1].
 
     Attributes:
-      sigma: the level t that the step starts from.
+      sigma: the level t at which the step begins.
       ratio: s / t.
       log_small: logarithm of the posterior's variance; in the first timestep, where that is 0, its next value.
       log_large: logarithm of the forward step's variance.
@@ -58,9 +58,9 @@ def transition(table: Table, timestep: Int[Array, " n"]) -> Transition:
     return Transition(*(jnp.asarray(column.astype(np.float32))[timestep][:, None, None, None] for column in columns))
 
 
-def learned_logvar(step: Transition, fraction: Images) -> Images:
-    """The log-variance of improved DDPM (eq. 15), from where it lies between small (0) and large (1)."""
-    return fraction * step.log_large + (1.0 - fraction) * step.log_small
+def learned_logvar(step: Transition, interpolation: Images) -> Images:
+    """The log-variance of improved DDPM (eq. 15), by its interpolation from small (0) to large (1)."""
+    return interpolation * step.log_large + (1.0 - interpolation) * step.log_small
 
 
 def reverse(step: Transition, x: Images, x0: Images, logvar: Images | Float[Array, "n 1 1 1"]) -> Reverse:
@@ -75,7 +75,7 @@ def term(step: Transition, x: Images, clean: Images, model: Reverse) -> Scalars:
     than a per cent where the model is anywhere near the image.
 
     Args:
-      step: where the images are.
+      step: the transition of each image.
       x: noisy images, clean + sigma * noise.
       clean: 8-bit images, in [-1, 1].
       model: the model's step from x.
@@ -93,11 +93,11 @@ def hybrid_term(
     x: Images,
     clean: Images,
     x0: Images,
-    fraction: Images,
+    interpolation: Images,
     *,
     rescale: float = 1e-3,
 ) -> Scalars:
-    """What L_hybrid adds to the squared error of eps, to learn the variance (Nichol & Dhariwal 2021, eq. 16).
+    """The term that L_hybrid adds to the squared error of eps, to learn the variance (Nichol & Dhariwal 2021, eq. 16).
 
     The bound's term in bits/dim, times `rescale` T: their lambda = 0.001, with the T that makes the mean over timesteps
     a sum. The gradient does not reach the mean.
@@ -108,11 +108,11 @@ def hybrid_term(
       x: noisy images, clean + sigma * noise.
       clean: 8-bit images, in [-1, 1].
       x0: their estimates.
-      fraction: where log-variances lie between small (0) and large (1).
+      interpolation: of the log-variances, from small (0) to large (1).
       rescale: lambda.
     """
     step = transition(table, timestep)
-    model = reverse(step, x, jax.lax.stop_gradient(x0), learned_logvar(step, fraction))
+    model = reverse(step, x, jax.lax.stop_gradient(x0), learned_logvar(step, interpolation))
     return rescale * len(table) * bits_per_dim(term(step, x, clean, model), clean)
 
 

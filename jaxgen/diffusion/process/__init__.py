@@ -1,1 +1,1 @@
-"""What a diffusion process is: paths, schedules of noise levels, parameterizations, and their algebra."""
+"""Diffusion processes: paths, schedules of noise levels, parameterizations, their algebra, and the posterior."""

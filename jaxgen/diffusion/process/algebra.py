@@ -64,5 +64,5 @@ def prediction_weight(m: Mixture, x0_weight: Scalars) -> Scalars:
 
 
 def per_image(values: Scalars | Bool[Array, " n"]) -> Float[Array, "n 1 1 1"] | Bool[Array, "n 1 1 1"]:
-    """Makes one number an image ready to multiply images."""
+    """Reshapes one number an image so that it multiplies images."""
     return values[:, None, None, None]

@@ -23,12 +23,12 @@ def timesteps(schedule: Schedule, num_steps: int, *, spacing: Spacing = "trailin
 
 
 def respaced(schedule: Schedule, num_steps: int, *, section_counts: tuple[int, ...]) -> Levels:
-    """Levels of so many timesteps of each equal section of a discrete schedule (Nichol & Dhariwal 2021, section 4).
+    """Levels of counted timesteps in each equal section of a discrete schedule (Nichol & Dhariwal 2021, section 4).
 
     Args:
       schedule: a discrete schedule.
       num_steps: the sum of the counts.
-      section_counts: how many timesteps to visit in each section, from the least noisy to the noisiest.
+      section_counts: the number of timesteps in each section, from the least noisy to the noisiest.
 
     Raises:
       ValueError: if the schedule is not discrete, or the counts do not fit it or `num_steps`.
@@ -44,9 +44,9 @@ def uniform_time(schedule: Schedule, num_steps: int, *, last: float | None = Non
 
     Args:
       schedule: any schedule.
-      num_steps: how many levels.
+      num_steps: the number of levels.
       last: the time of the last level above 0. If None it is 1 / num_steps, and the step to 0 as long as the others,
-        as is usual for flows; 0 ends at the schedule's least level (Karras et al. 2022, table 1, VP).
+        as flows have it; 0 ends at the schedule's least level (Karras et al. 2022, table 1, VP).
     """
     times = np.linspace(1.0, 1.0 / num_steps if last is None else last, num_steps)
     with jax.ensure_compile_time_eval():

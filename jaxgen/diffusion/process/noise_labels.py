@@ -1,4 +1,4 @@
-"""What a network is told of the noise level: one number an image, in the scale that its lineage was trained with."""
+"""The network's input of the noise level: one number an image, in the scale that its lineage was trained with."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""A diffusion process: the pieces that say what is added to an image, and what a network is asked about it."""
+"""A diffusion process: the noise that is added to an image, and the network's inputs, target and weights."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -34,19 +34,19 @@ class NoiseProcess(NamedTuple):
     sigma_data: float | None = None
 
     def mixture(self, sigma: Scalars) -> Mixture:
-        """The coefficients of what the network sees and predicts at some noise levels."""
+        """Returns the coefficients of the network's input and target at some noise levels."""
         return algebra.mixture(self.path, self.parameterization, sigma)
 
     def label(self, sigma: Scalars) -> Scalars:
-        """What the network is told of some noise levels."""
+        """Returns the noise labels, the network's input, of some noise levels."""
         return self.noise_label(self.schedule, sigma)
 
     def weight(self, sigma: Scalars) -> Scalars:
-        """The weight of the prediction's squared error at some noise levels."""
+        """Returns the weight of the prediction's squared error at some noise levels."""
         return self.weighting(self.mixture(sigma), sigma)
 
     def uses_schedule(self, levels: Callable[[Schedule], np.ndarray]) -> bool:
-        """Returns whether times of training, noise labels, or the `levels` of a schedule depend on the schedule."""
+        """Returns True if times of training, noise labels, or the `levels` of a schedule depend on the schedule."""
         quantiles = jnp.array([0.25, 0.5, 0.75])
 
         def seen(schedule: Schedule) -> list[np.ndarray]:
@@ -59,7 +59,7 @@ class NoiseProcess(NamedTuple):
 
     @property
     def variance_preserving(self) -> bool:
-        """Whether sampling starts from x_T ~ N(0, I), in the network's scale."""
+        """True if sampling begins with x_T ~ N(0, I), in the network's scale."""
         with jax.ensure_compile_time_eval():
             alpha = float(self.path(jnp.float32(1.0)))
         return abs(alpha - 0.5**0.5) < 1e-6
@@ -76,14 +76,14 @@ def make_process(
     shift: float = 1.0,
     where: str = "diffusion",
 ) -> NoiseProcess:
-    """Finds each piece by its name, or call, in the module of its kind: `diffusion.paths`, `diffusion.schedules` ...
+    """Finds each piece by its name, or call, in the module of its kind in `diffusion.process`, such as `paths`.
 
     Args:
-      path: what scale the network sees noisy images in.
-      parameterization: what it predicts.
+      path: the scale of the network's noisy images.
+      parameterization: the network's target.
       schedule: noise level by time.
-      noise_label: how the network is told the noise level.
-      times: where on the schedule training happens.
+      noise_label: the network's input of the noise level.
+      times: the distribution of noise levels in training.
       weighting: of the squared error.
       shift: factor on the schedule's noise levels, for the resolution.
       where: the section of the config, for error messages.

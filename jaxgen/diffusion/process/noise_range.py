@@ -1,8 +1,8 @@
-"""What a range of noise levels has to be, for schedules and for the levels that samplers step through."""
+"""The check of a range of noise levels, for schedules and for the levels that samplers step through."""
 
 
 def check_range(sigma_min: float, sigma_max: float) -> None:
-    """Refuses a range that is none.
+    """Refuses an empty range.
 
     Raises:
       ValueError: if not 0 < sigma_min < sigma_max.

@@ -1,4 +1,4 @@
-"""What a network predicts: F = a x_0 + b eps, with (a, b) a function of the coefficients of x_t = alpha x_0 + std eps.
+"""Parameterizations: the target F = a x_0 + b eps, (a, b) a function of the coefficients of x_t = alpha x_0 + std eps.
 
 `algebra` computes targets from these, and goes back from a prediction to the image and the noise.
 """

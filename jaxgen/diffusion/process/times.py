@@ -1,4 +1,4 @@
-"""Which noise levels to train at: distributions, as functions of one uniform number an example.
+"""Distributions of the noise levels in training, as functions of one uniform number an example.
 
 Because each is an inverse cumulative distribution, independent uniforms and evenly spread ones do for all of them.
 """

@@ -13,8 +13,8 @@ def timestep_subset(num_timesteps: int, num_steps: int, *, spacing: Spacing = "t
     """Chooses the timesteps to sample with, in descending order.
 
     Args:
-      num_timesteps: how many timesteps to choose from: T, or fewer to start at less noise than the schedule ends with.
-      num_steps: n, how many of them to visit.
+      num_timesteps: the number of timesteps to choose from: T, or fewer to begin at less noise than the schedule's.
+      num_steps: n, the number of them to visit.
       spacing: "leading" takes every floor(T / n)-th from 0, and so starts below T - 1; "trailing" takes every
         (T / n)-th from T - 1 down; "linspace" spreads them evenly over 0 and T - 1, both included (for these three see
         Lin et al. 2024, table 2); "quadratic" does so with their square roots (DDIM, Song et al. 2021, appendix D.2).
@@ -37,7 +37,7 @@ def timestep_subset(num_timesteps: int, num_steps: int, *, spacing: Spacing = "t
 
 
 def respaced_timesteps(num_timesteps: int, section_counts: Sequence[int]) -> Int[np.ndarray, " steps"]:
-    """Splits the schedule into equal sections and visits so many timesteps in each (Nichol and Dhariwal 2021, sec. 4).
+    """Splits the schedule into equal sections and spreads timesteps over each (Nichol and Dhariwal 2021, section 4).
 
     The first counts are those of the least noisy sections; the result is in descending order.
 

@@ -1,1 +1,1 @@
-"""From denoisers to images: guidance, samplers, and the noise that they start from."""
+"""From denoisers to images: guidance, samplers, and their initial noise."""

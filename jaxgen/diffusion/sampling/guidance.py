@@ -1,16 +1,16 @@
-"""Guidance: denoisers made from denoisers, steered towards a condition or away from a worse model.
+"""Guidance: denoisers made from denoisers, guided towards a condition or away from a worse model.
 
-With the extrapolations in terms of the clean image: eps is linear in it, so that they are the same in both.
+All extrapolate estimates of the clean image; eps is linear in it, so that extrapolations of either are the same.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float
 
-from jaxgen.core.keys import bernoulli, fold_each
+from jaxgen.core.conditioning import Conditions, doubled
 from jaxgen.diffusion.process.algebra import per_image
 from jaxgen.diffusion.sampling.denoisers import ConditionalDenoiser, Denoiser, Images
 
@@ -22,47 +22,38 @@ LogProbability = Callable[[Images, Float[Array, " n"]], Float[Array, " n"]]
 
 def classifier_free(
     denoise: ConditionalDenoiser,
-    label: Int[Array, " n"],
+    conditions: Conditions,
+    cond: Mapping[str, Array],
     *,
-    null_label: int,
     scale: float = 1.0,
     interval: Interval | None = None,
     rescale: float = 0.0,
 ) -> Denoiser:
     """Classifier-free guidance (Ho & Salimans 2022, eq. 6, with scale = 1 + w).
 
-    Both estimates come from one call on a batch of twice the size. At scale 1, or outside of the interval, the guided
+    Both estimates come from one call on a batch of twice the size. At scale 1, or beyond the interval, the guided
     model is the conditional one, and the null estimate is not computed.
 
     Args:
       denoise: the conditional denoiser.
-      label: the class of each image.
-      null_label: the label that the denoiser takes for "no class".
-      scale: 0 ignores the classes, 1 samples from them, more sharpens them; a Python number, static under `jit`.
+      conditions: the conditions that it takes.
+      cond: those of each image.
+      scale: 0 ignores the conditions, 1 samples from them, more sharpens them; a Python number, static under `jit`.
       interval: noise levels (low, high) with guidance where low < sigma <= high (Kynkäänniemi et al. 2024, eq. 5);
         everywhere if None.
-      rescale: phi in [0, 1], how far the guided estimate's standard deviation over the image is brought back to that
-        of the conditional one (Lin et al. 2024, eqs. 15 and 16).
+      rescale: phi in [0, 1], the share by which the guided estimate's standard deviation over the image is brought back
+        to that of the conditional one (Lin et al. 2024, eqs. 15 and 16).
     """
 
     def plain(x: Images, sigma: Float[Array, " n"]) -> Images:
-        return denoise(x, sigma, label)
+        return denoise(x, sigma, cond)
 
     def guided(x: Images, sigma: Float[Array, " n"], weight: Weight) -> Images:
-        labels = jnp.concatenate([label, jnp.full_like(label, null_label)])
-        both = denoise(jnp.concatenate([x, x]), jnp.concatenate([sigma, sigma]), labels)
+        both = denoise(jnp.concatenate([x, x]), jnp.concatenate([sigma, sigma]), doubled(conditions, cond))
         conditional, unconditional = jnp.split(both, 2)
         return _rescaled(unconditional + weight * (conditional - unconditional), conditional, rescale)
 
     return _within(interval, scale, guided, plain)
-
-
-def hide_labels(
-    example_keys: Key[Array, " n"], label: Int[Array, " n"], *, probability: float, null_label: int
-) -> Int[Array, " n"]:
-    """Puts the null label in the place of some, so that training makes the model that guidance needs (algorithm 1)."""
-    hidden = bernoulli(fold_each(example_keys, "label_dropout"), probability)
-    return jnp.where(hidden, null_label, label)
 
 
 def classifier(denoise: Denoiser, log_prob_of_label: LogProbability, *, scale: float = 1.0) -> Denoiser:
@@ -94,11 +85,11 @@ def autoguidance(
     """Extrapolates from a worse version of the model, `guide`, beyond the model (Karras et al. 2024, eq. 3).
 
     Args:
-      denoise: the model; conditional on the same thing as the guide.
+      denoise: the model; of the same conditions as the guide.
       guide: a smaller or less trained one.
       scale: w, at 1 the model itself.
       interval: noise levels (low, high) with guidance where low < sigma <= high; everywhere if None.
-      rescale: phi in [0, 1], as for `classifier_free`: how far the standard deviation is brought back to the model's.
+      rescale: phi in [0, 1], as for `classifier_free`, towards the standard deviation of the model's own estimate.
     """
 
     def guided(x: Images, sigma: Float[Array, " n"], weight: Weight) -> Images:
@@ -124,7 +115,7 @@ def _within(
     guided: Callable[[Images, Float[Array, " n"], Weight], Images],
     plain: Denoiser,
 ) -> Denoiser:
-    """Guided with weight `scale` for images in the interval and 1 for the others; plain where it is 1 for all."""
+    """Returns the denoiser of weight `scale` in the interval and 1 beyond; plain where it is 1 for all images."""
     if scale == 1.0:
         return plain
     low, high = interval or (0.0, math.inf)

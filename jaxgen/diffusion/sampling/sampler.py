@@ -1,14 +1,17 @@
-"""How noise becomes an image: the section `sampler` of a diffusion config, and what its settings name."""
+"""The section `sampler` of a diffusion config: the sampler, its noise levels and its guidance."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from jaxgen.core.conditioning import Conditions
 from jaxgen.core.config import Need, Needs, bind_text, call_text
+from jaxgen.core.contract import GenerativeModel, require
+from jaxgen.diffusion.process import assumptions
 from jaxgen.diffusion.process.noise_process import NoiseProcess
 from jaxgen.diffusion.process.schedules import Schedule
 from jaxgen.diffusion.sampling import denoisers, guidance
@@ -27,16 +30,16 @@ class Sampler(NamedTuple):
 
     Attributes:
       name: a sampler in `diffusion.sampling.samplers`, or a call such as `heun(churn=40.0)`.
-      levels: a function in `diffusion.levels`: the noise levels to step through, as `timesteps(spacing="leading")`.
-      num_steps: how many there are, apart from the 0 at the end; of samplers that find their own steps, such as `rk45`,
-        2 for the two levels between which they do.
-      guidance_scale: 1 samples from the class, more sharpens it, 0 ignores it.
+      levels: a function in `diffusion.process.levels`: the noise levels to step through, such as
+        `timesteps(spacing="leading")`.
+      num_steps: the number of levels, apart from the 0 at the end; 2 for samplers that find their own steps, such as
+        `rk45`: the levels between which they do.
+      guidance_scale: 1 samples from the class, more sharpens it, 0 ignores it. Away from the finished run that
+        `frozen.guide` names, smaller or less trained (Karras et al. 2024), or else from the model without its class.
       guidance_interval: noise levels between which there is guidance; everywhere if None.
-      guidance_rescale: how far the standard deviation over an image of guided estimates is brought back to that of the
-        model's own, in [0, 1].
-      guide: work directory of a finished run, smaller or less trained, to guide away from (Karras et al. 2024), instead
-        of from the model without its class; none for that.
-      clip: whether estimates of the image are kept in [-1, 1]; not for latents.
+      guidance_rescale: the share, in [0, 1], by which the standard deviation over an image of guided estimates is
+        brought back to that of the model's own.
+      clip: True to keep estimates of the image in [-1, 1]; not for latents.
     """
 
     name: str = "ancestral"
@@ -45,7 +48,6 @@ class Sampler(NamedTuple):
     guidance_scale: float = 1.0
     guidance_interval: tuple[float, float] | None = None
     guidance_rescale: float = 0.0
-    guide: str | None = None
     clip: bool = True
 
     @property
@@ -59,14 +61,45 @@ class Sampler(NamedTuple):
         return self.function == LEARNED_VARIANCE
 
 
-def needs(*, conditional: bool) -> Needs:
-    """Returns the conditions under which settings have an effect; `conditional` if the model sees the classes."""
+def needs(*, conditional: bool, guide: bool) -> Needs:
+    """Returns the conditions under which settings have an effect.
+
+    Args:
+      conditional: True if the model takes conditions.
+      guide: True if there is another model to guide away from.
+    """
     scale = Need("a sampler.guidance_scale other than 1", lambda sampler: sampler.guidance_scale != 1.0)
-    steers = Need(
-        "diffusion.class_conditional=True or a sampler.guide",
-        lambda sampler: conditional or sampler.guide is not None,
-    )
-    return {"guidance_scale": steers, "guidance_interval": scale, "guidance_rescale": scale, "guide": scale}
+    guides = Need("diffusion.class_conditional=True or a frozen.guide", lambda sampler: conditional or guide)
+    return {"guidance_scale": guides, "guidance_interval": scale, "guidance_rescale": scale}
+
+
+def check_guide(settings: Sampler, conditions: Conditions, guide: GenerativeModel | None) -> None:
+    """Refuses guidance that has no effect, or nothing to guide away from.
+
+    Args:
+      settings: the section.
+      conditions: the conditions that the model takes.
+      guide: the model of the run that `frozen.guide` names; None for none.
+
+    Raises:
+      ValueError: if the guide has no effect, cannot denoise, or takes conditions that the model does not, or the
+        model was never trained without its conditions.
+    """
+    if guide is not None:
+        if settings.guidance_scale == 1.0:
+            raise ValueError(
+                "frozen.guide names a run, but has no effect without a sampler.guidance_scale other than 1: set it to "
+                "None."
+            )
+        require(guide, "denoise", by="Guidance")
+        for name in guide.spec.conditioning:
+            if name not in conditions:
+                raise ValueError(f"frozen.guide is told {name!r}, which this model is not: guide by another run.")
+    elif settings.guidance_scale != 1.0 and not all(condition.null for condition in conditions.values()):
+        raise ValueError(
+            f"sampler.guidance_scale is {settings.guidance_scale}, but the model never learned to do without its "
+            "class: set diffusion.label_dropout above 0, or sampler.guidance_scale to 1."
+        )
 
 
 def make_sampler(
@@ -76,9 +109,9 @@ def make_sampler(
 
     Args:
       settings: the section.
-      schedule: of the model.
-      learned_variance: whether the model predicts the variance of the reverse steps.
-      latents: whether it is one of latents.
+      schedule: that of the model.
+      learned_variance: True if the model predicts the variance of the reverse steps.
+      latents: True if it is a model of latents.
 
     Raises:
       ValueError: if a name does not exist, or takes other values, or the settings do not fit the model or each other.
@@ -91,7 +124,7 @@ def make_sampler(
         )
     if settings.clip and latents:
         raise ValueError("sampler.clip is True, but latents do not lie in [-1, 1]: set sampler.clip=False.")
-    later = ("keys", "denoise", "x", "sigmas")
+    later = ("keys", "denoise", "x", "sigmas", "callback", "trajectory")
     draw = bind_text("jaxgen.diffusion.sampling.samplers", settings.name, where="sampler.name", later=later)
     sigmas = _levels(settings, schedule, settings.num_steps)
     _check_guidance(settings, sigmas)
@@ -99,6 +132,23 @@ def make_sampler(
         _check_adaptive(settings, schedule, sigmas)
     _try(draw, sigmas, learns_variance=settings.learns_variance)
     return draw, sigmas
+
+
+def nonfinite_hint(settings: Sampler, draw: Callable[..., Array], sigmas: Levels) -> str:
+    """Returns the likely cause of images that are not finite, and the settings to change; empty if there is none.
+
+    Args:
+      settings: the section.
+      draw: the sampler that `make_sampler` found,
+      sigmas: and its noise levels.
+    """
+    if settings.function != ADAPTIVE:
+        return ""
+    tries = assumptions.assumed_by(draw, "max_tries")
+    return (
+        f"{ADAPTIVE} did not reach noise level {sigmas[-2]:g} within max_tries={tries} steps, or the model's estimates "
+        "are not finite; raise max_tries, rtol or atol in sampler.name"
+    )
 
 
 def check_schedule(settings: Sampler, process: NoiseProcess, *, schedule: str, shift: float) -> None:
@@ -166,48 +216,32 @@ def _try(draw: Callable[..., Array], sigmas: Levels, *, learns_variance: bool) -
     )
 
 
-def steered(
+def guided(
     settings: Sampler,
-    denoise: denoisers.LabeledDenoiser,
-    label: Int[Array, " n"] | None,
+    denoise: denoisers.ConditionalDenoiser,
+    conditions: Conditions,
+    cond: Mapping[str, Array],
     *,
-    null_label: int,
-    guide: denoisers.LabeledDenoiser | None = None,
+    guide: denoisers.ConditionalDenoiser | None = None,
 ) -> denoisers.Denoiser:
-    """The denoiser to sample with: guided as the settings say, and clipped.
+    """Returns the denoiser to sample with, guided and clipped by the settings.
 
     Args:
       settings: the section.
       denoise: the model's.
-      label: the classes; None for none.
-      null_label: the label that stands for no class.
-      guide: of the run that `settings.guide` names.
-
-    Raises:
-      ValueError: if there is a guide that the settings do not name, or none for one that they name.
+      conditions: the conditions that it takes.
+      cond: those of the images, all that it takes; empty for an unconditional model.
+      guide: the denoiser of the run to guide away from, under the conditions that it takes; None to guide away from
+        the null condition, if there are conditions.
     """
-    if (settings.guide is None) != (guide is None):
-        raise ValueError(f"sampler.guide is {settings.guide}, and there is {'no' if guide is None else 'a'} guide.")
-
-    def of_label(x: Array, sigma: Array) -> Array:
-        return denoise(x, sigma, label)
-
-    result: denoisers.Denoiser = of_label
+    own = denoisers.with_condition(denoise, cond)
+    options: dict[str, Any] = {
+        "scale": settings.guidance_scale,
+        "interval": settings.guidance_interval,
+        "rescale": settings.guidance_rescale,
+    }
     if guide is not None:
-        result = guidance.autoguidance(
-            of_label,
-            lambda x, sigma: guide(x, sigma, label),
-            scale=settings.guidance_scale,
-            interval=settings.guidance_interval,
-            rescale=settings.guidance_rescale,
-        )
-    elif label is not None:
-        result = guidance.classifier_free(
-            denoise,
-            label,
-            null_label=null_label,
-            scale=settings.guidance_scale,
-            interval=settings.guidance_interval,
-            rescale=settings.guidance_rescale,
-        )
-    return denoisers.clip_denoised(result) if settings.clip else result
+        own = guidance.autoguidance(own, denoisers.with_condition(guide, cond), **options)
+    elif cond:
+        own = guidance.classifier_free(denoise, conditions, cond, **options)
+    return denoisers.clip_denoised(own) if settings.clip else own

@@ -1,10 +1,10 @@
-"""What samplers are made of: the scan over noise levels, the estimate at a level, the first-order step, the noise.
+"""The parts of samplers: the scan over noise levels, the estimate at a level, the first-order step, the noise.
 
 Throughout, t is the noise level of a step, s < t the next one, and lambda = -log(sigma) runs upwards.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +18,108 @@ Scalar = Float[Array, ""]
 PerStep = Float[Array, " steps"]
 
 
-def over_levels(step: Callable[..., State], state: State, sigmas: Sigmas, *coefficients: PerStep) -> State:
-    """Scans `step(state, k, t, s, *coefficients)` over the pairs of consecutive levels and the step's coefficients."""
+class Step(NamedTuple):
+    """A step of a sampler, as it is given to a `Callback` once it is taken.
+
+    Attributes:
+      k: the number of the step, counted from 0.
+      sigma: the noise level t at which the step begins.
+      next_sigma: the level s at which it ends; 0 in the last step.
+      x: the images at level s.
+      denoised: the estimate of the clean images, made at level t.
+      keys: one key an image, different in every step and from those of the sampler's own noise.
+    """
+
+    k: Int[Array, ""]
+    sigma: Scalar
+    next_sigma: Scalar
+    x: Images
+    denoised: Images
+    keys: Key[Array, " n"]
+
+
+Callback = Callable[[Step], Images]
+"""Returns the images at level s from which the sampler goes on, `step.x` to change nothing.
+
+It is traced once, as the body of a scan is, and called after every step. The x at the first level is the sampler's
+argument, which the caller can change.
+"""
+
+
+class Trajectory(NamedTuple):
+    """The states of a sampler at all noise levels.
+
+    Attributes:
+      sigmas: the noise levels.
+      x: the images at each of them, the callback's where there is one; the last are the sampler's result.
+      denoised: the estimates of the clean images, made at every level but the last.
+    """
+
+    sigmas: Float[Array, " levels"]
+    x: Float[Array, "levels n h w c"]
+    denoised: Float[Array, "steps n h w c"]
+
+
+Result = Images | tuple[Images, Trajectory]
+"""The images, and with `trajectory=True` the trajectory beside them."""
+
+
+def over_levels(
+    step: Callable[..., tuple[tuple[Any, ...], Images]],
+    state: tuple[Any, ...],
+    sigmas: Sigmas,
+    *coefficients: PerStep,
+    keys: Key[Array, " n"],
+    callback: Callback | None,
+    trajectory: bool,
+) -> Result:
+    """Draws images by a sampler's steps through the noise levels.
+
+    Args:
+      step: `(state, k, t, s, *coefficients)` -> the next state, and the estimate of the clean images at level t.
+      state: the x at the first level, and what else the sampler remembers from step to step.
+      sigmas: noise levels, descending; the last is 0.
+      *coefficients: one number a step each.
+      keys: one key an image, from which the callback's are derived.
+      callback: called after every step; None adds nothing to the program.
+      trajectory: whether the states at all levels are returned, too; False adds nothing to the program.
+
+    Raises:
+      ValueError: if the callback returns an array of another shape or type than the images.
+    """
     sigmas = jnp.asarray(sigmas)
 
-    def body(state: Any, inputs: tuple[Array, ...]) -> tuple[Any, None]:
-        return step(state, *inputs), None
+    def body(state: tuple[Any, ...], inputs: tuple[Array, ...]) -> tuple[tuple[Any, ...], tuple[Images, Images] | None]:
+        (x, *memory), denoised = step(state, *inputs)
+        if callback is not None:
+            k, t, s, *_ = inputs
+            x = _called(callback, Step(k, t, s, x, denoised, fold_each(fold_each(keys, "callback"), k)))
+        return (x, *memory), (x, denoised) if trajectory else None
 
     inputs = (jnp.arange(len(sigmas) - 1), sigmas[:-1], sigmas[1:], *coefficients)
-    return jax.lax.scan(body, state, inputs)[0]
+    (x, *_), states = jax.lax.scan(body, state, inputs)
+    if states is None:
+        return x
+    return x, Trajectory(sigmas, jnp.concatenate([state[0][None], states[0]]), states[1])
+
+
+def _called(callback: Callback, step: Step) -> Images:
+    x = callback(step)
+    if (jnp.shape(x), jnp.result_type(x)) != (step.x.shape, step.x.dtype):
+        raise ValueError(
+            f"A sampler's callback must return images {step.x.dtype}{list(step.x.shape)}, as it is given, not "
+            f"{jnp.result_type(x)}{list(jnp.shape(x))}."
+        )
+    return x
+
+
+def scan_levels(step: Callable[..., State], state: State, sigmas: Float[Array, " levels"]) -> State:
+    """Scans `step(state, t, s)` over the pairs of consecutive levels."""
+
+    def body(state: Any, levels: tuple[Scalar, Scalar]) -> tuple[Any, None]:
+        return step(state, *levels), None
+
+    return jax.lax.scan(body, state, (sigmas[:-1], sigmas[1:]))[0]
 
 
 def estimate(denoise: Denoiser, x: Images, sigma: Scalar) -> Images:

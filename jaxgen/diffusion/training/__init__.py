@@ -1,1 +1,1 @@
-"""What training a denoiser needs: noising, weights, importance of times, augmentation."""
+"""Training of denoisers: noising, weights, importance sampling of times, augmentation."""

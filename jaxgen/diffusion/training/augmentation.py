@@ -1,4 +1,4 @@
-"""Augmentation that the network is told of, so that samples show none of it (Karras et al. 2022, appendix F.2).
+"""Augmentation with labels as the network's input, so that samples show none of it (Karras et al. 2022, appendix F.2).
 
 Every transformation is applied with some probability, and its parameters become entries of a vector of labels, which
 are zero without it. The order of transformations and labels is that of `Recipe`.
@@ -66,7 +66,7 @@ def _check(recipe: Recipe, image_shape: tuple[int, int, int]) -> None:
 def augment(
     example_keys: Key[Array, " n"], images: Float[Array, "n h w c"], recipe: Recipe
 ) -> tuple[Float[Array, "n h w c"], Float[Array, "n labels"]]:
-    """Transforms images in [-1, 1], and labels what was done to them.
+    """Transforms images in [-1, 1], and returns labels of the transformations.
 
     Args:
       example_keys: one key an image.

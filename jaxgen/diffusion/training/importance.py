@@ -12,7 +12,7 @@ Moments = Float[Array, " buckets"]
 Scalars = Float[Array, " n"]
 
 
-def start(buckets: int) -> Moments:
+def initial_moments(buckets: int) -> Moments:
     """Equal moments: times are uniform at first."""
     return jnp.ones(buckets)
 

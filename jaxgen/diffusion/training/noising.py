@@ -14,14 +14,14 @@ from jaxgen.diffusion.training.augment_recipes import Recipe
 
 
 class Noised(NamedTuple):
-    """A microbatch made ready to learn from.
+    """A microbatch with its noise.
 
     Attributes:
       clean: images, augmented.
       eps: their noise.
       sigma: their noise levels.
-      vector: what was done to the images, for the network to know.
-      quantile: where the noise levels lie in their distribution.
+      vector: labels of the augmentation, an input of the network.
+      quantile: quantiles of the noise levels in their distribution.
       importance: weights of the examples, of mean 1 over the distribution.
     """
 
@@ -51,13 +51,13 @@ def add_noise(
     """Draws noise and noise levels for a microbatch.
 
     Args:
-      process: whose noise levels.
+      process: the diffusion process.
       key: the key of the step.
       example_keys: the key of each example in it.
       batch: images in [-1, 1], and their indices.
       stratified_over: the size of the step's global batch, over which noise levels are spread evenly; None for
         independent ones.
-      moments: second moments of the loss, to draw noise levels by; None to draw them as the process says.
+      moments: second moments of the loss, to draw noise levels by; None to draw them by the process alone.
       recipe: of augmentation; None for none.
     """
     clean, vector = batch["image"], None

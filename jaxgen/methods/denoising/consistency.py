@@ -5,37 +5,38 @@ where there is a teacher, by distillation of a diffusion model.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, Key, PyTree
-from ml_collections import ConfigDict
+from jaxtyping import Array, Float, Key, PyTree
 
-from jaxgen.core import keys, trees
+from jaxgen.core import conditioning, keys, trees
 from jaxgen.core.builders import Objective, Player, one_player
-from jaxgen.core.config import Need, bind_text, call, call_text, check_bounds
+from jaxgen.core.conditioning import Conditions
+from jaxgen.core.config import Need, Needs, Section, bind_text, call, call_text, check_bounds
 from jaxgen.core.contract import (
     Conditioning,
+    Context,
     Env,
     GenerativeModel,
     Metrics,
     Microbatch,
     ModelSpec,
-    Trained,
     TrainState,
     for_classes,
+    require,
 )
 from jaxgen.diffusion.few_step import consistency
 from jaxgen.diffusion.few_step.curricula import Curriculum
 from jaxgen.diffusion.few_step.distillation import heun_step, teacher_denoiser
+from jaxgen.diffusion.few_step.networks import apply_network
 from jaxgen.diffusion.process import assumptions, paths, schedules, uniforms
 from jaxgen.diffusion.process.algebra import per_image
 from jaxgen.diffusion.process.noise_labels import NoiseLabel
-from jaxgen.diffusion.sampling import guidance
 from jaxgen.diffusion.sampling.denoisers import clip_denoised
 from jaxgen.nn.networks import make_network
 from jaxgen.optim.optimizers import make_optimizer
@@ -54,9 +55,9 @@ class Settings(NamedTuple):
       noise_label: name in `diffusion.process.noise_labels`: how the network is told the noise level.
       class_conditional: whether the network sees the class.
       label_dropout: how often, in training, it sees the null token instead.
-      teacher: work directory of a finished diffusion run to distil; none for training from scratch.
-      start_from_teacher: whether the student starts with the teacher's weights, as it should if that is an EDM of
-        sigma_data with the same noise label: its denoiser nearly is a consistency function at low noise.
+      start_from_teacher: whether a student starts with the weights of its teacher, the finished run that
+        `frozen.teacher` names, as it should if that is an EDM of sigma_data with the same noise label: its denoiser
+        nearly is a consistency function at low noise.
       teacher_guidance: scale of the teacher's guidance.
     """
 
@@ -69,19 +70,19 @@ class Settings(NamedTuple):
     noise_label: str = "log_sigma"
     class_conditional: bool = False
     label_dropout: float = 0.0
-    teacher: str | None = None
     start_from_teacher: bool = True
     teacher_guidance: float = 1.0
 
 
-NEEDS = {
-    "label_dropout": Need("consistency.class_conditional=True", lambda consistency: consistency.class_conditional),
-    "teacher_guidance": Need(
-        "consistency.teacher and consistency.class_conditional=True",
-        lambda consistency: consistency.teacher is not None and consistency.class_conditional,
-    ),
-}
-"""Settings that have an effect only beside others, with the condition of each."""
+def needs(*, distilled: bool) -> Needs:
+    """Returns the conditions under which settings have an effect; `distilled` if there is a teacher."""
+    return {
+        "label_dropout": Need("consistency.class_conditional=True", lambda consistency: consistency.class_conditional),
+        "teacher_guidance": Need(
+            "a frozen.teacher and consistency.class_conditional=True",
+            lambda consistency: distilled and consistency.class_conditional,
+        ),
+    }
 
 
 class Sampler(NamedTuple):
@@ -96,78 +97,74 @@ class Sampler(NamedTuple):
     clip: bool = True
 
 
-class Process(NamedTuple):
+class ConsistencyModel(NamedTuple):
     """The network and what it is trained with."""
 
     network: nn.Module
     settings: Settings
     curriculum: Curriculum
     noise_label: NoiseLabel
-    null_label: int
+    conditions: Conditions
 
-    def start(
+    def __call__(
         self,
         params: PyTree,
         x: Float[Array, "n h w c"],
         sigma: Float[Array, " n"],
-        label: Int[Array, " n"] | None,
+        cond: Mapping[str, Array],
         dropout_keys: Key[Array, " n"] | None = None,
     ) -> Float[Array, "n h w c"]:
-        """The consistency function f(x, sigma); dropout is on where there are keys."""
+        """Returns f(x, sigma) of the consistency function; dropout is on where there are keys."""
         low, high, data = self.settings.sigma_min, self.settings.sigma_max, self.settings.sigma_data
         c_skip, c_out = consistency.boundary_scalings(sigma, sigma_min=low, sigma_data=data)
-        prediction = self.network.apply(
-            {"params": params["network"]},
-            x * per_image(paths.normalized(sigma_data=data)(sigma)),
-            self.noise_label(schedules.karras(sigma_min=low, sigma_max=high), sigma),
-            label,
-            train=dropout_keys is not None,
-            dropout_keys=dropout_keys,
-        )
+        x_t = x * per_image(paths.normalized(sigma_data=data)(sigma))
+        noise_label = self.noise_label(schedules.karras(sigma_min=low, sigma_max=high), sigma)
+        prediction = apply_network(self.network, params, x_t, noise_label, cond, dropout_keys=dropout_keys)
         return per_image(c_skip) * x + per_image(c_out) * prediction
 
 
-Neighbor = Callable[[Array, Array, Array, Array, Array, Array | None], Array]
-"""(x_0, eps, x_t, t, r, label) -> x_r."""
+OdeStep = Callable[[PyTree, Array, Array, Array, Array, Array, Mapping[str, Array]], Array]
+"""(frozen, x_0, eps, x_t, t, r, cond) -> x_r: from level t of a path to the lower level r."""
 
 
-def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
+def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
     """Builds a consistency model; reads the sections consistency, sampler, model, optimizer.
 
     Raises:
       ValueError: if a setting is unknown, of a wrong type or out of range, or the teacher is missing.
     """
-    settings = call(Settings, config.consistency, where="consistency", needs=NEEDS)
+    teacher = env.frozen.get("teacher")
+    settings = call(Settings, config.consistency, where="consistency", needs=needs(distilled=teacher is not None))
     sampler = call(Sampler, config.sampler, where="sampler")
-    spec = for_classes(spec, settings.class_conditional, where="consistency")
+    spec = for_classes(spec, settings.class_conditional, where="consistency", dropout=settings.label_dropout)
     spec = spec._replace(sigma_data=settings.sigma_data)
-    _check(settings, sampler, env)
-    process = make_process(config, settings, spec)
+    _check(settings, sampler, spec, teacher)
+    consistency_model = _consistency_model(config, settings, spec)
 
-    def init_variables(key: Key[Array, ""], batch: Microbatch) -> tuple[PyTree, PyTree]:
-        params = process.network.init(key, batch["image"], jnp.zeros(len(batch["image"])), train=False)["params"]
-        if env.teacher is not None and settings.start_from_teacher:
-            params = _weights_of(env.teacher, like=params)
-        return {"network": params}, {"microbatches": jnp.zeros((), jnp.int32)}
+    def init_variables(context: Context, batch: Microbatch) -> tuple[PyTree, PyTree]:
+        x = batch["image"]
+        params = consistency_model.network.init(context.key, x, jnp.zeros(len(x)), train=False)["params"]
+        if teacher is not None and settings.start_from_teacher:
+            params = _weights_of(context.frozen["teacher"], like=params)
+        return {"network": params}, {}
 
-    total = config.train.num_steps * config.train.microbatches
     optimizer = call(make_optimizer, config.optimizer, where="optimizer", num_steps=config.train.num_steps)
     init, update = one_player(
         init_variables,
-        Player(make_objective(process, _neighbor(settings, env.teacher), total), optimizer),
+        Player(_objective(consistency_model, _ode_step(settings, teacher), config.train.num_steps), optimizer),
         microbatches=config.train.microbatches,
         env=env,
     )
 
     def sample(sample_keys: Key[Array, " n"], variables: PyTree, cond: Conditioning = None) -> Float[Array, "n h w c"]:
-        label = None if cond is None else cond.get("label")
+        told = conditioning.complete(spec.conditioning, cond, len(sample_keys))
 
-        def start(x: Array, sigma: Array) -> Array:
-            return process.start(variables, x, sigma, label)
+        def function(x: Array, sigma: Array) -> Array:
+            return consistency_model(variables, x, sigma, told)
 
         return consistency.multistep(
             sample_keys,
-            clip_denoised(start) if sampler.clip else start,
+            clip_denoised(function) if sampler.clip else function,
             spec.image_shape,
             jnp.array([settings.sigma_max, *sampler.sigmas]),
             sigma_min=settings.sigma_min,
@@ -176,10 +173,12 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
     def eval_variables(state: TrainState) -> PyTree:
         return state.params
 
-    return GenerativeModel(spec, init, update, sample, eval_variables, microbatches=config.train.microbatches)
+    return GenerativeModel(
+        spec, init, update, sample, eval_variables, frozen=("teacher",), microbatches=config.train.microbatches
+    )
 
 
-def make_process(config: ConfigDict, settings: Settings, spec: ModelSpec) -> Process:
+def _consistency_model(config: Section, settings: Settings, spec: ModelSpec) -> ConsistencyModel:
     """Builds the network of the section `model`, and finds the curriculum and the noise label by their names."""
     network = make_network(
         config.model,
@@ -191,7 +190,7 @@ def make_process(config: ConfigDict, settings: Settings, spec: ModelSpec) -> Pro
     noise_label = call_text(
         "jaxgen.diffusion.process.noise_labels", settings.noise_label, where="consistency.noise_label"
     )
-    return Process(network, settings, curriculum, noise_label, spec.num_classes)
+    return ConsistencyModel(network, settings, curriculum, noise_label, spec.conditioning)
 
 
 def _curriculum(settings: Settings) -> Curriculum:
@@ -204,74 +203,69 @@ def _curriculum(settings: Settings) -> Curriculum:
     return curriculum()
 
 
-def make_objective(process: Process, neighbor: Neighbor, total: int) -> Objective:
-    """The distance of f(x_t, t) to f(x_r, r), through the latter of which no gradient goes; `total` microbatches."""
+def _objective(function: ConsistencyModel, ode_step: OdeStep, num_steps: int) -> Objective:
+    """The distance of f(x_t, t) to f(x_r, r), through the latter of which no gradient goes."""
+    settings, conditions = function.settings, function.conditions
 
     def objective(
-        key: Key[Array, ""], params: PyTree, model_state: PyTree, batch: Microbatch
+        context: Context, params: PyTree, model_state: PyTree, batch: Microbatch
     ) -> tuple[Float[Array, ""], tuple[PyTree, Metrics]]:
-        example_keys = keys.per_example(key, batch["index"])
+        example_keys = keys.per_example(context.key, batch["index"])
         x0 = batch["image"]
-        r, t = process.curriculum(uniforms.independent(example_keys), model_state["microbatches"] / total)
+        r, t = function.curriculum(uniforms.independent(example_keys), context.step / num_steps)
         eps = keys.normal(keys.fold_each(example_keys, "eps"), x0.shape[1:])
-        label = _labels(example_keys, process, batch)
+        cond = conditioning.dropped(example_keys, conditions, batch, probability=settings.label_dropout)
         x_t = x0 + per_image(t) * eps
-        x_r = neighbor(x0, eps, x_t, t, r, label)
+        x_r = ode_step(context.frozen, x0, eps, x_t, t, r, cond)
         dropout_keys = keys.fold_each(example_keys, "dropout")  # the same masks for both (Song and Dhariwal 2024)
-        there = jax.lax.stop_gradient(process.start(params, x_r, r, label, dropout_keys))
-        difference = process.start(params, x_t, t, label, dropout_keys) - there
-        c = process.settings.huber * np.sqrt(x0[0].size)
-        errors = consistency.pseudo_huber(difference, c=c)
-        loss = jnp.mean(_weight(process.settings, r, t) * errors)
+        target = jax.lax.stop_gradient(function(params, x_r, r, cond, dropout_keys))
+        difference = function(params, x_t, t, cond, dropout_keys) - target
+        errors = consistency.pseudo_huber(difference, c=settings.huber * np.sqrt(x0[0].size))
+        loss = jnp.mean(_weight(settings, r, t) * errors)
         metrics = {"consistency_error": jnp.mean(difference**2), "relative_step": jnp.mean(1.0 - r / t)}
-        return loss, ({"microbatches": model_state["microbatches"] + 1}, metrics)
+        return loss, (model_state, metrics)
 
     return objective
 
 
-def trained_neighbor(
+def data_step(
+    frozen: PyTree,
     x0: Float[Array, "n h w c"],
     eps: Float[Array, "n h w c"],
     x_t: Float[Array, "n h w c"],
     t: Float[Array, " n"],
     r: Float[Array, " n"],
-    label: Int[Array, " n"] | None,
+    cond: Mapping[str, Array],
 ) -> Float[Array, "n h w c"]:
-    """x_r with the noise of x_t: an unbiased step along the path (Song et al. 2023, section 5)."""
-    del x_t, t, label
+    """Returns x_r with the noise of x_t: an unbiased step along the path (Song et al. 2023, section 5)."""
+    del frozen, x_t, t, cond
     return x0 + per_image(r) * eps
 
 
-def distilled_neighbor(teacher: Trained, guidance_scale: float) -> Neighbor:
-    """x_r by a step of the teacher's ODE from x_t (Song et al. 2023, section 4)."""
+def teacher_step(teacher: GenerativeModel, guidance_scale: float) -> OdeStep:
+    """Returns x_r by a step of the teacher's ODE from x_t (Song et al. 2023, section 4), as a function."""
 
-    def neighbor(x0: Array, eps: Array, x_t: Array, t: Array, r: Array, label: Array | None) -> Array:
+    def step(frozen: PyTree, x0: Array, eps: Array, x_t: Array, t: Array, r: Array, cond: Mapping[str, Array]) -> Array:
         del x0, eps
-        return heun_step(teacher_denoiser(teacher, label, guidance_scale=guidance_scale), x_t, t, r)
+        return heun_step(teacher_denoiser(teacher, frozen["teacher"], cond, guidance_scale=guidance_scale), x_t, t, r)
 
-    return neighbor
-
-
-def _neighbor(settings: Settings, teacher: Trained | None) -> Neighbor:
-    if settings.teacher is None:
-        return trained_neighbor
-    # A finished student is sampled without its teacher; only learning on needs it.
-    return _absent_neighbor if teacher is None else distilled_neighbor(teacher, settings.teacher_guidance)
+    return step
 
 
-def _absent_neighbor(*inputs: Array | None) -> Array:
-    raise ValueError("Training goes on only with the teacher, which consistency.teacher names: put it back.")
+def _ode_step(settings: Settings, teacher: GenerativeModel | None) -> OdeStep:
+    return data_step if teacher is None else teacher_step(teacher, settings.teacher_guidance)
 
 
-def _weights_of(teacher: Trained, *, like: PyTree) -> PyTree:
-    weights = teacher.variables["network"]
+def _weights_of(teacher: PyTree, *, like: PyTree) -> PyTree:
+    """A copy of the teacher's weights, for a student of the same network."""
+    weights = teacher.get("network", {})
     ours, theirs = ({name: leaf.shape for name, leaf in trees.named_leaves(tree).items()} for tree in (like, weights))
     if ours != theirs:
         raise ValueError(
             "The teacher's network is another than the student's: give model its settings, or set "
             "consistency.start_from_teacher=False."
         )
-    return jax.tree.map(jnp.asarray, weights)
+    return jax.tree.map(jnp.copy, weights)
 
 
 def _weight(settings: Settings, r: Array, t: Array) -> Array:
@@ -282,28 +276,25 @@ def _weight(settings: Settings, r: Array, t: Array) -> Array:
     return jnp.ones_like(t)
 
 
-def _labels(example_keys: Array, process: Process, batch: Microbatch) -> Array | None:
-    settings = process.settings
-    if not settings.class_conditional:
-        return None
-    probability, null_label = settings.label_dropout, process.null_label
-    return guidance.hide_labels(example_keys, batch["label"], probability=probability, null_label=null_label)
-
-
-def _check(settings: Settings, sampler: Sampler, env: Env) -> None:
-    if settings.teacher is None and env.teacher is not None:
-        raise ValueError("There is a teacher, but consistency.teacher is None: name its work directory there.")
+def _check(settings: Settings, sampler: Sampler, spec: ModelSpec, teacher: GenerativeModel | None) -> None:
+    if teacher is not None:
+        require(teacher, "denoise", by="Distillation")
+        for name, condition in teacher.spec.conditioning.items():
+            if name not in spec.conditioning and not condition.null:
+                raise ValueError(f"The teacher must be told {name!r}, which the student is not: set class_conditional.")
     check_bounds(settings, {"label_dropout": (0, 1)}, where="consistency")
     if settings.huber <= 0.0:
         raise ValueError(f"consistency.huber is {settings.huber}, but must be positive.")
-    if settings.teacher_guidance != 1.0 and env.teacher is not None and not env.teacher.num_classes:
-        raise ValueError(
-            f"consistency.teacher_guidance is {settings.teacher_guidance}, but the teacher, {settings.teacher}, is not "
-            "class-conditional: set it to 1.0."
-        )
+    if settings.teacher_guidance != 1.0 and teacher is not None:
+        conditions = teacher.spec.conditioning
+        if not conditions or not all(condition.null for condition in conditions.values()):
+            raise ValueError(
+                f"consistency.teacher_guidance is {settings.teacher_guidance}, but the teacher is not told the class, "
+                "or never learned to do without: set it to 1.0."
+            )
     assumed: dict[str, float | None] = {"consistency": settings.sigma_data}
-    if env.teacher is not None and settings.start_from_teacher:
-        assumed["the teacher, whose weights the student starts from,"] = env.teacher.sigma_data
+    if teacher is not None and settings.start_from_teacher:
+        assumed["the teacher, whose weights the student starts from,"] = teacher.spec.sigma_data
     assumptions.agreed("sigma_data", assumed)
     levels = (settings.sigma_max, *sampler.sigmas, settings.sigma_min)
     if settings.sigma_min <= 0.0 or any(a <= b for a, b in itertools.pairwise(levels)):

@@ -5,20 +5,20 @@ are combined here. `docs/diffusion.md` lists the pieces; each file in `configs/`
 """
 
 import math
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, Key, PyTree
-from ml_collections import ConfigDict
+from jaxtyping import Array, Float, Key, PyTree
 
-from jaxgen.core import keys
+from jaxgen.core import conditioning, keys
 from jaxgen.core.builders import InitVariables, Objective, Player, one_player
-from jaxgen.core.config import Need, call, check_bounds
+from jaxgen.core.config import Need, Section, call, check_bounds
 from jaxgen.core.contract import (
     Conditioning,
-    Denoise,
+    Context,
     Env,
     GenerativeModel,
     LogProb,
@@ -32,11 +32,17 @@ from jaxgen.diffusion.likelihood import ode as probability_flow
 from jaxgen.diffusion.likelihood import variational
 from jaxgen.diffusion.process import algebra, levels
 from jaxgen.diffusion.process.noise_process import NoiseProcess, make_process
-from jaxgen.diffusion.sampling import denoisers, guidance, inversion
-from jaxgen.diffusion.sampling.sampler import Sampler, check_schedule, make_sampler, steered
+from jaxgen.diffusion.sampling import denoisers, inversion
+from jaxgen.diffusion.sampling.sampler import (
+    Sampler,
+    check_guide,
+    check_schedule,
+    guided,
+    make_sampler,
+    nonfinite_hint,
+)
 from jaxgen.diffusion.sampling.sampler import needs as sampler_needs
 from jaxgen.diffusion.sampling.samplers.ancestral_learned import VarianceDenoiser
-from jaxgen.diffusion.sampling.samplers.ddim import ddim
 from jaxgen.diffusion.training import importance, noising
 from jaxgen.diffusion.training.augment_recipes import Recipe
 from jaxgen.diffusion.training.augmentation import make_recipe
@@ -45,33 +51,31 @@ from jaxgen.nn.uncertainty import Uncertainty
 from jaxgen.optim.optimizers import make_optimizer
 
 LEAST_LEVEL = 0.002
-"""Where likelihoods by the ODE start, a quarter of the step between 8-bit levels, if the schedule starts lower."""
+"""The least noise level of likelihoods by the ODE: a quarter of the step between 8-bit levels."""
 
 
 class Settings(NamedTuple):
     """The section `diffusion`. The first six name pieces, and may be calls such as `min_snr(gamma=5.0)`.
 
     Attributes:
-      path: a function in `diffusion.process.paths`: what scale the network sees noisy images in.
-      parameterization: one in `diffusion.process.parameterizations`: what the network predicts.
+      path: a function in `diffusion.process.paths`: the scale of the network's noisy inputs.
+      parameterization: one in `diffusion.process.parameterizations`: the target that the network predicts.
       schedule: one in `diffusion.process.schedules`: noise level by time.
-      noise_label: one in `diffusion.process.noise_labels`: how the network is told the noise level.
-      times: one in `diffusion.process.times`: where on the schedule training happens.
+      noise_label: one in `diffusion.process.noise_labels`: the network's input for the noise level.
+      times: one in `diffusion.process.times`: the distribution of training times on the schedule.
       weighting: one in `diffusion.process.weightings`: of the squared error.
       shift: factor on the schedule's noise levels, for the resolution.
       stratified: whether the times of a batch are spread evenly (low discrepancy) instead of drawn independently.
-      importance_buckets: if positive, times are drawn by the second moment of the loss, kept in so many buckets.
-      class_conditional: whether the network sees the class.
-      label_dropout: how often, in training, it sees the null token instead (Ho & Salimans 2022).
-      self_conditioning: whether the network also sees its own estimate, from a first pass (Chen et al. 2023).
-      augment_probability: of each augmentation that the network is told of; 0 for none at all.
+      importance_buckets: if positive, times are drawn by the second moment of the loss, kept in this many buckets.
+      class_conditional: whether the network is conditioned on the class.
+      label_dropout: probability of the null token instead of the class in training (Ho & Salimans 2022).
+      self_conditioning: whether the network's estimate of a first pass is an input of a second (Chen et al. 2023).
+      augment_probability: of each augmentation that the network is conditioned on; 0 for no augmentation.
       augment: a function in `diffusion.training.augment_recipes`: which augmentations there are.
-      learned_variance: whether the network also predicts the variance of the reverse steps, trained by L_hybrid (Nichol
-        & Dhariwal 2021); for discrete schedules.
+      learned_variance: for discrete schedules, predict reverse variances, too, by L_hybrid (Nichol & Dhariwal 2021).
       uncertainty_channels: if positive, the width of a head that learns the error to expect at each noise level, and
         by it weighs the losses (Karras et al. 2024, eq. 21).
-      likelihood: what `log_prob` is: the variational `bound`, for discrete schedules, the probability-flow `ode`, or
-        `none`.
+      likelihood: kind of `log_prob`: variational `bound` (discrete schedules), probability-flow `ode`, or `none`.
       likelihood_steps: Runge-Kutta steps of the `ode`, four evaluations each.
     """
 
@@ -106,21 +110,21 @@ _BOUNDS = dict.fromkeys(_SHARES, (0, 1)) | dict.fromkeys(_COUNTS, (0, math.inf))
 
 
 class Prediction(NamedTuple):
-    """What the network says of noisy images.
+    """The output of the network for noisy images.
 
     Attributes:
       target: F, of the parameterization.
       clean: the estimate of the clean images that follows.
-      fraction: where in its range the log-variance of the reverse step lies; None if that is not learned.
+      interpolation: of the reverse step's log-variance, from the small (0) to the large one (1); None if not learned.
     """
 
     target: Float[Array, "n h w c"]
     clean: Float[Array, "n h w c"]
-    fraction: Float[Array, "n h w c"] | None
+    interpolation: Float[Array, "n h w c"] | None
 
 
 class Diffusion(NamedTuple):
-    """What the functions below share, all of it static."""
+    """The pieces of a model, all of them static."""
 
     settings: Settings
     process: NoiseProcess
@@ -134,7 +138,7 @@ class Diffusion(NamedTuple):
         params: PyTree,
         x: Float[Array, "n h w c"],
         sigma: Float[Array, " n"],
-        label: Int[Array, " n"] | None,
+        cond: Mapping[str, Array],
         *,
         self_condition: Array | bool = True,
         train: bool = False,
@@ -149,13 +153,13 @@ class Diffusion(NamedTuple):
         x_t = algebra.per_image(mixture.alpha) * x
 
         def apply(seen: Array) -> Prediction:
-            label_of_noise = self.process.label(sigma)
-            out = self.network.apply({"params": params["network"]}, seen, label_of_noise, label, train=train, **inputs)
-            target, fraction = out, None
+            told = (self.process.label(sigma), cond.get("label"))
+            out = self.network.apply({"params": params["network"]}, seen, *told, train=train, **inputs)
+            target, interpolation = out, None
             if self.settings.learned_variance:
-                target, fraction = jnp.split(out, 2, axis=-1)
-                fraction = 0.5 * (fraction + 1.0)  # Nichol & Dhariwal 2021, eq. 15, from [-1, 1] as in their code
-            return Prediction(target, algebra.clean(mixture, x_t, target), fraction)
+                target, v = jnp.split(out, 2, axis=-1)
+                interpolation = 0.5 * (v + 1.0)  # Nichol & Dhariwal 2021, eq. 15, from [-1, 1] as in their code
+            return Prediction(target, algebra.clean(mixture, x_t, target), interpolation)
 
         if not self.settings.self_conditioning:
             return apply(x_t)
@@ -165,7 +169,7 @@ class Diffusion(NamedTuple):
         return apply(jnp.concatenate([x_t, jnp.where(self_condition, estimate, 0.0)], axis=-1))
 
 
-def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
+def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
     """Builds a diffusion model; reads the sections diffusion, sampler, model and optimizer.
 
     Parameters are {"network": ...}, and "uncertainty" if there is such a head. `encode` runs DDIM's path from image to
@@ -179,50 +183,38 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
         microbatches=config.train.microbatches,
         env=env,
     )
-    sampler = call(
-        Sampler, config.sampler, where="sampler", needs=sampler_needs(conditional=bool(diffusion.spec.num_classes))
-    )
-    learned, latents = diffusion.settings.learned_variance, env.frozen is not None
+    conditions, guide = diffusion.spec.conditioning, env.frozen.get("guide")
+    needs = sampler_needs(conditional=bool(conditions), guide=guide is not None)
+    sampler = call(Sampler, config.sampler, where="sampler", needs=needs)
+    check_guide(sampler, conditions, guide)
+    learned, latents = diffusion.settings.learned_variance, "autoencoder" in env.frozen
     draw, sigmas = make_sampler(sampler, diffusion.process.schedule, learned_variance=learned, latents=latents)
     if diffusion.settings.likelihood != "ode":
         schedule, shift = diffusion.settings.schedule, diffusion.settings.shift
         check_schedule(sampler, diffusion.process, schedule=schedule, shift=shift)
     preserving = diffusion.process.variance_preserving
-    std = denoisers.initial_std(float(sigmas[0]), variance_preserving=preserving)
 
     def denoise(
         variables: PyTree, x: Float[Array, "n h w c"], sigma: Float[Array, " n"], cond: Conditioning = None
     ) -> Float[Array, "n h w c"]:
-        return diffusion.predict(variables, x, sigma, _label(diffusion.spec, cond)).clean
+        return diffusion.predict(variables, x, sigma, conditioning.complete(conditions, cond, len(x))).clean
 
     def sample(sample_keys: Key[Array, " n"], variables: PyTree, cond: Conditioning = None) -> Float[Array, "n h w c"]:
-        own, guide = denoisers.labeled(denoise, variables), None
-        if env.guide is not None:
-            guide = denoisers.labeled(env.guide.denoise, variables["guide"])
-        label, null_label = _label(diffusion.spec, cond), diffusion.spec.num_classes
+        told = conditioning.complete(conditions, cond, len(sample_keys)) if cond else {}
+        worse = None if guide is None else denoisers.of_model(guide, variables["guide"])
         denoiser: denoisers.Denoiser | VarianceDenoiser
-        denoiser = steered(sampler, own, label, null_label=null_label, guide=guide)
+        denoiser = guided(sampler, denoisers.with_variables(denoise, variables), conditions, told, guide=worse)
         if sampler.learns_variance:
-            denoiser = _with_variance(diffusion, denoiser, variables, cond)
+            denoiser = _with_variance(diffusion, denoiser, variables, told)
         x = denoisers.initial_noise(sample_keys, spec.image_shape, float(sigmas[0]), variance_preserving=preserving)
         images = draw(keys=sample_keys, denoise=denoiser, x=x, sigmas=sigmas)
         return jnp.clip(images, -1.0, 1.0) if sampler.clip else images
 
-    def encode(
-        encode_keys: Key[Array, " n"], variables: PyTree, images: Float[Array, "n h w c"], cond: Conditioning = None
-    ) -> Float[Array, "n h w c"]:
-        del encode_keys
-        return inversion.ddim_inversion(_unguided(denoise, variables, cond), images, sigmas) / std
-
-    def decode(
-        variables: PyTree, latents: Float[Array, "n h w c"], cond: Conditioning = None
-    ) -> Float[Array, "n h w c"]:
-        unused_keys = jax.random.split(jax.random.key(0), len(latents))
-        return ddim(unused_keys, _unguided(denoise, variables, cond), std * latents, sigmas)
-
     def eval_variables(state: TrainState) -> PyTree:
-        return state.params if env.guide is None else {**state.params, "guide": env.guide.variables}
+        return state.params if guide is None else {**state.params, "guide": state.frozen["guide"]}
 
+    std = denoisers.initial_std(float(sigmas[0]), variance_preserving=preserving)
+    encode, decode = inversion.encode_and_decode(denoise, sigmas, std)
     return GenerativeModel(
         diffusion.spec,
         init,
@@ -233,14 +225,16 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
         encode=encode,
         decode=decode,
         denoise=denoise,
+        frozen=("guide",),
         microbatches=config.train.microbatches,
+        nonfinite_hint=nonfinite_hint(sampler, draw, sigmas),
     )
 
 
-def _diffusion(config: ConfigDict, spec: ModelSpec) -> Diffusion:
+def _diffusion(config: Section, spec: ModelSpec) -> Diffusion:
     settings = call(Settings, config.diffusion, where="diffusion", needs=NEEDS)
     check_bounds(settings, _BOUNDS, where="diffusion")
-    spec = for_classes(spec, settings.class_conditional, where="diffusion")
+    spec = for_classes(spec, settings.class_conditional, where="diffusion", dropout=settings.label_dropout)
     pieces = ("path", "parameterization", "schedule", "noise_label", "times", "weighting", "shift")
     process = make_process(**{piece: getattr(settings, piece) for piece in pieces})
     if settings.learned_variance:
@@ -262,7 +256,8 @@ def _diffusion(config: ConfigDict, spec: ModelSpec) -> Diffusion:
 def _init_variables(diffusion: Diffusion) -> InitVariables:
     settings = diffusion.settings
 
-    def init_variables(key: Key[Array, ""], batch: Microbatch) -> tuple[PyTree, PyTree]:
+    def init_variables(context: Context, batch: Microbatch) -> tuple[PyTree, PyTree]:
+        key = context.key
         x, noise_label = batch["image"], jnp.zeros(len(batch["image"]))
         x = jnp.concatenate([x, x], axis=-1) if settings.self_conditioning else x
         vector = None if diffusion.recipe is None else jnp.zeros((len(x), diffusion.recipe.num_labels))
@@ -270,22 +265,22 @@ def _init_variables(diffusion: Diffusion) -> InitVariables:
         if settings.uncertainty_channels:
             params["uncertainty"] = diffusion.uncertainty.init(keys.stream(key, "uncertainty"), noise_label)["params"]
         buckets = settings.importance_buckets
-        return params, {"loss_moments": importance.start(buckets)} if buckets else {}
+        return params, {"loss_moments": importance.initial_moments(buckets)} if buckets else {}
 
     return init_variables
 
 
 def _objective(diffusion: Diffusion, batch_size: int, axis_name: str | None) -> Objective:
     """The weighted error of the prediction at random noise levels, and what is learned beside it."""
-    settings, process = diffusion.settings, diffusion.process
+    settings, process, conditions = diffusion.settings, diffusion.process, diffusion.spec.conditioning
 
     def objective(
-        key: Key[Array, ""], params: PyTree, model_state: PyTree, batch: Microbatch
+        context: Context, params: PyTree, model_state: PyTree, batch: Microbatch
     ) -> tuple[Float[Array, ""], tuple[PyTree, Metrics]]:
-        example_keys = keys.per_example(key, batch["index"])
+        example_keys = keys.per_example(context.key, batch["index"])
         noised = noising.add_noise(
             process,
-            key,
+            context.key,
             example_keys,
             batch,
             stratified_over=batch_size if settings.stratified else None,
@@ -296,7 +291,7 @@ def _objective(diffusion: Diffusion, batch_size: int, axis_name: str | None) -> 
             params,
             noised.x,
             noised.sigma,
-            _hidden_labels(diffusion, example_keys, batch),
+            conditioning.dropped(example_keys, conditions, batch, probability=settings.label_dropout),
             self_condition=algebra.per_image(keys.bernoulli(keys.fold_each(example_keys, "self_condition"), 0.5)),
             train=True,
             vector=noised.vector,
@@ -323,32 +318,16 @@ def _losses(diffusion: Diffusion, params: PyTree, noised: noising.Noised, predic
     if settings.uncertainty_channels:
         logvar = diffusion.uncertainty.apply({"params": params["uncertainty"]}, process.label(sigma))
         terms = {"error": terms["error"] * jnp.exp(-logvar), "uncertainty": logvar}
-    if prediction.fraction is not None:
+    if prediction.interpolation is not None:
         table = process.schedule.timesteps(by="The learned variance")
         timestep = jnp.rint(process.schedule.time(sigma) * (len(table) - 1)).astype(jnp.int32)
-        images = (noised.x, noised.clean, prediction.clean, prediction.fraction)
+        images = (noised.x, noised.clean, prediction.clean, prediction.interpolation)
         terms["bound"] = variational.hybrid_term(table, timestep, *images)
     return terms
 
 
-def _hidden_labels(diffusion: Diffusion, example_keys: Key[Array, " n"], batch: Microbatch) -> Int[Array, " n"] | None:
-    """The classes, some of them hidden for the sake of guidance."""
-    if not diffusion.spec.num_classes:
-        return None
-    probability, null_label = diffusion.settings.label_dropout, diffusion.spec.num_classes
-    return guidance.hide_labels(example_keys, batch["label"], probability=probability, null_label=null_label)
-
-
-def _label(spec: ModelSpec, cond: Conditioning) -> Int[Array, " n"] | None:
-    return cond["label"] if spec.num_classes and cond is not None else None
-
-
-def _unguided(denoise: Denoise, variables: PyTree, cond: Conditioning) -> denoisers.Denoiser:
-    return lambda x, sigma: denoise(variables, x, sigma, cond)
-
-
 def _with_variance(
-    diffusion: Diffusion, denoise: denoisers.Denoiser, variables: PyTree, cond: Conditioning
+    diffusion: Diffusion, denoise: denoisers.Denoiser, variables: PyTree, cond: Mapping[str, Array]
 ) -> VarianceDenoiser:
     """Adds the learned variance of the conditional model, which guidance leaves alone.
 
@@ -356,39 +335,46 @@ def _with_variance(
     """
 
     def both(x: Array, sigma: Array) -> tuple[Array, Array]:
-        fraction = diffusion.predict(variables, x, sigma, _label(diffusion.spec, cond)).fraction
-        assert fraction is not None
-        return denoise(x, sigma), fraction
+        interpolation = diffusion.predict(variables, x, sigma, cond).interpolation
+        assert interpolation is not None
+        return denoise(x, sigma), interpolation
 
     return both
 
 
 def _log_prob(diffusion: Diffusion) -> LogProb | None:
     """Lower bounds on log p, one estimate an image: of the variational bound, or of the dequantized density."""
-    schedule, kind = diffusion.process.schedule, diffusion.settings.likelihood
+    schedule, kind, conditions = diffusion.process.schedule, diffusion.settings.likelihood, diffusion.spec.conditioning
     if kind == "none":
         return None
 
-    def bound(keys: Key[Array, " n"], variables: PyTree, batch: Microbatch) -> Float[Array, " n"]:
+    def bound(
+        keys: Key[Array, " n"], variables: PyTree, images: Float[Array, "n h w c"], cond: Conditioning = None
+    ) -> Float[Array, " n"]:
+        told = conditioning.complete(conditions, cond, len(images))
+
         def reverse(step: variational.Transition, x: Array) -> variational.Reverse:
-            prediction = diffusion.predict(variables, x, step.sigma.reshape(-1), _label(diffusion.spec, batch))
+            prediction = diffusion.predict(variables, x, step.sigma.reshape(-1), told)
             logvar = jnp.where(step.first > 0.0, step.log_small, step.log_large)  # Ho et al. 2020, section 3.2
-            if prediction.fraction is not None:
-                logvar = variational.learned_logvar(step, prediction.fraction)
+            if prediction.interpolation is not None:
+                logvar = variational.learned_logvar(step, prediction.interpolation)
             return variational.reverse(step, x, jnp.clip(prediction.clean, -1.0, 1.0), logvar)
 
         table = schedule.timesteps(by="The variational bound")
-        return -variational.bound(keys, reverse, table, batch["image"])
+        return -variational.bound(keys, reverse, table, images)
 
-    def ode(keys: Key[Array, " n"], variables: PyTree, batch: Microbatch) -> Float[Array, " n"]:
+    def ode(
+        keys: Key[Array, " n"], variables: PyTree, images: Float[Array, "n h w c"], cond: Conditioning = None
+    ) -> Float[Array, " n"]:
         low, high = schedule.range
         low = max(low, LEAST_LEVEL)
         sigmas = levels.exponential(schedule, diffusion.settings.likelihood_steps + 1, sigma_min=low, sigma_max=high)
-        label, preserving = _label(diffusion.spec, batch), diffusion.process.variance_preserving
+        told = conditioning.complete(conditions, cond, len(images))
+        preserving = diffusion.process.variance_preserving
 
         def denoise(x: Array, sigma: Array) -> Array:
-            return diffusion.predict(variables, x, sigma, label).clean
+            return diffusion.predict(variables, x, sigma, told).clean
 
-        return probability_flow.log_prob(keys, denoise, batch["image"], sigmas, variance_preserving=preserving)
+        return probability_flow.log_prob(keys, denoise, images, sigmas, variance_preserving=preserving)
 
     return {"bound": bound, "ode": ode}[kind]

@@ -1,19 +1,21 @@
 """MeanFlow (Geng et al. 2025): a network trained from scratch to jump along a flow, to sample in one to four steps."""
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, Key, PyTree
-from ml_collections import ConfigDict
+from jaxtyping import Array, Bool, Float, Key, PyTree
 
-from jaxgen.core import keys
+from jaxgen.core import conditioning, keys
 from jaxgen.core.builders import Objective, Player, one_player
-from jaxgen.core.config import Need, call, call_text, check_bounds
+from jaxgen.core.conditioning import Conditions
+from jaxgen.core.config import Need, Section, call, call_text, check_bounds
 from jaxgen.core.contract import (
     Conditioning,
+    Context,
     Env,
     GenerativeModel,
     Metrics,
@@ -23,10 +25,9 @@ from jaxgen.core.contract import (
     for_classes,
 )
 from jaxgen.diffusion.few_step import mean_flow
-from jaxgen.diffusion.process import schedules, uniforms
+from jaxgen.diffusion.few_step.networks import apply_network
 from jaxgen.diffusion.process.algebra import per_image
 from jaxgen.diffusion.process.times import Times
-from jaxgen.diffusion.sampling import guidance
 from jaxgen.nn.layers import timestep_embedding
 from jaxgen.nn.networks import make_network
 from jaxgen.optim.optimizers import make_optimizer
@@ -84,37 +85,30 @@ class Sampler(NamedTuple):
     clip: bool = True
 
 
-class Process(NamedTuple):
+class AverageVelocity(NamedTuple):
     """The network and what it is trained with."""
 
     network: nn.Module
     settings: Settings
     times: Times
-    null_label: int
+    conditions: Conditions
 
-    def average(
+    def __call__(
         self,
         params: PyTree,
         z: Float[Array, "n h w c"],
         r: Float[Array, " n"],
         t: Float[Array, " n"],
-        label: Int[Array, " n"] | None,
+        cond: Mapping[str, Array],
         dropout_keys: Key[Array, " n"] | None = None,
     ) -> Float[Array, "n h w c"]:
-        """The average velocity u(z_t, r, t); dropout is on where there are keys."""
+        """Returns the average velocity u(z_t, r, t); dropout is on where there are keys."""
         scale = self.settings.time_scale
-        return self.network.apply(
-            {"params": params["network"]},
-            z,
-            scale * t,
-            label,
-            vector=timestep_embedding(scale * (t - r), self.settings.interval_features),
-            train=dropout_keys is not None,
-            dropout_keys=dropout_keys,
-        )
+        length = timestep_embedding(scale * (t - r), self.settings.interval_features)
+        return apply_network(self.network, params, z, scale * t, cond, vector=length, dropout_keys=dropout_keys)
 
 
-def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
+def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
     """Builds a MeanFlow model; reads the sections meanflow, sampler, model, optimizer.
 
     Raises:
@@ -122,28 +116,28 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
     """
     settings = call(Settings, config.meanflow, where="meanflow", needs=NEEDS)
     sampler = call(Sampler, config.sampler, where="sampler")
-    spec = for_classes(spec, settings.class_conditional, where="meanflow")
-    _check(settings, sampler)
-    process = make_process(config, settings, spec)
+    spec = for_classes(spec, settings.class_conditional, where="meanflow", dropout=settings.label_dropout)
+    _check(settings, sampler, conditional=bool(spec.conditioning))
+    velocity = _average_velocity(config, settings, spec)
 
-    def init_variables(key: Key[Array, ""], batch: Microbatch) -> tuple[PyTree, PyTree]:
-        zeros = jnp.zeros(len(batch["image"]))
+    def init_variables(context: Context, batch: Microbatch) -> tuple[PyTree, PyTree]:
+        x, zeros = batch["image"], jnp.zeros(len(batch["image"]))
         vector = jnp.zeros((len(zeros), settings.interval_features))
-        return {"network": process.network.init(key, batch["image"], zeros, vector=vector, train=False)["params"]}, {}
+        return {"network": velocity.network.init(context.key, x, zeros, vector=vector, train=False)["params"]}, {}
 
     optimizer = call(make_optimizer, config.optimizer, where="optimizer", num_steps=config.train.num_steps)
     init, update = one_player(
         init_variables,
-        Player(make_objective(process), optimizer),
+        Player(_objective(velocity), optimizer),
         microbatches=config.train.microbatches,
         env=env,
     )
 
     def sample(sample_keys: Key[Array, " n"], variables: PyTree, cond: Conditioning = None) -> Float[Array, "n h w c"]:
-        label = None if cond is None else cond.get("label")
+        told = conditioning.complete(spec.conditioning, cond, len(sample_keys))
         noise = keys.normal(keys.fold_each(sample_keys, "initial_noise"), spec.image_shape)
         images = mean_flow.flow_map(
-            lambda z, r, t: process.average(variables, z, r, t, label), noise, num_steps=sampler.num_steps
+            lambda z, r, t: velocity(variables, z, r, t, told), noise, num_steps=sampler.num_steps
         )
         return jnp.clip(images, -1.0, 1.0) if sampler.clip else images
 
@@ -152,7 +146,8 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
     ) -> Float[Array, "n h w c"]:
         t = sigma / (1.0 + sigma)
         z = x * per_image(1.0 - t)
-        return z - per_image(t) * process.average(variables, z, t, t, None if cond is None else cond.get("label"))
+        told = conditioning.complete(spec.conditioning, cond, len(x))
+        return z - per_image(t) * velocity(variables, z, t, t, told)
 
     def eval_variables(state: TrainState) -> PyTree:
         return state.params
@@ -169,7 +164,7 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
     )
 
 
-def make_process(config: ConfigDict, settings: Settings, spec: ModelSpec) -> Process:
+def _average_velocity(config: Section, settings: Settings, spec: ModelSpec) -> AverageVelocity:
     """Builds the network of the section `model`, and finds the times by their name."""
     network = make_network(
         config.model,
@@ -178,72 +173,63 @@ def make_process(config: ConfigDict, settings: Settings, spec: ModelSpec) -> Pro
         dtype=config.train.compute_dtype,
     )
     times = call_text("jaxgen.diffusion.process.times", settings.times, where="meanflow.times")
-    return Process(network, settings, times, spec.num_classes)
+    return AverageVelocity(network, settings, times, spec.conditioning)
 
 
-def make_objective(process: Process) -> Objective:
+def _objective(average_velocity: AverageVelocity) -> Objective:
     """The loss of algorithm 1."""
+    settings, conditions = average_velocity.settings, average_velocity.conditions
 
     def objective(
-        key: Key[Array, ""], params: PyTree, model_state: PyTree, batch: Microbatch
+        context: Context, params: PyTree, model_state: PyTree, batch: Microbatch
     ) -> tuple[Float[Array, ""], tuple[PyTree, Metrics]]:
-        example_keys = keys.per_example(key, batch["index"])
+        example_keys = keys.per_example(context.key, batch["index"])
         x0 = batch["image"]
         eps = keys.normal(keys.fold_each(example_keys, "eps"), x0.shape[1:])
-        r, t = draw_interval(example_keys, process.times, process.settings.interval_share)
+        r, t = mean_flow.draw_interval(example_keys, average_velocity.times, settings.interval_share)
         z = per_image(1.0 - t) * x0 + per_image(t) * eps
-        label = _labels(example_keys, process, batch)
-        velocity = _guided(process, params, z, t, eps - x0, label)
+        hidden = conditioning.hidden(example_keys, settings.label_dropout)
+        cond = conditioning.hide(conditions, conditioning.of_batch(conditions, batch), hidden)
+        velocity = _guided(average_velocity, params, z, t, eps - x0, cond, hidden)
         dropout_keys = keys.fold_each(example_keys, "dropout")
 
         def average(z: Array, r: Array, t: Array) -> Array:
-            return process.average(params, z, r, t, label, dropout_keys)
+            return average_velocity(params, z, r, t, cond, dropout_keys)
 
         u, target = mean_flow.velocity_and_target(average, z, r, t, velocity)
-        power, floor = process.settings.adaptive_power, process.settings.adaptive_floor
+        power, floor = settings.adaptive_power, settings.adaptive_floor
         loss = jnp.mean(mean_flow.adaptive_loss(u - target, power=power, floor=floor))
         return loss, (model_state, {"velocity_error": jnp.mean((u - target) ** 2)})
 
     return objective
 
 
-def draw_interval(
-    example_keys: Key[Array, " n"], times: Times, share: float
-) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-    """R <= t, two ordered draws of time for a share of the examples, and r = t for the others (section 4.3)."""
-    flow = schedules.flow()
-
-    def draw(stream: str) -> Array:
-        sigma = times(flow, uniforms.independent(keys.fold_each(example_keys, stream)))
-        return sigma / (1.0 + sigma)
-
-    a, b = draw("one_end"), draw("other_end")
-    t = jnp.maximum(a, b)
-    wide = keys.bernoulli(keys.fold_each(example_keys, "interval"), share)
-    return jnp.where(wide, jnp.minimum(a, b), t), t
-
-
-def _labels(example_keys: Array, process: Process, batch: Microbatch) -> Array | None:
-    settings = process.settings
-    if not settings.class_conditional:
-        return None
-    probability, null_label = settings.label_dropout, process.null_label
-    return guidance.hide_labels(example_keys, batch["label"], probability=probability, null_label=null_label)
-
-
-def _guided(process: Process, params: PyTree, z: Array, t: Array, velocity: Array, label: Array | None) -> Array:
+def _guided(
+    average_velocity: AverageVelocity,
+    params: PyTree,
+    z: Array,
+    t: Array,
+    velocity: Array,
+    cond: Mapping[str, Array],
+    hidden: Bool[Array, " n"],
+) -> Array:
     """Omega v + kappa u(class) + (1 - omega - kappa) u(null) where there is a class, v elsewhere (eq. 21)."""
-    omega, kappa = process.settings.guidance_scale, process.settings.guidance_mix
-    if label is None or (omega == 1.0 and kappa == 0.0):
+    omega, kappa = average_velocity.settings.guidance_scale, average_velocity.settings.guidance_mix
+    if not cond or (omega == 1.0 and kappa == 0.0):
         return velocity
-    guided = omega * velocity + (1.0 - omega - kappa) * process.average(params, z, t, t, None)
+    null = conditioning.without(average_velocity.conditions, len(z))
+    guided = omega * velocity + (1.0 - omega - kappa) * average_velocity(params, z, t, t, null)
     if kappa:
-        guided += kappa * process.average(params, z, t, t, label)
-    unconditional = label == process.null_label
-    return jax.lax.stop_gradient(jnp.where(unconditional[:, None, None, None], velocity, guided))
+        guided += kappa * average_velocity(params, z, t, t, cond)
+    return jax.lax.stop_gradient(jnp.where(per_image(hidden), velocity, guided))
 
 
-def _check(settings: Settings, sampler: Sampler) -> None:
+def _check(settings: Settings, sampler: Sampler, *, conditional: bool) -> None:
+    if conditional and settings.guidance_scale + settings.guidance_mix != 1.0 and not settings.label_dropout:
+        raise ValueError(
+            "meanflow.guidance_scale and guidance_mix need the velocity without the class, which is never trained: set "
+            "meanflow.label_dropout above 0."
+        )
     bounds = {"interval_share": (0, 1), "label_dropout": (0, 1), "adaptive_power": (0, math.inf)}
     check_bounds(settings, bounds, where="meanflow")
     if settings.interval_features < 4 or settings.interval_features % 2:

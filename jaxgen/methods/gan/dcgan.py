@@ -4,13 +4,13 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
-from ml_collections import ConfigDict
 
-from jaxgen.core import keys
+from jaxgen.core import conditioning, keys
 from jaxgen.core.builders import InitVariables, Objective, Player, two_player
-from jaxgen.core.config import Need, call, choose
+from jaxgen.core.config import Need, Section, call, choose
 from jaxgen.core.contract import (
     Conditioning,
+    Context,
     Env,
     GenerativeModel,
     Metrics,
@@ -44,31 +44,32 @@ DISCRIMINATOR_NEEDS = {"momentum": Need("discriminator.batch_norm=True", lambda 
 """Settings of the section `discriminator` without an effect, unless others are as said."""
 
 
-class Game(NamedTuple):
-    """The two networks and what they play for."""
+class Networks(NamedTuple):
+    """The two networks, their loss and their settings."""
 
+    spec: ModelSpec
     generator: Generator
     discriminator: Discriminator
     loss: AdversarialLoss
     settings: Settings
 
 
-def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
+def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
     """Builds a DCGAN; reads the sections gan, generator, discriminator, optimizer.generator, optimizer.discriminator.
 
     `sample` and `decode` normalize by the running statistics, so that an image does not depend on its batch.
     """
     settings = call(Settings, config.gan, where="gan")
     spec = for_classes(spec, settings.class_conditional, where="gan")._replace(latent_shape=(settings.latent_dim,))
-    game = _game(config, settings, spec, env)
+    networks = _networks(config, settings, spec, env)
     microbatches = config.train.microbatches
     optimizers = make_player_optimizers(
         config.optimizer, "generator", "discriminator", num_steps=config.train.num_steps
     )
     init, update = two_player(
-        _init_variables(game),
-        generator=Player(_generator_objective(game), optimizers["generator"]),
-        discriminator=Player(_discriminator_objective(game), optimizers["discriminator"]),
+        _init_variables(networks),
+        generator=Player(_generator_objective(networks), optimizers["generator"]),
+        discriminator=Player(_discriminator_objective(networks), optimizers["discriminator"]),
         n_critic=settings.n_critic,
         microbatches=microbatches,
         env=env,
@@ -78,7 +79,8 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
         return {"params": state.params["generator"], "batch_stats": state.model_state["generator"]}
 
     def decode(variables: PyTree, latents: Float[Array, "n d"], cond: Conditioning = None) -> Float[Array, "n h w c"]:
-        return game.generator.apply(variables, latents, _label(settings, cond), train=False)
+        label = conditioning.complete(spec.conditioning, cond, len(latents)).get("label")
+        return networks.generator.apply(variables, latents, label, train=False)
 
     def sample(sample_keys: Key[Array, " n"], variables: PyTree, cond: Conditioning = None) -> Float[Array, "n h w c"]:
         return decode(variables, _latents(sample_keys, settings), cond)
@@ -88,9 +90,10 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
     )
 
 
-def _game(config: ConfigDict, settings: Settings, spec: ModelSpec, env: Env) -> Game:
+def _networks(config: Section, settings: Settings, spec: ModelSpec, env: Env) -> Networks:
     shared = {"num_classes": spec.num_classes, "axis_name": env.axis_name, "dtype": config.train.compute_dtype}
-    return Game(
+    return Networks(
+        spec,
         call(Generator, config.generator, where="generator", image_shape=spec.image_shape, **shared),
         call(Discriminator, config.discriminator, where="discriminator", needs=DISCRIMINATOR_NEEDS, **shared),
         choose(LOSSES, settings.loss, where="gan.loss"),
@@ -98,13 +101,14 @@ def _game(config: ConfigDict, settings: Settings, spec: ModelSpec, env: Env) -> 
     )
 
 
-def _init_variables(game: Game) -> InitVariables:
-    def init_variables(key: Key[Array, ""], batch: Microbatch) -> tuple[PyTree, PyTree]:
-        images, label = batch["image"], _label(game.settings, batch)
-        latents = jnp.zeros((len(images), game.settings.latent_dim))
+def _init_variables(networks: Networks) -> InitVariables:
+    def init_variables(context: Context, batch: Microbatch) -> tuple[PyTree, PyTree]:
+        key, images = context.key, batch["image"]
+        label = _label(networks.spec, batch)
+        latents = jnp.zeros((len(images), networks.settings.latent_dim))
         variables = {
-            "generator": game.generator.init(keys.stream(key, "generator"), latents, label, train=False),
-            "discriminator": game.discriminator.init(keys.stream(key, "discriminator"), images, label, train=False),
+            "generator": networks.generator.init(keys.stream(key, "generator"), latents, label, train=False),
+            "discriminator": networks.discriminator.init(keys.stream(key, "discriminator"), images, label, train=False),
         }
         params = {name: tree["params"] for name, tree in variables.items()}
         return params, {name: tree.get("batch_stats", {}) for name, tree in variables.items()}
@@ -112,51 +116,51 @@ def _init_variables(game: Game) -> InitVariables:
     return init_variables
 
 
-def _discriminator_objective(game: Game) -> Objective:
+def _discriminator_objective(networks: Networks) -> Objective:
     """Real and generated images are normalized apart, each by their own batch statistics, as in the official code."""
 
     def objective(
-        key: Key[Array, ""], params: PyTree, model_state: PyTree, batch: Microbatch
+        context: Context, params: PyTree, model_state: PyTree, batch: Microbatch
     ) -> tuple[Float[Array, ""], tuple[PyTree, Metrics]]:
-        fake, _ = _generate(game, key, params, model_state, batch)
-        real_logits, stats = _judge(game, params, model_state["discriminator"], batch["image"], batch)
-        fake_logits, stats = _judge(game, params, stats, fake, batch)
+        fake, _ = _generate(networks, context, params, model_state, batch)
+        real_logits, stats = _discriminate(networks, params, model_state["discriminator"], batch["image"], batch)
+        fake_logits, stats = _discriminate(networks, params, stats, fake, batch)
         metrics = {"logits/real": jnp.mean(real_logits), "logits/fake": jnp.mean(fake_logits)}
-        loss = jnp.mean(game.loss.discriminator(real_logits, fake_logits))
+        loss = jnp.mean(networks.loss.discriminator(real_logits, fake_logits))
         return loss, ({**model_state, "discriminator": stats}, metrics)
 
     return objective
 
 
-def _generator_objective(game: Game) -> Objective:
+def _generator_objective(networks: Networks) -> Objective:
     def objective(
-        key: Key[Array, ""], params: PyTree, model_state: PyTree, batch: Microbatch
+        context: Context, params: PyTree, model_state: PyTree, batch: Microbatch
     ) -> tuple[Float[Array, ""], tuple[PyTree, Metrics]]:
-        fake, stats = _generate(game, key, params, model_state, batch)
-        logits, _ = _judge(game, params, model_state["discriminator"], fake, batch)
-        return jnp.mean(game.loss.generator(logits)), ({**model_state, "generator": stats}, {})
+        fake, stats = _generate(networks, context, params, model_state, batch)
+        logits, _ = _discriminate(networks, params, model_state["discriminator"], fake, batch)
+        return jnp.mean(networks.loss.generator(logits)), ({**model_state, "generator": stats}, {})
 
     return objective
 
 
 def _generate(
-    game: Game, key: Key[Array, ""], params: PyTree, model_state: PyTree, batch: Microbatch
+    networks: Networks, context: Context, params: PyTree, model_state: PyTree, batch: Microbatch
 ) -> tuple[Float[Array, "b h w c"], PyTree]:
     """As many images as the batch has, and the generator's new batch statistics."""
-    latents = _latents(keys.per_example(key, batch["index"]), game.settings)
+    latents = _latents(keys.per_example(context.key, batch["index"]), networks.settings)
     variables = {"params": params["generator"], "batch_stats": model_state["generator"]}
-    label = _label(game.settings, batch)
-    images, updated = game.generator.apply(variables, latents, label, train=True, mutable="batch_stats")
+    label = _label(networks.spec, batch)
+    images, updated = networks.generator.apply(variables, latents, label, train=True, mutable="batch_stats")
     return images, updated["batch_stats"]
 
 
-def _judge(
-    game: Game, params: PyTree, stats: PyTree, images: Float[Array, "b h w c"], batch: Microbatch
+def _discriminate(
+    networks: Networks, params: PyTree, stats: PyTree, images: Float[Array, "b h w c"], batch: Microbatch
 ) -> tuple[Float[Array, " b"], PyTree]:
     """The discriminator's logits and its new batch statistics."""
     variables = {"params": params["discriminator"], "batch_stats": stats}
-    label = _label(game.settings, batch)
-    logits, updated = game.discriminator.apply(variables, images, label, train=True, mutable="batch_stats")
+    label = _label(networks.spec, batch)
+    logits, updated = networks.discriminator.apply(variables, images, label, train=True, mutable="batch_stats")
     return logits, updated.get("batch_stats", {})
 
 
@@ -164,5 +168,5 @@ def _latents(sample_keys: Key[Array, " n"], settings: Settings) -> Float[Array, 
     return keys.normal(sample_keys, (settings.latent_dim,))
 
 
-def _label(settings: Settings, cond: Conditioning) -> Int[Array, " n"] | None:
-    return cond["label"] if settings.class_conditional and cond is not None else None
+def _label(spec: ModelSpec, batch: Microbatch) -> Int[Array, " b"] | None:
+    return conditioning.of_batch(spec.conditioning, batch).get("label")

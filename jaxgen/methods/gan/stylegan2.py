@@ -1,17 +1,19 @@
 """StyleGAN2 (Karras et al. 2020): styles from a mapping network, lazy R1 and path length regularization."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
-from ml_collections import ConfigDict
 
-from jaxgen.core import keys
+from jaxgen.core import conditioning, keys
 from jaxgen.core.builders import InitVariables, Objective, Player, lazy_phases, two_player
-from jaxgen.core.config import Need, call, choose
+from jaxgen.core.conditioning import Conditions
+from jaxgen.core.config import Need, Section, call, choose
 from jaxgen.core.contract import (
     Conditioning,
+    Context,
     Env,
     GenerativeModel,
     Metrics,
@@ -95,9 +97,10 @@ SAMPLER_NEEDS = {
 """The same for the section `sampler`."""
 
 
-class Game(NamedTuple):
-    """The two networks and what they play for."""
+class Networks(NamedTuple):
+    """The two networks, their loss and their settings."""
 
+    spec: ModelSpec
     generator: Generator
     discriminator: Discriminator
     loss: AdversarialLoss
@@ -105,7 +108,7 @@ class Game(NamedTuple):
     axis_name: str | None
 
 
-def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
+def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
     """Builds a StyleGAN2; reads the sections gan, sampler, generator, discriminator and, for each player, optimizer.
 
     Learning rate and decays of the optimizers are those of the paper: what lazy regularization makes of them is done
@@ -115,19 +118,19 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
     sampler = call(SamplerSettings, config.sampler, where="sampler", needs=SAMPLER_NEEDS)
     _check(settings)
     spec = for_classes(spec, settings.class_conditional, where="gan")
-    game = _game(config, settings, spec, env)
-    spec = spec._replace(latent_shape=(game.generator.z_dim,))
+    networks = _networks(config, settings, spec, env)
+    spec = spec._replace(latent_shape=(networks.generator.z_dim,))
     lazy = settings.lazy()
     section = {
         name: with_lazy_updates(own, lazy[name]) if name in lazy else own for name, own in config.optimizer.items()
     }
     optimizers = make_player_optimizers(section, "generator", "discriminator", num_steps=config.train.num_steps)
-    regularizers = {"generator": _path_length_objective(game), "discriminator": _r1_objective(game)}
+    regularizers = {"generator": _path_length_objective(networks), "discriminator": _r1_objective(networks)}
     init, update = two_player(
-        _init_variables(game),
-        generator=Player(_generator_objective(game), optimizers["generator"], regularizers["generator"]),
+        _init_variables(networks),
+        generator=Player(_generator_objective(networks), optimizers["generator"], regularizers["generator"]),
         discriminator=Player(
-            _discriminator_objective(game), optimizers["discriminator"], regularizers["discriminator"]
+            _discriminator_objective(networks), optimizers["discriminator"], regularizers["discriminator"]
         ),
         microbatches=config.train.microbatches,
         env=env,
@@ -136,30 +139,14 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
     def eval_variables(state: TrainState) -> PyTree:
         return _variables(state.params, state.model_state)
 
-    def synthesize(
-        variables: PyTree,
-        latents: Float[Array, "n d"],
-        cond: Conditioning,
-        noise_keys: Key[Array, " n"] | None,
-        noise_mode: NoiseMode,
-    ) -> Float[Array, "n h w c"]:
-        images = game.generator.apply(
-            variables,
-            latents,
-            _label(settings, cond),
-            noise_keys=noise_keys,
-            noise_mode=noise_mode,
-            truncation_psi=sampler.truncation_psi,
-            truncation_cutoff=sampler.truncation_cutoff,
-        )
-        return jnp.clip(images, -1.0, 1.0)
+    synthesize = _synthesis(networks, sampler, spec.conditioning)
 
     def decode(variables: PyTree, latents: Float[Array, "n d"], cond: Conditioning = None) -> Float[Array, "n h w c"]:
         noise_mode = "const" if sampler.noise_mode == "random" else sampler.noise_mode
         return synthesize(variables, latents, cond, None, noise_mode)
 
     def sample(sample_keys: Key[Array, " n"], variables: PyTree, cond: Conditioning = None) -> Float[Array, "n h w c"]:
-        return synthesize(variables, _latents(game, sample_keys), cond, sample_keys, sampler.noise_mode)
+        return synthesize(variables, _latents(networks, sample_keys), cond, sample_keys, sampler.noise_mode)
 
     return GenerativeModel(
         spec,
@@ -171,6 +158,30 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
         phase=lazy_phases(lazy),
         microbatches=config.train.microbatches,
     )
+
+
+def _synthesis(networks: Networks, sampler: SamplerSettings, conditions: Conditions) -> Callable[..., Array]:
+    """Returns the generator, truncated and clipped, as a function of variables, latents, conditions and noise."""
+
+    def synthesize(
+        variables: PyTree,
+        latents: Float[Array, "n d"],
+        cond: Conditioning,
+        noise_keys: Key[Array, " n"] | None,
+        noise_mode: NoiseMode,
+    ) -> Float[Array, "n h w c"]:
+        images = networks.generator.apply(
+            variables,
+            latents,
+            conditioning.complete(conditions, cond, len(latents)).get("label"),
+            noise_keys=noise_keys,
+            noise_mode=noise_mode,
+            truncation_psi=sampler.truncation_psi,
+            truncation_cutoff=sampler.truncation_cutoff,
+        )
+        return jnp.clip(images, -1.0, 1.0)
+
+    return synthesize
 
 
 def _check(settings: Settings) -> None:
@@ -185,9 +196,10 @@ def _check(settings: Settings) -> None:
             raise ValueError(f"gan.{name} is {getattr(settings, name)}, but must be at least 0.")
 
 
-def _game(config: ConfigDict, settings: Settings, spec: ModelSpec, env: Env) -> Game:
+def _networks(config: Section, settings: Settings, spec: ModelSpec, env: Env) -> Networks:
     shared = {"num_classes": spec.num_classes, "dtype": config.train.compute_dtype}
-    return Game(
+    return Networks(
+        spec,
         call(Generator, config.generator, where="generator", image_shape=spec.image_shape, **shared),
         call(Discriminator, config.discriminator, where="discriminator", axis_name=env.axis_name, **shared),
         choose(LOSSES, settings.loss, where="gan.loss"),
@@ -196,74 +208,74 @@ def _game(config: ConfigDict, settings: Settings, spec: ModelSpec, env: Env) -> 
     )
 
 
-def _init_variables(game: Game) -> InitVariables:
-    def init_variables(key: Key[Array, ""], batch: Microbatch) -> tuple[PyTree, PyTree]:
-        label = _label(game.settings, batch)
-        latents = jnp.zeros((len(batch["image"]), game.generator.z_dim))
-        generator = game.generator.init(keys.stream(key, "generator"), latents, label)
-        discriminator = game.discriminator.init(keys.stream(key, "discriminator"), batch["image"], label)
+def _init_variables(networks: Networks) -> InitVariables:
+    def init_variables(context: Context, batch: Microbatch) -> tuple[PyTree, PyTree]:
+        key, label = context.key, _label(networks.spec, batch)
+        latents = jnp.zeros((len(batch["image"]), networks.generator.z_dim))
+        generator = networks.generator.init(keys.stream(key, "generator"), latents, label)
+        discriminator = networks.discriminator.init(keys.stream(key, "discriminator"), batch["image"], label)
         model_state = {"generator": generator["buffers"]}
-        if game.settings.path_length_weight:
+        if networks.settings.path_length_weight:
             model_state["path_length"] = jnp.zeros(())
         return {"generator": generator["params"], "discriminator": discriminator["params"]}, model_state
 
     return init_variables
 
 
-def _discriminator_objective(game: Game) -> Objective:
-    """Real and generated images are judged apart, so that groups are of one kind, as in the official code."""
+def _discriminator_objective(networks: Networks) -> Objective:
+    """Real and generated images are discriminated apart, so that groups are of one kind, as in the official code."""
 
     def objective(
-        key: Key[Array, ""], params: PyTree, model_state: PyTree, batch: Microbatch
+        context: Context, params: PyTree, model_state: PyTree, batch: Microbatch
     ) -> tuple[Float[Array, ""], tuple[PyTree, Metrics]]:
-        fake, model_state = _generate(game, key, params, model_state, batch)
-        real_logits = _judge(game, params, batch["image"], batch)
-        fake_logits = _judge(game, params, fake, batch)
+        fake, model_state = _generate(networks, context, params, model_state, batch)
+        real_logits = _discriminate(networks, params, batch["image"], batch)
+        fake_logits = _discriminate(networks, params, fake, batch)
         metrics = {"logits/real": jnp.mean(real_logits), "logits/fake": jnp.mean(fake_logits)}
-        return jnp.mean(game.loss.discriminator(real_logits, fake_logits)), (model_state, metrics)
+        return jnp.mean(networks.loss.discriminator(real_logits, fake_logits)), (model_state, metrics)
 
     return objective
 
 
-def _generator_objective(game: Game) -> Objective:
+def _generator_objective(networks: Networks) -> Objective:
     def objective(
-        key: Key[Array, ""], params: PyTree, model_state: PyTree, batch: Microbatch
+        context: Context, params: PyTree, model_state: PyTree, batch: Microbatch
     ) -> tuple[Float[Array, ""], tuple[PyTree, Metrics]]:
-        fake, model_state = _generate(game, key, params, model_state, batch)
-        return jnp.mean(game.loss.generator(_judge(game, params, fake, batch))), (model_state, {})
+        fake, model_state = _generate(networks, context, params, model_state, batch)
+        return jnp.mean(networks.loss.generator(_discriminate(networks, params, fake, batch))), (model_state, {})
 
     return objective
 
 
-def _r1_objective(game: Game) -> Objective:
+def _r1_objective(networks: Networks) -> Objective:
     """R1, gamma / 2 of it, as often as it is left out at once (Karras et al. 2020, appendix B)."""
-    weight = 0.5 * game.settings.r1_gamma * game.settings.r1_every_steps
+    weight = 0.5 * networks.settings.r1_gamma * networks.settings.r1_every_steps
 
     def objective(
-        key: Key[Array, ""], params: PyTree, model_state: PyTree, batch: Microbatch
+        context: Context, params: PyTree, model_state: PyTree, batch: Microbatch
     ) -> tuple[Float[Array, ""], tuple[PyTree, Metrics]]:
-        del key
-        penalty = jnp.mean(r1(lambda images: _judge(game, params, images, batch), batch["image"]))
+        del context
+        penalty = jnp.mean(r1(lambda images: _discriminate(networks, params, images, batch), batch["image"]))
         return weight * penalty, (model_state, {"r1": penalty})
 
     return objective
 
 
-def _path_length_objective(game: Game) -> Objective:
+def _path_length_objective(networks: Networks) -> Objective:
     """The squared deviation of path lengths from their average, which is kept in `model_state` (eq. 4)."""
-    settings = game.settings
+    settings = networks.settings
     weight = settings.path_length_weight * settings.path_length_every_steps
 
     def objective(
-        key: Key[Array, ""], params: PyTree, model_state: PyTree, batch: Microbatch
+        context: Context, params: PyTree, model_state: PyTree, batch: Microbatch
     ) -> tuple[Float[Array, ""], tuple[PyTree, Metrics]]:
         some = _every(settings.path_length_shrink, batch)
-        example_keys = keys.per_example(key, some["index"])
-        ws, model_state = _styles(game, example_keys, params, model_state, some)
+        example_keys = keys.per_example(context.key, some["index"])
+        ws, model_state = _styles(networks, example_keys, params, model_state, some)
         noise = keys.normal(keys.fold_each(example_keys, "path"), some["image"].shape[1:])
-        lengths = path_lengths(lambda ws: _synthesize(game, example_keys, params, model_state, ws), ws, noise)
+        lengths = path_lengths(lambda ws: _synthesize(networks, example_keys, params, model_state, ws), ws, noise)
         old = model_state["path_length"]
-        average = old + settings.path_length_decay * (_batch_mean(game, lengths) - old)
+        average = old + settings.path_length_decay * (_batch_mean(networks, lengths) - old)
         model_state = {**model_state, "path_length": jax.lax.stop_gradient(average)}
         metrics = {"path_length": jnp.mean(lengths)}
         return weight * jnp.mean((lengths - average) ** 2), (model_state, metrics)
@@ -283,32 +295,32 @@ def _every(shrink: int, batch: Microbatch) -> Microbatch:
 
 
 def _generate(
-    game: Game, key: Key[Array, ""], params: PyTree, model_state: PyTree, batch: Microbatch
+    networks: Networks, context: Context, params: PyTree, model_state: PyTree, batch: Microbatch
 ) -> tuple[Float[Array, "b h w c"], PyTree]:
     """As many images as the batch has, and the model state with the new average of styles."""
-    example_keys = keys.per_example(key, batch["index"])
-    ws, model_state = _styles(game, example_keys, params, model_state, batch)
-    return _synthesize(game, example_keys, params, model_state, ws), model_state
+    example_keys = keys.per_example(context.key, batch["index"])
+    ws, model_state = _styles(networks, example_keys, params, model_state, batch)
+    return _synthesize(networks, example_keys, params, model_state, ws), model_state
 
 
 def _styles(
-    game: Game, example_keys: Key[Array, " b"], params: PyTree, model_state: PyTree, batch: Microbatch
+    networks: Networks, example_keys: Key[Array, " b"], params: PyTree, model_state: PyTree, batch: Microbatch
 ) -> tuple[Float[Array, "b n d"], PyTree]:
     """Styles of random latents, mixed; and the model state with the new average of styles."""
-    label, variables = _label(game.settings, batch), _variables(params, model_state)
-    ws = game.generator.apply(variables, _latents(game, example_keys), label, method="styles")
-    buffers, decay = model_state["generator"], game.settings.w_avg_decay
-    mean = jax.lax.stop_gradient(_batch_mean(game, ws[:, 0]))
+    label, variables = _label(networks.spec, batch), _variables(params, model_state)
+    ws = networks.generator.apply(variables, _latents(networks, example_keys), label, method="styles")
+    buffers, decay = model_state["generator"], networks.settings.w_avg_decay
+    mean = jax.lax.stop_gradient(_batch_mean(networks, ws[:, 0]))
     model_state = {**model_state, "generator": {**buffers, "w_avg": mean + decay * (buffers["w_avg"] - mean)}}
-    if game.settings.style_mixing:
+    if networks.settings.style_mixing:
         mixing_keys = keys.fold_each(example_keys, "style_mixing")
-        others = game.generator.apply(variables, _latents(game, mixing_keys), label, method="styles")
-        ws = jnp.where(_kept(mixing_keys, game.settings.style_mixing, ws.shape[1])[:, :, None], ws, others)
+        others = networks.generator.apply(variables, _latents(networks, mixing_keys), label, method="styles")
+        ws = jnp.where(_kept(mixing_keys, networks.settings.style_mixing, ws.shape[1])[:, :, None], ws, others)
     return ws, model_state
 
 
 def _kept(mixing_keys: Key[Array, " b"], probability: float, num_layers: int) -> Array:
-    """Which layers keep their style: all, or those before a random one (Karras et al. 2019, section 3.1)."""
+    """Draws the layers that keep their style: all, or those before a random one (Karras et al. 2019, section 3.1)."""
     mixed = keys.bernoulli(keys.fold_each(mixing_keys, "whether"), probability)
     crossovers = jax.vmap(lambda key: jax.random.randint(key, (), 1, num_layers))(
         keys.fold_each(mixing_keys, "crossover")
@@ -317,30 +329,32 @@ def _kept(mixing_keys: Key[Array, " b"], probability: float, num_layers: int) ->
 
 
 def _synthesize(
-    game: Game, example_keys: Key[Array, " b"], params: PyTree, model_state: PyTree, ws: Float[Array, "b n d"]
+    networks: Networks, example_keys: Key[Array, " b"], params: PyTree, model_state: PyTree, ws: Float[Array, "b n d"]
 ) -> Float[Array, "b h w c"]:
     """Images in training, with noise of their own."""
     options = {"noise_keys": example_keys, "noise_mode": "random"}
-    return game.generator.apply(_variables(params, model_state), ws, **options, method="synthesize")
+    return networks.generator.apply(_variables(params, model_state), ws, **options, method="synthesize")
 
 
-def _judge(game: Game, params: PyTree, images: Float[Array, "b h w c"], batch: Microbatch) -> Float[Array, " b"]:
-    return game.discriminator.apply({"params": params["discriminator"]}, images, _label(game.settings, batch))
+def _discriminate(
+    networks: Networks, params: PyTree, images: Float[Array, "b h w c"], batch: Microbatch
+) -> Float[Array, " b"]:
+    return networks.discriminator.apply({"params": params["discriminator"]}, images, _label(networks.spec, batch))
 
 
-def _batch_mean(game: Game, x: Float[Array, " b *rest"]) -> Float[Array, " *rest"]:
+def _batch_mean(networks: Networks, x: Float[Array, " b *rest"]) -> Float[Array, " *rest"]:
     """The mean over the whole batch, however many devices it is spread over."""
     mean = jnp.mean(x, axis=0)
-    return mean if game.axis_name is None else jax.lax.pmean(mean, game.axis_name)
+    return mean if networks.axis_name is None else jax.lax.pmean(mean, networks.axis_name)
 
 
 def _variables(params: PyTree, model_state: PyTree) -> PyTree:
     return {"params": params["generator"], "buffers": model_state["generator"]}
 
 
-def _latents(game: Game, sample_keys: Key[Array, " n"]) -> Float[Array, "n d"]:
-    return keys.normal(keys.fold_each(sample_keys, "latent"), (game.generator.z_dim,))
+def _latents(networks: Networks, sample_keys: Key[Array, " n"]) -> Float[Array, "n d"]:
+    return keys.normal(keys.fold_each(sample_keys, "latent"), (networks.generator.z_dim,))
 
 
-def _label(settings: Settings, cond: Conditioning) -> Int[Array, " n"] | None:
-    return cond["label"] if settings.class_conditional and cond is not None else None
+def _label(spec: ModelSpec, batch: Microbatch) -> Int[Array, " b"] | None:
+    return conditioning.of_batch(spec.conditioning, batch).get("label")

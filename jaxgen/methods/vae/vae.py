@@ -1,19 +1,22 @@
 """The variational autoencoder (Kingma & Welling 2014; Rezende et al. 2014), with beta (Higgins et al. 2017)."""
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, PyTree
-from ml_collections import ConfigDict
+from jaxtyping import Array, Float, Key, PyTree
 
-from jaxgen.core import keys
+from jaxgen.core import conditioning, keys
 from jaxgen.core.builders import InitVariables, Objective, Player, one_player
-from jaxgen.core.config import Need, call
+from jaxgen.core.conditioning import Conditions
+from jaxgen.core.config import Need, Section, call
 from jaxgen.core.contract import (
     Conditioning,
+    Context,
     Env,
     GenerativeModel,
+    LogProb,
     Metrics,
     Microbatch,
     ModelSpec,
@@ -22,7 +25,7 @@ from jaxgen.core.contract import (
 )
 from jaxgen.losses import reconstruction
 from jaxgen.losses.divergence import kl_to_standard_normal
-from jaxgen.nn.conv_coder import ConvDecoder, ConvEncoder
+from jaxgen.nn.conv_autoencoder import ConvDecoder, ConvEncoder
 from jaxgen.optim.optimizers import make_optimizer
 
 
@@ -52,28 +55,29 @@ NEEDS = {"sigma": _GAUSSIAN, "learn_sigma": _GAUSSIAN}
 """Settings without an effect, unless others are as said."""
 
 
-class Coder(NamedTuple):
-    """The two networks, and how to read the decoder's outputs."""
+class VaeNetworks(NamedTuple):
+    """The two networks, their settings, and their conditions."""
 
     encoder: ConvEncoder
     decoder: ConvDecoder
     settings: Settings
+    conditions: Conditions
 
     def posterior(self, params: PyTree, images: Array, label: Array | None) -> tuple[Array, Array]:
-        """Mean and log-variance of q(z | x)."""
+        """Returns mean and log-variance of q(z | x)."""
         mean, logvar = jnp.split(self.encoder.apply({"params": params["encoder"]}, images, label), 2, axis=-1)
         return mean, logvar
 
     def outputs(self, params: PyTree, latents: Array, label: Array | None) -> Array:
-        """What p(x | z) is parameterized by: means or logits."""
+        """Returns the parameters of p(x | z): means or logits."""
         return self.decoder.apply({"params": params["decoder"]}, latents, label)
 
     def log_sigma(self, params: PyTree) -> Array:
-        """Log of the Gaussian's standard deviation."""
+        """Returns the log of the Gaussian's standard deviation."""
         return params["log_sigma"] if self.settings.learn_sigma else jnp.log(jnp.float32(self.settings.sigma))
 
 
-def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
+def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
     """Builds a VAE; reads the sections vae, model (of both networks) and optimizer.
 
     - `sample` and `decode` return the mean of p(x | z), without the noise of the likelihood, which is a measure of what
@@ -84,11 +88,11 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
     """
     settings = call(Settings, config.vae, where="vae", needs=NEEDS)
     spec = _spec_of(settings, spec)
-    coder = _coder(config, settings, spec)
+    networks = _networks(config, settings, spec)
     optimizer = call(make_optimizer, config.optimizer, where="optimizer", num_steps=config.train.num_steps)
     init, update = one_player(
-        _init_variables(coder),
-        Player(_objective(coder), optimizer),
+        _init_variables(networks),
+        Player(_objective(networks), optimizer),
         microbatches=config.train.microbatches,
         env=env,
     )
@@ -96,14 +100,22 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
     def eval_variables(state: TrainState) -> PyTree:
         return state.params
 
+    def posterior(
+        variables: PyTree, images: Float[Array, "n h w c"], cond: Conditioning = None
+    ) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
+        label = conditioning.complete(spec.conditioning, cond, len(images)).get("label")
+        mean, logvar = networks.posterior(variables, images, label)
+        return mean, jnp.exp(0.5 * logvar)
+
     def encode(
         sample_keys: Key[Array, " n"], variables: PyTree, images: Float[Array, "n h w c"], cond: Conditioning = None
     ) -> Float[Array, "n d"]:
         del sample_keys
-        return coder.posterior(variables, images, _label(settings, cond))[0]
+        return posterior(variables, images, cond)[0]
 
     def decode(variables: PyTree, latents: Float[Array, "n d"], cond: Conditioning = None) -> Float[Array, "n h w c"]:
-        outputs = coder.outputs(variables, latents, _label(settings, cond))
+        label = conditioning.complete(spec.conditioning, cond, len(latents)).get("label")
+        outputs = networks.outputs(variables, latents, label)
         if settings.likelihood == "bernoulli":
             return 2.0 * jax.nn.sigmoid(outputs) - 1.0
         return jnp.clip(outputs, -1.0, 1.0)
@@ -111,22 +123,30 @@ def make(config: ConfigDict, spec: ModelSpec, env: Env) -> GenerativeModel:
     def sample(sample_keys: Key[Array, " n"], variables: PyTree, cond: Conditioning = None) -> Float[Array, "n h w c"]:
         return decode(variables, keys.normal(sample_keys, (settings.latent_dim,)), cond)
 
-    def log_prob(sample_keys: Key[Array, " n"], variables: PyTree, batch: Microbatch) -> Float[Array, " n"]:
-        outputs, divergence = _encode_decode(coder, sample_keys, variables, batch)
-        log_sigma = coder.log_sigma(variables)
-        return reconstruction.discretized_gaussian_log_likelihood(batch["image"], outputs, log_sigma) - divergence
-
     return GenerativeModel(
         spec,
         init,
         update,
         sample,
         eval_variables,
-        log_prob=log_prob if spec.likelihood else None,
+        log_prob=_log_prob(networks, spec.conditioning) if spec.likelihood else None,
         encode=encode,
         decode=decode,
+        posterior=posterior,
         microbatches=config.train.microbatches,
     )
+
+
+def _log_prob(networks: VaeNetworks, conditions: Conditions) -> LogProb:
+    def log_prob(
+        sample_keys: Key[Array, " n"], variables: PyTree, images: Float[Array, "n h w c"], cond: Conditioning = None
+    ) -> Float[Array, " n"]:
+        told = conditioning.complete(conditions, cond, len(images))
+        outputs, divergence = _encode_decode(networks, sample_keys, variables, images, told)
+        log_sigma = networks.log_sigma(variables)
+        return reconstruction.discretized_gaussian_log_likelihood(images, outputs, log_sigma) - divergence
+
+    return log_prob
 
 
 def _spec_of(settings: Settings, spec: ModelSpec) -> ModelSpec:
@@ -139,20 +159,21 @@ def _spec_of(settings: Settings, spec: ModelSpec) -> ModelSpec:
     )
 
 
-def _coder(config: ConfigDict, settings: Settings, spec: ModelSpec) -> Coder:
+def _networks(config: Section, settings: Settings, spec: ModelSpec) -> VaeNetworks:
     shared = {"num_classes": spec.num_classes, "dtype": config.train.compute_dtype}
     encoder = call(ConvEncoder, config.model, where="model", outputs=2 * settings.latent_dim, **shared)
     decoder = call(ConvDecoder, config.model, where="model", image_shape=spec.image_shape, **shared)
-    return Coder(encoder, decoder, settings)
+    return VaeNetworks(encoder, decoder, settings, spec.conditioning)
 
 
-def _init_variables(coder: Coder) -> InitVariables:
-    def init_variables(key: Key[Array, ""], batch: Microbatch) -> tuple[PyTree, PyTree]:
-        images, label, settings = batch["image"], _label(coder.settings, batch), coder.settings
+def _init_variables(networks: VaeNetworks) -> InitVariables:
+    def init_variables(context: Context, batch: Microbatch) -> tuple[PyTree, PyTree]:
+        key, settings = context.key, networks.settings
+        images, label = batch["image"], conditioning.of_batch(networks.conditions, batch).get("label")
         latents = jnp.zeros((len(images), settings.latent_dim))
         params = {
-            "encoder": coder.encoder.init(keys.stream(key, "encoder"), images, label)["params"],
-            "decoder": coder.decoder.init(keys.stream(key, "decoder"), latents, label)["params"],
+            "encoder": networks.encoder.init(keys.stream(key, "encoder"), images, label)["params"],
+            "decoder": networks.decoder.init(keys.stream(key, "decoder"), latents, label)["params"],
         }
         if settings.likelihood == "gaussian" and settings.learn_sigma:
             params["log_sigma"] = jnp.log(jnp.float32(settings.sigma))
@@ -161,36 +182,37 @@ def _init_variables(coder: Coder) -> InitVariables:
     return init_variables
 
 
-def _objective(coder: Coder) -> Objective:
+def _objective(networks: VaeNetworks) -> Objective:
     """The negative evidence lower bound (Kingma & Welling 2014, eq. 3), its divergence weighted by beta."""
 
     def objective(
-        key: Key[Array, ""], params: PyTree, model_state: PyTree, batch: Microbatch
+        context: Context, params: PyTree, model_state: PyTree, batch: Microbatch
     ) -> tuple[Float[Array, ""], tuple[PyTree, Metrics]]:
-        example_keys = keys.per_example(key, batch["index"])
-        outputs, divergence = _encode_decode(coder, example_keys, params, batch)
-        if coder.settings.likelihood == "bernoulli":
+        example_keys = keys.per_example(context.key, batch["index"])
+        cond = conditioning.of_batch(networks.conditions, batch)
+        outputs, divergence = _encode_decode(networks, example_keys, params, batch["image"], cond)
+        if networks.settings.likelihood == "bernoulli":
             log_likelihood = reconstruction.bernoulli_log_likelihood(0.5 * (batch["image"] + 1.0), outputs)
         else:
-            log_sigma = coder.log_sigma(params)
+            log_sigma = networks.log_sigma(params)
             log_likelihood = reconstruction.gaussian_log_likelihood(batch["image"], outputs, log_sigma)
         metrics = {"loss/reconstruction": -jnp.mean(log_likelihood), "loss/kl": jnp.mean(divergence)}
-        loss = metrics["loss/reconstruction"] + coder.settings.beta * metrics["loss/kl"]
+        loss = metrics["loss/reconstruction"] + networks.settings.beta * metrics["loss/kl"]
         return loss, (model_state, metrics)
 
     return objective
 
 
 def _encode_decode(
-    coder: Coder, example_keys: Key[Array, " b"], params: PyTree, batch: Microbatch
+    networks: VaeNetworks,
+    example_keys: Key[Array, " b"],
+    params: PyTree,
+    images: Float[Array, "b h w c"],
+    cond: Mapping[str, Array],
 ) -> tuple[Float[Array, "b h w c"], Float[Array, " b"]]:
     """The decoder's outputs for one latent an image, and KL(q(z | x) || p(z)) in nats."""
-    label = _label(coder.settings, batch)
-    mean, logvar = coder.posterior(params, batch["image"], label)
-    eps = keys.normal(keys.fold_each(example_keys, "latent"), (coder.settings.latent_dim,))
+    label = cond.get("label")
+    mean, logvar = networks.posterior(params, images, label)
+    eps = keys.normal(keys.fold_each(example_keys, "latent"), (networks.settings.latent_dim,))
     latents = mean + jnp.exp(0.5 * logvar) * eps
-    return coder.outputs(params, latents, label), kl_to_standard_normal(mean, logvar)
-
-
-def _label(settings: Settings, cond: Conditioning) -> Int[Array, " n"] | None:
-    return cond["label"] if settings.class_conditional and cond is not None else None
+    return networks.outputs(params, latents, label), kl_to_standard_normal(mean, logvar)

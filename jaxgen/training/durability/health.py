@@ -1,31 +1,30 @@
-"""The config's section `health`: what watches over a run.
+"""The config's section `health`, and the errors of a run that diverges.
 
-Nothing of it moves the trajectory but a rollback, which is recorded (`durability.rollback`), so it may differ between a
-run and its continuation.
+None of the settings changes the trajectory except by a rollback, which is recorded (`durability.rollback`), so they may
+differ between a run and its continuation.
 """
 
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from jaxgen.core.config import Need, Needs, call, refuse_unused
+from jaxgen.core.config import Need, Needs, Section, call, refuse_unused
 
 
 class HealthSettings(NamedTuple):
-    """What to look out for, and what to do then. `train.nonfinite` says what to do at a metric that is not finite.
+    """Detection of loss spikes and hangs, and profiles. `train.nonfinite` says what to do about non-finite metrics.
 
     Attributes:
       max_rollbacks: how often a run may go back to a checkpoint, in all; it stops at the next reason to.
-      spike_sigmas: how many of its usual deviations a loss must lie above its usual value to be a spike; None for no
-        such look at the losses.
+      spike_sigmas: the number of standard deviations above its running mean beyond which a loss is a spike; None for no
+        detection of spikes.
       spike_policy: `warn` of a spike, `stop`, or `rollback` to the last checkpoint and go on with other data.
       hang_seconds: time without any progress after which the stacks of all threads are printed; must be longer than a
         dispatch takes. None for no watchdog.
       hang_exit: whether the process then ends, so that whatever started it can start it again.
       profile_steps: how many steps a profile covers.
-      profile_at_step: the step at which to take one; None for none but those that are asked for while the run goes on.
+      profile_at_step: the step at which to take one in any case; None for profiles on request only.
     """
 
     max_rollbacks: int = 3
@@ -47,8 +46,8 @@ def _needs(nonfinite: str) -> Needs:
     }
 
 
-def health_settings(config: ConfigDict) -> HealthSettings:
-    """Reads the section, refusing numbers that make no sense.
+def health_settings(config: Section) -> HealthSettings:
+    """Reads the section.
 
     Raises:
       ValueError: names the first setting that is wrong.
@@ -68,7 +67,7 @@ def health_settings(config: ConfigDict) -> HealthSettings:
 
 
 class UnhealthyError(RuntimeError):
-    """The metrics of a step say that training has gone wrong; `rollbacks` is how many there were before in vain."""
+    """Training has diverged, by the metrics of a step; `rollbacks` is the number of those that did not help."""
 
     def __init__(self, step: int, metric: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -83,11 +82,15 @@ class NonFiniteError(UnhealthyError):
 
 
 class SpikeError(UnhealthyError):
-    """A loss is far above its usual value."""
+    """A loss is far above its running mean."""
 
 
 def check_finite(last_step: int, metrics: Mapping[str, np.ndarray]) -> None:
-    """Raises NonFiniteError for the first step of a dispatch that has a metric which is not finite."""
+    """Checks the metrics [S] of the S steps up to `last_step`.
+
+    Raises:
+      NonFiniteError: for the first step that has a metric which is not finite.
+    """
     for name, values in metrics.items():
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):

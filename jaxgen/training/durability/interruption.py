@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a flag that the loop looks at between dispatches; several processes stop at one step."""
+"""Ctrl-C and SIGTERM as a flag that the loop polls between dispatches; several processes stop at one step."""
 
 import signal
 from types import FrameType, TracebackType
@@ -9,15 +9,15 @@ from jaxgen.parallel import hosts
 
 
 class Interruption:
-    """While entered, remembers SIGINT and SIGTERM in the place of dying of them; a second Ctrl-C dies at once.
+    """Records SIGINT and SIGTERM while it is entered, instead of ending the process; a second Ctrl-C ends it at once.
 
     With several processes, JAX has caught SIGTERM since they were joined (`hosts.start`), and has them agree on a point
-    where all of them stop: after so many looks at this flag, which therefore must be as many in each.
+    where all of them stop: a number of calls, so that each process must poll this flag equally often.
     """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
-        self._looks = 0
+        self._polls = 0
 
     def __enter__(self) -> "Interruption":
         own = (signal.SIGINT,) if hosts.num_processes() > 1 else (signal.SIGINT, signal.SIGTERM)
@@ -28,14 +28,14 @@ class Interruption:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         if hosts.num_processes() > 1:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX would keep what nobody looks at any more
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX would keep its handler, which nobody polls any more
 
     def __call__(self) -> bool:
-        """Whether a signal has come: here, or to another process, and all have come to the same look."""
+        """Returns whether to stop: a signal came here, or to another process, and all have polled equally often."""
         if hosts.num_processes() == 1:
             return self.signal is not None
-        self._looks += 1
-        if not multihost_utils.reached_preemption_sync_point(self._looks):
+        self._polls += 1
+        if not multihost_utils.reached_preemption_sync_point(self._polls):
             return False
         received = hosts.gather(str(int(self.signal or signal.SIGTERM)))
         self.signal = signal.Signals(min(map(int, received)))  # Ctrl-C, if it was that anywhere
@@ -43,7 +43,7 @@ class Interruption:
 
     @property
     def exit_code(self) -> int:
-        """The shell's convention for a process ended by a signal: 130 for Ctrl-C, 143 for SIGTERM."""
+        """The exit code by the shell's convention for signals: 130 for Ctrl-C, 143 for SIGTERM; 0 if none came."""
         return 128 + int(self.signal) if self.signal else 0
 
     def _remember(self, number: int, frame: FrameType | None) -> None:

@@ -17,10 +17,10 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
 
 @contextlib.contextmanager
 def held(workdir: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Holds the lock of a work directory, which is made if there is none; of several processes, process 0 does.
+    """Holds the lock of a work directory, which is made if there is none; of several processes, process 0 holds it.
 
     The file stays when the lock is released: only a living holder is an obstacle. On a file system that has no locks,
-    that is said, and the run goes on without.
+    the run goes on without one, with a warning.
 
     Raises:
       ValueError: if another run holds it, or the directory cannot be written.

@@ -1,4 +1,4 @@
-"""What makes damage visible: the digests of a checkpoint's files beside them, and texts that carry their own.
+"""Checksums that reveal damage: those of a checkpoint's files, in a manifest, and texts that carry their own.
 
 `sha256.json` in the directory of a step holds the digest of every file there, and in its last line its own. Orbax
 finishes small files of its bookkeeping after that, from which nothing is ever read.
@@ -23,7 +23,7 @@ _STEP = "step"
 
 
 def seal(directory: Path, step: int, metrics: Mapping[str, float | None], history: bytes | None = None) -> None:
-    """Ends the writing of a checkpoint: adds its step, metrics and history, then the list of the digests of all."""
+    """Completes a checkpoint: adds its step, metrics and history, then the manifest with the digests of all files."""
     if history is not None:
         (directory / HISTORY).write_bytes(history)
     (directory / RECORD).write_text(json.dumps({_STEP: step, **metrics}) + "\n")
@@ -32,9 +32,9 @@ def seal(directory: Path, step: int, metrics: Mapping[str, float | None], histor
 
 
 def find_damage(directory: Path, *, quick: bool = False) -> str | None:
-    """Says what is wrong with the checkpoint of a step, by its list, in a few words; None if it is whole.
+    """Returns what is wrong with the checkpoint of a step, by its manifest, in a few words; None if it is whole.
 
-    With `quick`, files are looked at by name only, but for the list itself.
+    With `quick`, only the names of the files and the manifest itself are verified.
     """
     path = directory / NAME
     if not path.exists():
@@ -52,8 +52,13 @@ def find_damage(directory: Path, *, quick: bool = False) -> str | None:
     return _misplaced(directory)
 
 
+def digest(directory: Path) -> str:
+    """Returns the digest of the checkpoint of a step: that of its manifest, the last line there."""
+    return (directory / NAME).read_text().split()[-1]
+
+
 def read_metrics(directory: Path) -> dict[str, float | None] | None:
-    """The metrics that a checkpoint was saved with; empty if with none, and None if they cannot be read."""
+    """Returns the metrics that a checkpoint was saved with; empty if with none, and None if they cannot be read."""
     record = _read_record(directory)
     if record is None:
         return None
@@ -62,7 +67,7 @@ def read_metrics(directory: Path) -> dict[str, float | None] | None:
 
 
 def read_history(directory: Path) -> bytes | None:
-    """The lines of metrics.jsonl that a whole checkpoint was saved with; None if with none."""
+    """Returns the lines of metrics.jsonl that a whole checkpoint was saved with; None if with none."""
     path = directory / HISTORY
     return path.read_bytes() if path.exists() else None
 
@@ -83,7 +88,7 @@ def _read_record(directory: Path) -> dict[str, Any] | None:
 
 
 def _digests(directory: Path) -> dict[str, str]:
-    """Hashing lets other threads run, so that as many files are read at a time as there are cores."""
+    """Hashes in threads, as many files at a time as there are cores, since hashing releases the interpreter's lock."""
     names = _listed(directory)
     with ThreadPoolExecutor() as pool:
         return dict(zip(names, pool.map(lambda name: _digest_of_file(directory / name), names), strict=True))
@@ -104,12 +109,12 @@ def _digest(data: bytes) -> str:
 
 
 def sealed(facts: dict[str, Any]) -> str:
-    """Facts as JSON text with a digest among them, so that a change of any of them is noticed by `unsealed`."""
+    """Returns facts as JSON text with a digest among them, so that `unsealed` notices a change of any of them."""
     return json.dumps({**facts, _DIGEST: _digest_of_facts(facts)}, indent=2, sort_keys=True) + "\n"
 
 
 def unsealed(text: str) -> dict[str, Any]:
-    """The facts of a text that `sealed` made; one without a digest is taken as it is.
+    """Returns the facts of a text that `sealed` made; a text without a digest is not verified.
 
     Raises:
       ValueError: if the text is no JSON object, or its digest is that of others.

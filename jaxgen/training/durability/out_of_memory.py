@@ -1,11 +1,12 @@
-"""Out of device memory: what was there is kept, and the error names the settings that need less."""
+"""Errors for too little device memory that name the settings that need less, with a profile of the memory."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
-from ml_collections import ConfigDict
+
+from jaxgen.core.config import Section
 
 # XLA's errors can be told apart by their words only. What a CPU runs in the background has another status.
 _MARKS = ("RESOURCE_EXHAUSTED:", "INTERNAL: Error dispatching computation: Out of memory")
@@ -17,7 +18,7 @@ class OutOfMemoryError(RuntimeError):
 
 
 @contextlib.contextmanager
-def explained(workdir: Path, config: ConfigDict) -> Iterator[None]:
+def explained(workdir: Path, config: Section) -> Iterator[None]:
     """Turns XLA's error, from a compilation or a run, into one that names settings, and writes `memory.prof`.
 
     Raises:
@@ -35,10 +36,10 @@ def explained(workdir: Path, config: ConfigDict) -> Iterator[None]:
         ) from error
 
 
-def advice(config: ConfigDict) -> list[str]:
-    """What could be changed in the config to need less memory, with its present values; what keeps the results first.
+def advice(config: Section) -> list[str]:
+    """Returns the settings that lower the memory, with their present values; those that keep the results come first.
 
-    The names that are not in the config, or have been changed so already, are left out.
+    Settings that are not in the config, or are as advised already, are left out.
     """
     size, slices = config.data.batch_size, config.train.microbatches
     remat = [f"{name}.remat" for name, section in config.items() if _has_remat(section) and not section.remat]
@@ -52,11 +53,11 @@ def advice(config: ConfigDict) -> list[str]:
 
 
 def _has_remat(section: object) -> bool:
-    return isinstance(section, ConfigDict) and "remat" in section
+    return isinstance(section, Mapping) and "remat" in section
 
 
 def _keep_profile(workdir: Path) -> str:
-    """Writes what is on the device, by the lines that put it there; a sentence about that."""
+    """Writes a profile of the device's memory by the lines that allocated it; returns a sentence about it."""
     try:
         profile = jax.profiler.device_memory_profile()
     except jax.errors.JaxRuntimeError as error:  # a backend that cannot say

@@ -1,6 +1,6 @@
-"""Reading a saved state: all of it, or only the arrays that something depends on."""
+"""Restores a saved state: all of it, or only the arrays that a function depends on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +14,83 @@ from jaxgen.core import trees
 from jaxgen.core.contract import TrainState
 
 
-def restore(path: Path, target: PyTree) -> Any:
-    """Restores a saved tree onto the shardings of the target, of arrays or `ShapeDtypeStruct`s.
+def restore(path: Path, target: TrainState) -> TrainState:
+    """Restores a saved state onto the shardings of the target, of arrays or `ShapeDtypeStruct`s.
+
+    What is frozen is not saved: it is that of the target.
 
     Raises:
       ValueError: if it does not have the target's arrays.
     """
     with ocp.StandardCheckpointer() as checkpointer:
+        learned = target._replace(frozen=())
         # Orbax says it in a hundred lines.
-        _check_same(path, _shapes(checkpointer.metadata(path).item_metadata.tree), _shapes(target))
-        return checkpointer.restore(path, target)
+        _check_same(path, _shapes(checkpointer.metadata(path).item_metadata.tree), _shapes(learned))
+        return checkpointer.restore(path, learned)._replace(frozen=target.frozen)
 
 
-def restore_picked(path: Path, target: TrainState, pick: Callable[[TrainState], PyTree]) -> PyTree:
-    """`pick(state)` of a saved state; the arrays that it does not depend on are neither read nor held in memory.
+def nothing_frozen(role: str) -> PyTree:
+    """Refuses to load what is frozen, for states where nothing is."""
+    raise LookupError(f"Nothing says where the arrays of the {role} are.")
+
+
+def restore_picked(
+    path: Path,
+    target: TrainState,
+    pick: Callable[[TrainState], PyTree],
+    load_frozen: Callable[[str], PyTree] = nothing_frozen,
+) -> PyTree:
+    """Returns `pick(state)` of a saved state; arrays that it does not depend on are neither read nor held in memory.
+
+    Args:
+      path: of the saved state.
+      target: shapes and shardings of the whole state.
+      pick: of a state, what is wanted.
+      load_frozen: returns the arrays of a role in `TrainState.frozen`, which are not saved.
 
     Raises:
       ValueError: if the saved state does not have the target's arrays.
     """
-    needed = dependencies(pick, target)
-    wanted = trees.map_named(lambda name, x: x if name in needed else ocp.PLACEHOLDER, target)
-    arguments = trees.map_named(lambda name, x: _restore_args(x) if name in needed else ocp.PLACEHOLDER, target)
+    needed, learned = dependencies(pick, target), target._replace(frozen=())
+    wanted = trees.map_named(lambda name, x: x if name in needed else ocp.PLACEHOLDER, learned)
+    arguments = trees.map_named(lambda name, x: _restore_args(x) if name in needed else ocp.PLACEHOLDER, learned)
     with ocp.PyTreeCheckpointer() as checkpointer:
-        _check_same(path, _shapes(checkpointer.metadata(path).item_metadata.tree), _shapes(target))
+        _check_same(path, _shapes(checkpointer.metadata(path).item_metadata.tree), _shapes(learned))
         read = checkpointer.restore(path, args=ocp.args.PyTreeRestore(item=wanted, restore_args=arguments))
-    return pick(jax.tree.map(lambda x, shape: _weightless(shape) if x is ocp.PLACEHOLDER else x, read, target))
+    state = jax.tree.map(lambda x, shape: _weightless(shape) if x is ocp.PLACEHOLDER else x, read, learned)
+    roles = {name.split("/")[1] for name in needed if name.startswith("frozen/")}
+    frozen = {
+        role: load_frozen(role) if role in roles else jax.tree.map(_weightless, shapes)
+        for role, shapes in (target.frozen or {}).items()
+    }
+    return pick(state._replace(frozen=frozen or ()))
+
+
+def saved_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a saved state's arrays by name; no array is read."""
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        return _shapes(checkpointer.metadata(path).item_metadata.tree)
+
+
+def restore_named(path: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+    """Returns arrays of a saved state by name, whatever else it holds; no others are read.
+
+    Args:
+      path: of the saved state.
+      wanted: by the name of an array, its shape, the type to return and the sharding.
+    """
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        there = checkpointer.metadata(path).item_metadata.tree
+        item = trees.map_named(lambda name, x: wanted.get(name, ocp.PLACEHOLDER), there)
+        arguments = trees.map_named(
+            lambda name, x: _restore_args(wanted[name]) if name in wanted else ocp.PLACEHOLDER, there
+        )
+        read = checkpointer.restore(path, args=ocp.args.PyTreeRestore(item=item, restore_args=arguments))
+    return {name: leaf for name, leaf in trees.named_leaves(read).items() if name in wanted}
 
 
 def dependencies(fn: Callable[[PyTree], PyTree], argument: PyTree) -> set[str]:
-    """The path names of the leaves of an argument, of arrays or `ShapeDtypeStruct`s, that `fn` depends on."""
+    """Returns the path names of the leaves of an argument, of arrays or `ShapeDtypeStruct`s, that `fn` depends on."""
     jaxpr = jax.make_jaxpr(fn)(argument).jaxpr
     live = {v for v in jaxpr.outvars if not isinstance(v, core.Literal)}
     for equation in reversed(jaxpr.eqns):
@@ -57,7 +105,7 @@ def _restore_args(leaf: Any) -> ocp.ArrayRestoreArgs:
 
 
 def _weightless(leaf: Any) -> np.ndarray:
-    """Zeros of a leaf's shape that take the memory of one."""
+    """Returns zeros of a leaf's shape that take the memory of one."""
     return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
 
 

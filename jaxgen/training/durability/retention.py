@@ -1,4 +1,4 @@
-"""Which checkpoints are kept: the newest ones, some for ever, and the best."""
+"""Retention of checkpoints: the newest are kept, those at some steps for ever, and the best by a metric."""
 
 import math
 from collections.abc import Mapping
@@ -8,14 +8,14 @@ Metrics = Mapping[str, float | None]
 
 
 class Retention(NamedTuple):
-    """What is kept; a checkpoint that any of these wants stays.
+    """Rules of retention; a checkpoint that any of them selects is kept.
 
     Attributes:
-      last: how many of the newest, at least 1.
-      every_steps: all whose step is a multiple of it; None for none.
-      best: a metric, of which the best are kept; None for none.
-      best_count: how many.
-      best_mode: whether a lower or a higher value is better.
+      last: the number of the newest that are kept, at least 1.
+      every_steps: checkpoints whose step is a multiple of it are kept; None for none.
+      best: the metric by which the best are kept; None for none.
+      best_count: the number of the best that are kept.
+      best_mode: `lower` or `higher`, the better values of the metric.
     """
 
     last: int = 2
@@ -29,11 +29,11 @@ DEFAULT = Retention()
 
 
 def to_delete(checkpoints: Mapping[int, Metrics], keep: Retention) -> list[int]:
-    """The steps that nothing wants to keep, in order; the newest is never among them.
+    """Returns the steps that no rule selects, in order; the newest is never among them.
 
     Args:
       checkpoints: the metrics of each step that has a whole checkpoint.
-      keep: what is kept.
+      keep: the rules.
     """
     newest = sorted(checkpoints)[-max(1, keep.last) :]
     regular = [step for step in checkpoints if keep.every_steps and step % keep.every_steps == 0]
@@ -42,7 +42,7 @@ def to_delete(checkpoints: Mapping[int, Metrics], keep: Retention) -> list[int]:
 
 
 def best(checkpoints: Mapping[int, Metrics], keep: Retention) -> list[int]:
-    """The steps of the best checkpoints, best first; of equals the later. Those without the metric are not ranked."""
+    """Returns the steps of the best checkpoints, the best first; of equal ones, the later is the better."""
     if keep.best is None:
         return []
     values = {step: metrics.get(keep.best) for step, metrics in checkpoints.items()}

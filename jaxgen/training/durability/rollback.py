@@ -1,4 +1,4 @@
-"""Rollbacks: a run returns to a checkpoint and goes on with data that it has not met.
+"""Rollbacks: a run returns to a checkpoint and goes on with data that it has not seen.
 
 They are kept in `rollbacks.json` in the work directory. The position in the data is the step, plus an offset that this
 list determines; so the batch of a step remains a function of the seed, the step and the records of the run, whether it
@@ -28,8 +28,8 @@ class Rollback(NamedTuple):
     Attributes:
       at_step: the step that went wrong.
       to_step: the step of the checkpoint; 0 is also the start.
-      offset: how far ahead of the step the position in the data is, from `to_step` on.
-      reason: what went wrong, for the reader.
+      offset: the position in the data minus the step, from `to_step` on.
+      reason: the message of the error, for the reader.
     """
 
     at_step: int
@@ -40,7 +40,7 @@ class Rollback(NamedTuple):
 
 @runtime_checkable
 class Batches(Protocol):
-    """An iterator over host batches, which may read ahead until it is closed."""
+    """An iterator over host batches that may read ahead until it is closed."""
 
     def __iter__(self) -> "Batches": ...
 
@@ -50,18 +50,18 @@ class Batches(Protocol):
 
 
 def offset_at(rollbacks: Sequence[Rollback], step: int) -> int:
-    """How far ahead of a step (the number of updates done) the position in the data is."""
+    """Returns the position in the data minus the step (the number of updates done) at which it is read."""
     return next((r.offset for r in reversed(rollbacks) if r.to_step <= step), 0)
 
 
 def add(rollbacks: Sequence[Rollback], *, at_step: int, to_step: int, reason: str) -> tuple[Rollback, ...]:
-    """The list with one more return, after which the first batch is the one behind those of all steps gone wrong."""
+    """Returns the list with one more rollback, after which the next batch is the one behind those of all bad steps."""
     position = max([at_step + offset_at(rollbacks, at_step - 1), *(r.to_step + r.offset for r in rollbacks)])
     return (*rollbacks, Rollback(at_step, to_step, position - to_step, reason))
 
 
 def read(batches: Callable[[int], Batches], rollbacks: Sequence[Rollback], start: int) -> Generator[PyTree]:
-    """The batches of the steps from `start` on; `batches` maps a position in the data to those from there on."""
+    """Yields the batches of the steps from `start` on; `batches` maps a position in the data to those from there on."""
     changes = sorted({r.to_step for r in rollbacks if r.to_step > start})
     for first, last in itertools.pairwise([start, *changes, None]):
         assert first is not None
@@ -70,7 +70,7 @@ def read(batches: Callable[[int], Batches], rollbacks: Sequence[Rollback], start
 
 
 def load(workdir: Path) -> tuple[Rollback, ...]:
-    """The rollbacks of the run in a work directory so far.
+    """Returns the rollbacks of the run in a work directory so far.
 
     Raises:
       ValueError: if they cannot be read, since the run cannot go on as it was without them.
@@ -86,6 +86,6 @@ def load(workdir: Path) -> tuple[Rollback, ...]:
 
 
 def save(workdir: Path, rollbacks: Sequence[Rollback]) -> None:
-    """Keeps them for a continuation of the run."""
+    """Saves the rollbacks for a continuation of the run."""
     if jax.process_index() == 0:
         write_whole(workdir / _FILE, manifest.sealed({_LIST: [r._asdict() for r in rollbacks]}))

@@ -1,7 +1,7 @@
-"""Loss spikes: a loss that lies many of its usual deviations above its usual value.
+"""Loss spikes: values of a loss that lie many standard deviations above its running mean.
 
-What is usual is known from running means of the loss and of its absolute deviation, to which no value contributes more
-than one at the limit would, so that a spike hardly moves them, while a level that lasts becomes usual in time.
+The running mean of the loss, and that of its absolute deviation, are updated with values clipped at the limit beyond
+which they are spikes. So a spike hardly moves them, while a level that lasts becomes the mean in time.
 """
 
 import math
@@ -16,112 +16,125 @@ from jaxgen.training.durability import manifest
 from jaxgen.training.durability.whole_files import write_whole
 
 MEMORY_STEPS = 100
-"""Over how many steps the running means reach."""
+"""The number of steps that the running means reach back."""
 
 WARMUP_STEPS = 100
-"""How many values must be known of a loss before another one can be a spike."""
+"""The number of values of a loss that must be known before another one can be a spike."""
 
-_SIGMA = math.sqrt(math.pi / 2)  # of a normal distribution, over its mean absolute deviation
-_LEAST_SIGMA = 0.01  # relative to the usual value: a loss that hardly changes has spikes of some size only
+_SIGMA = math.sqrt(math.pi / 2)  # the standard deviation of a normal distribution over its mean absolute deviation
+_LEAST_SIGMA = 0.01  # relative to the mean: in a loss that hardly changes, small changes are no spikes
 _FILE = "spikes.json"
 _KEPT = 100
 
 
-class Usual(NamedTuple):
-    """What is usual of one loss.
+class LossStatistics(NamedTuple):
+    """Running statistics of one loss.
 
     Attributes:
-      seen: how many values there were.
+      num_values: how many values there were.
       mean: their running mean.
       deviation: the running mean of their absolute deviation from it.
-      spike_step: where the last spike began; what follows within the memory is part of it.
+      spike_step: the step at which the last spike began; what follows within `MEMORY_STEPS` is part of it.
     """
 
-    seen: int = 0
+    num_values: int = 0
     mean: float = 0.0
     deviation: float = 0.0
     spike_step: int | None = None
 
     @property
     def sigma(self) -> float:
-        """The standard deviation, if the values are normal."""
+        """The standard deviation, estimated as if the values were normal."""
         return max(_SIGMA * self.deviation, _LEAST_SIGMA * abs(self.mean))
 
 
 class Spike(NamedTuple):
-    """A value that is not usual.
+    """A value of a loss that lies above the limit.
 
     Attributes:
-      step: whose loss it is.
-      name: of the loss.
-      value: of the loss.
-      usual: what is usual of it.
+      step: the step that has this loss.
+      name: the name of the loss.
+      value: the value.
+      statistics: those of the loss before this value.
     """
 
     step: int
     name: str
     value: float
-    usual: Usual
+    statistics: LossStatistics
 
     def __str__(self) -> str:
         """The words of all messages."""
-        sigmas = (self.value - self.usual.mean) / self.usual.sigma if self.usual.sigma else math.inf
-        usual = f"{self.usual.mean:.4g} is usual ({sigmas:.3g} sigmas)"
-        return f"{self.name} is {self.value:.4g} at step {self.step}, where {usual}"
+        mean, sigma = self.statistics.mean, self.statistics.sigma
+        sigmas = (self.value - mean) / sigma if sigma else math.inf
+        return (
+            f"{self.name} is {self.value:.4g} at step {self.step}, {sigmas:.3g} standard deviations above its running "
+            f"mean of {mean:.4g}"
+        )
 
 
-def losses(metrics: Iterable[str]) -> list[str]:
-    """The names of those metrics that are minimized: `loss`, or that of each player."""
+def loss_names(metrics: Iterable[str]) -> list[str]:
+    """Returns the names of those metrics that are minimized: `loss`, or that of each player."""
     names = list(metrics)
     return ["loss"] if "loss" in names else [name for name in names if name.startswith("loss/")]
 
 
-def observe(usual: Usual, value: float, *, sigmas: float) -> tuple[Usual, bool]:
-    """Takes one value in; returns what is usual then, and whether the value was a spike. Ignores what is not finite."""
+def update(statistics: LossStatistics, value: float, *, sigmas: float) -> tuple[LossStatistics, bool]:
+    """Updates the statistics of a loss with one value, unless that is not finite.
+
+    Returns:
+      The statistics, and whether the value is a spike: more than `sigmas` standard deviations above the mean.
+    """
     if not math.isfinite(value):
-        return usual, False
-    known = usual.seen >= WARMUP_STEPS
-    limit = sigmas * usual.sigma
-    is_spike = known and value - usual.mean > limit
-    change = value - usual.mean
+        return statistics, False
+    known = statistics.num_values >= WARMUP_STEPS
+    limit = sigmas * statistics.sigma
+    change = value - statistics.mean
+    is_spike = known and change > limit
     if known:
         change = min(max(change, -limit), limit)
-    weight = max(1 / (usual.seen + 1), 1 / MEMORY_STEPS)
-    deviation = usual.deviation + weight * (abs(change) - usual.deviation) if usual.seen else 0.0
-    return usual._replace(seen=usual.seen + 1, mean=usual.mean + weight * change, deviation=deviation), is_spike
+    weight = max(1 / (statistics.num_values + 1), 1 / MEMORY_STEPS)
+    deviation = statistics.deviation
+    deviation = deviation + weight * (abs(change) - deviation) if statistics.num_values else 0.0
+    mean = statistics.mean + weight * change
+    return statistics._replace(num_values=statistics.num_values + 1, mean=mean, deviation=deviation), is_spike
 
 
-def find(
-    usual: Mapping[str, Usual], last_step: int, metrics: Mapping[str, np.ndarray], *, sigmas: float
-) -> tuple[dict[str, Usual], list[Spike]]:
-    """Takes in the losses [S] of the steps up to `last_step`; returns what is usual then, and the spikes among them."""
-    after, spikes = dict(usual), []
-    for name in losses(metrics):
+def detect(
+    statistics: Mapping[str, LossStatistics], last_step: int, metrics: Mapping[str, np.ndarray], *, sigmas: float
+) -> tuple[dict[str, LossStatistics], list[Spike]]:
+    """Updates the statistics of all losses with those [S] of the steps up to `last_step`.
+
+    Returns:
+      The statistics by the name of the loss, and the spikes in the order of their steps; one that lasts is there once.
+    """
+    updated, spikes = dict(statistics), []
+    for name in loss_names(metrics):
         values = metrics[name].tolist()
         for step, value in enumerate(values, last_step - len(values) + 1):
-            before = after.get(name, Usual())
-            after[name], is_spike = observe(before, value, sigmas=sigmas)
+            before = updated.get(name, LossStatistics())
+            updated[name], is_spike = update(before, value, sigmas=sigmas)
             if is_spike and (before.spike_step is None or step - before.spike_step >= MEMORY_STEPS):
-                after[name] = after[name]._replace(spike_step=step)
+                updated[name] = updated[name]._replace(spike_step=step)
                 spikes.append(Spike(step, name, value, before))
-    return after, sorted(spikes, key=lambda spike: spike.step)
+    return updated, sorted(spikes, key=lambda spike: spike.step)
 
 
-def save(workdir: Path, step: int, usual: Mapping[str, Usual]) -> None:
-    """Keeps what is usual at the step of a checkpoint, so that a resumed run finds the spikes of an undisturbed one."""
+def save(workdir: Path, step: int, statistics: Mapping[str, LossStatistics]) -> None:
+    """Saves the statistics at the step of a checkpoint; a resumed run then finds the spikes of an undisturbed one."""
     if jax.process_index() != 0:
         return
-    records = {s: record for s, record in _records(workdir).items() if s < step} | {step: usual}
+    records = {s: record for s, record in _records(workdir).items() if s < step} | {step: statistics}
     write_whole(workdir / _FILE, manifest.sealed({str(s): records[s] for s in sorted(records)[-_KEPT:]}))
 
 
-def load(workdir: Path, step: int) -> dict[str, Usual]:
-    """What was usual at a step; nothing, where that was not kept.
+def load(workdir: Path, step: int) -> dict[str, LossStatistics]:
+    """Returns the statistics at a step; empty, where they were not saved.
 
     Raises:
       ValueError: if the records cannot be read.
     """
-    return {name: Usual(*values) for name, values in _records(workdir).get(step, {}).items()}
+    return {name: LossStatistics(*values) for name, values in _records(workdir).get(step, {}).items()}
 
 
 def _records(workdir: Path) -> dict[int, dict[str, Any]]:

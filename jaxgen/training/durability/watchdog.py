@@ -1,4 +1,4 @@
-"""A thread that prints where all the others are when a run makes no progress."""
+"""A watchdog thread that prints the stacks of all threads when a run makes no progress."""
 
 import contextlib
 import faulthandler
@@ -12,15 +12,15 @@ from types import TracebackType
 EXIT_CODE = 124
 """Of a process that ends because it hangs; that of timeout(1)."""
 
-_LOOKS = 10  # at the clock, in the time of a hang
+_CHECKS = 10  # of the clock, in the time of a hang
 
 
 class Watchdog:
-    """While entered, waits for `watch` to be called again in time.
+    """Expects, while it is entered, that `watch` is called again in time.
 
     Args:
-      seconds: how long nothing may happen; None for no watchdog.
-      on_hang: called once for each hang, with `seconds` and what was being done, from the watchdog's own thread.
+      seconds: the longest time between two calls; None for no watchdog.
+      on_hang: called once for each hang, with `seconds` and the description given to `watch`, in the watchdog's thread.
       clock: seconds, from any start.
     """
 
@@ -50,12 +50,12 @@ class Watchdog:
             self._thread.join()
 
     def watch(self, what: str) -> None:
-        """Says what is done from now on: there was progress, and the time starts anew."""
+        """Reports progress: restarts the time, with a description of the work from now on."""
         self._waiting = (what, self._clock())
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves out what may take any time, such as a compilation."""
+        """Suspends the watchdog during work that may take any time, such as a compilation."""
         before, self._waiting = self._waiting, None
         try:
             yield
@@ -64,19 +64,19 @@ class Watchdog:
                 self.watch(before[0])
 
     def check(self, seconds: float) -> None:
-        """Calls `on_hang` if nothing has happened for so long; the thread does nothing else, again and again."""
+        """Calls `on_hang` if there was no progress for this number of seconds; the thread does this repeatedly."""
         waiting = self._waiting
         if waiting is not None and self._clock() - waiting[1] >= seconds:
             self._waiting = None  # once is enough, until there is progress
             self._on_hang(seconds, waiting[0])
 
     def _run(self, seconds: float) -> None:
-        while not self._leaving.wait(seconds / _LOOKS):
+        while not self._leaving.wait(seconds / _CHECKS):
             self.check(seconds)
 
 
 def report_hang(seconds: float, what: str, *, leave: bool) -> None:
-    """Prints the stacks of all threads to standard error, and ends the process if it is to `leave`."""
+    """Prints the stacks of all threads to standard error, and ends the process if `leave` is set."""
     output = sys.__stderr__ or sys.stderr
     end = "The process ends." if leave else "It may still go on; health.hang_exit=True would end it."
     print(f"error: No progress for {seconds:g} s in {what}. {end} All threads:", file=output, flush=True)

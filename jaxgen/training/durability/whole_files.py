@@ -1,4 +1,4 @@
-"""Files and directories that appear whole or not at all, whatever happens to the process that writes them."""
+"""Atomic writes: files and directories that appear whole or not at all, even if the writing process is killed."""
 
 import contextlib
 import tempfile
@@ -7,14 +7,14 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that a reader, or a crash, finds the old text or the new one, never half of it."""
+    """Writes a file atomically: a reader, or a crash, finds the old text or the new one, never half of it."""
     with whole_file(path) as temporary:
         temporary.write_text(text)
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A name to write under, which takes the place of `path` at the end if all went well, and is gone if not."""
+    """Yields a temporary path, which replaces `path` at the end if all went well, and is removed if not."""
     temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
     try:
         yield temporary
@@ -25,7 +25,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_directory(output: Path) -> Iterator[Path]:
-    """A directory to write into, which takes the place of `output` at the end if all went well, and is gone if not.
+    """Yields a temporary directory, which becomes `output` at the end if all went well, and is removed if not.
 
     Raises:
       ValueError: if there can be no directory of that name.

@@ -1,4 +1,4 @@
-"""Writes that fail: a full disk, a quota, a directory that is gone. One sentence, and the run goes on or stops."""
+"""Errors of writes, such as those of a full disk: each becomes one sentence, and the run stops or goes on."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ def writing(what: str) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """Why a write failed, in a few words.
+    """Returns why a write failed, in a few words.
 
     Raises:
       Exception: the error itself, if it is of another kind.
@@ -49,7 +49,7 @@ def reason(error: Exception) -> str:
 
 
 class Tolerance:
-    """What becomes of a `WriteError`: it ends the run, or is said, the same sentence only once."""
+    """The policy for `WriteError`s: they end the run, or are printed, each sentence only once."""
 
     def __init__(self, policy: OnWriteError, say: Callable[[str], None]) -> None:
         self._policy, self._say = policy, say

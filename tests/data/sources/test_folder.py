@@ -33,6 +33,7 @@ def test_loose_pictures_have_no_classes(tmp_path):
         save(tmp_path / f"{name}.png")
     dataset = folder.load("train", path=str(tmp_path))
     assert (dataset.num_classes, dataset.class_names) == (0, ())
+    assert dataset.examples[0].keys() == {"image"}
 
 
 def test_about_a_tenth_is_held_out_whatever_else_is_added(tmp_path):

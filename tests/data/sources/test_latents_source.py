@@ -3,12 +3,13 @@ import json
 import numpy as np
 import pytest
 
-from jaxgen.data import Dataset, load, train_batches
+from jaxgen.data import Dataset, Facts, facts, load, train_batches
+from jaxgen.data.dataset import label_of
 from jaxgen.data.faults import DataFaultError, Faults, FaultSettings, tolerant
 from jaxgen.data.sources import latents
 
 MOMENTS = np.random.default_rng(0).normal(size=(5, 2, 3, 4)).astype(np.float32)
-PIXELS = Dataset([], (8, 12, 3), num_classes=2, class_names=("cat", "dog"))
+PIXELS = Dataset([], (8, 12, 3), conditioning=label_of(2), class_names=("cat", "dog"))
 
 
 def save(directory, dtype="float32"):
@@ -24,6 +25,10 @@ def save(directory, dtype="float32"):
 def test_what_was_saved_is_loaded_as_float32(tmp_path, dtype):
     data = load("latents", "train", path=save(tmp_path, dtype))
     assert (data.image_shape, data.num_classes, data.class_names) == ((2, 3, 4), 2, ("cat", "dog"))
+    assert (data.image_dtype, data.autoencoder) == ("float32", tmp_path / "autoencoder")
+    assert facts("latents", path=str(tmp_path)) == data.facts
+    assert data.facts == Facts((2, 3, 4), label_of(2), "float32", autoencoder=tmp_path / "autoencoder")
+    assert data.facts.of_latents
     assert len(data.examples) == 5
     examples = data.examples.__getitems__([3, 0])
     np.testing.assert_array_equal([example["image"] for example in examples], MOMENTS[[3, 0]].astype(dtype))
@@ -34,13 +39,30 @@ def test_what_was_saved_is_loaded_as_float32(tmp_path, dtype):
 
 def test_training_batches_hold_moments(tmp_path):
     data = load("latents", "train", path=save(tmp_path))
-    batches = train_batches(data, seed=0, microbatches=1, microbatch_size=5)
+    batches = train_batches(data, seed=0, microbatches=1, microbatch_size=5, conditions=("label",))
     batch = next(batches)
     batches.close()
     assert (batch["image"].shape, batch["image"].dtype) == ((1, 5, 2, 3, 4), np.float32)
     order = [int(np.flatnonzero((image == MOMENTS).all(axis=(1, 2, 3)))[0]) for image in batch["image"][0]]
     assert sorted(order) == list(range(5))
     np.testing.assert_array_equal(batch["label"][0], np.array(order) % 2)
+
+
+def test_latents_without_classes_need_no_labels(tmp_path):
+    path = save(tmp_path)
+    without = PIXELS._replace(conditioning=label_of(0), class_names=())
+    latents.save_facts(tmp_path, without, latent_shape=(2, 3, 2), num_examples={"train": 5, "test": 2}, step=7)
+    (tmp_path / "train" / "label.npy").unlink()
+    data = load("latents", "train", path=path)
+    assert data.conditioning == {}
+    assert data.examples[1].keys() == {"image"}
+
+
+def test_missing_labels_are_refused(tmp_path):
+    path = save(tmp_path)
+    (tmp_path / "train" / "label.npy").unlink()
+    with pytest.raises(ValueError, match=r"holds no latents .*label\.npy"):
+        load("latents", "train", path=path)
 
 
 def test_a_directory_without_latents_is_refused(tmp_path):
@@ -52,8 +74,8 @@ def test_a_directory_without_latents_is_refused(tmp_path):
 
 def test_latents_that_do_not_fit_their_description_are_refused(tmp_path):
     path = save(tmp_path)
-    facts = json.loads((tmp_path / "latents.json").read_text())
-    (tmp_path / "latents.json").write_text(json.dumps({**facts, "num_examples": {"train": 6, "test": 2}}))
+    known = json.loads((tmp_path / "latents.json").read_text())
+    (tmp_path / "latents.json").write_text(json.dumps({**known, "num_examples": {"train": 6, "test": 2}}))
     with pytest.raises(ValueError, match="holds no latents"):
         load("latents", "train", path=path)
 

@@ -3,9 +3,21 @@ import math
 import numpy as np
 import pytest
 
-from jaxgen.data import ENDLESS
+from jaxgen.core.conditioning import check_values
+from jaxgen.data import ENDLESS, read_arrays
 from jaxgen.data.sources import shapes
-from jaxgen.data.sources.shapes import COLORS, SHAPES, Factors, captions, draw_factors, render
+from jaxgen.data.sources.shapes import (
+    COLORS,
+    CONDITIONING,
+    SHAPES,
+    VOCABULARY,
+    Factors,
+    captions,
+    draw_factors,
+    positions,
+    render,
+    to_text,
+)
 
 WHITE, BLACK = list(COLORS).index("white"), list(COLORS).index("black")
 AREAS = {
@@ -76,18 +88,65 @@ def test_captions_say_what_is_shown():
     assert captions(one("ring", radius=0.12, color=1, background=5)) == ["a small green ring on an orange background"]
 
 
+def test_conditions_are_the_factors():
+    data = shapes.load("train", seed=4)
+    factors = draw_factors(np.arange(64, dtype=np.uint64), seed=4, split="train")
+    arrays = read_arrays(data, limit=64, conditions=data.conditioning)
+    assert {name: (array.shape, array.dtype.name) for name, array in arrays.items()} == {
+        "image": ((64, 32, 32, 3), "uint8"),
+        "label": ((64,), "int32"),
+        "color": ((64,), "int32"),
+        "background": ((64,), "int32"),
+        "caption": ((64, 8), "int32"),
+        "position": ((64, 3), "float32"),
+    }
+    np.testing.assert_array_equal(arrays["label"], factors.shape)
+    np.testing.assert_array_equal(arrays["color"], factors.color)
+    np.testing.assert_array_equal(arrays["background"], factors.background)
+    np.testing.assert_array_equal(arrays["position"], positions(factors))
+    assert [to_text(caption) for caption in arrays["caption"]] == captions(factors)
+    assert [example["text"] for example in data.examples.__getitems__(range(64))] == captions(factors)
+
+
+def test_every_value_is_one_that_the_conditions_name():
+    factors = draw_factors(np.arange(20_000, dtype=np.uint64), seed=0, split="train")
+    arrays = shapes.conditions(factors)
+    assert arrays.keys() == CONDITIONING.keys()
+    check_values(CONDITIONING, arrays)
+    for name in ("label", "color", "background", "caption"):
+        assert set(np.unique(arrays[name])) == set(range(CONDITIONING[name].size)), name  # no class or word is unused
+    assert len(set(VOCABULARY)) == len(VOCABULARY) == 21
+
+
+def test_positions_go_from_the_smallest_to_the_largest_and_from_edge_to_edge():
+    np.testing.assert_allclose(positions(one("cross", radius=0.12, x=0.25, y=0.5)), [[-1, -0.5, 0]], atol=1e-6)
+    np.testing.assert_allclose(positions(one("cross", radius=0.36, x=0.5, y=0.75)), [[1, 0, 0.5]], atol=1e-6)
+    np.testing.assert_allclose(positions(one("cross", radius=0.3, x=0.0, y=1.0)), [[0.5, -1, 1]], atol=1e-6)
+
+
+def test_tokens_are_places_in_the_vocabulary():
+    words = ["a", "large", "red", "circle", "on", "a", "blue", "background"]
+    (tokens,) = shapes.caption_tokens(one("circle", radius=0.35, color=0, background=2))
+    np.testing.assert_array_equal(tokens, [VOCABULARY.index(word) for word in words])
+
+
+def test_a_size_that_no_picture_has_is_refused():
+    with pytest.raises(ValueError, match=r"data\.image_size is 0, but must be at least 1"):
+        shapes.load("train", image_size=0)
+
+
 def test_an_example_depends_on_its_index_alone():
     examples = shapes.load("train").examples
     alone = examples[10**15]
     among = examples.__getitems__([5, 10**15, 7])[1]
-    assert alone["caption"] == among["caption"]
+    assert alone["text"] == among["text"]
     np.testing.assert_array_equal(alone["image"], among["image"])
-    assert alone["label"] == list(SHAPES).index(alone["caption"].split()[3])
+    assert alone["label"] == list(SHAPES).index(alone["text"].split()[3])
 
 
 def test_splits_and_seeds_hold_different_pictures():
     def first(split, seed):
-        return tuple(example["caption"] for example in shapes.load(split, seed=seed).examples.__getitems__(range(8)))
+        return tuple(example["text"] for example in shapes.load(split, seed=seed).examples.__getitems__(range(8)))
 
     assert len({first("train", 0), first("test", 0), first("train", 1), first("test", 1)}) == 4
 

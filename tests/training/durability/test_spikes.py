@@ -12,16 +12,16 @@ SIGMAS = HealthSettings().spike_sigmas
 STEPS = 3_000
 
 
-def found(*, start=0, usual=None, sigmas=SIGMAS, dispatch=1, **series):
-    """What is usual in the end, and the steps and names of all spikes, with metrics that come in dispatches."""
-    usual, all_spikes = usual or {}, []
+def found(*, start=0, statistics=None, sigmas=SIGMAS, dispatch=1, **series):
+    """The statistics in the end, and the steps and names of all spikes, with metrics that come in dispatches."""
+    statistics, all_spikes = statistics or {}, []
     series = {name.replace("_", "/"): np.asarray(values, np.float32) for name, values in series.items()}
     for first in range(0, len(next(iter(series.values()))), dispatch):
         metrics = {name: values[first : first + dispatch] for name, values in series.items()}
         last = start + first + len(next(iter(metrics.values())))
-        usual, new = spikes.find(usual, last, metrics, sigmas=sigmas)
+        statistics, new = spikes.detect(statistics, last, metrics, sigmas=sigmas)
         all_spikes += new
-    return usual, all_spikes
+    return statistics, all_spikes
 
 
 def noisy(kind, seed):
@@ -60,29 +60,43 @@ def test_a_jump_to_ten_times_the_loss_is_a_spike(kind, at):
 def test_the_limit_is_so_many_standard_deviations():
     rng = np.random.default_rng(0)
     series = 5 + rng.normal(size=20_000)
-    usual, spikes_found = found(loss=series, dispatch=100, sigmas=10.0)
+    statistics, spikes_found = found(loss=series, dispatch=100, sigmas=10.0)
     assert not spikes_found
-    assert abs(usual["loss"].mean - 5) < 0.3
-    assert abs(usual["loss"].sigma - 1) < 0.2
+    assert abs(statistics["loss"].mean - 5) < 0.3
+    assert abs(statistics["loss"].sigma - 1) < 0.2
     for sigmas, above in ((9.0, False), (11.0, True)):
-        value = usual["loss"].mean + sigmas * usual["loss"].sigma
-        assert spikes.observe(usual["loss"], value, sigmas=10.0)[1] == above
+        value = statistics["loss"].mean + sigmas * statistics["loss"].sigma
+        assert spikes.update(statistics["loss"], value, sigmas=10.0)[1] == above
 
 
-def test_a_spike_hardly_moves_what_is_usual():
-    usual, _ = found(loss=noisy("normal", 0))
-    after, is_spike = spikes.observe(usual["loss"], 1e30, sigmas=SIGMAS)
+def test_a_spike_hardly_moves_the_mean():
+    statistics, _ = found(loss=noisy("normal", 0))
+    after, is_spike = spikes.update(statistics["loss"], 1e30, sigmas=SIGMAS)
     assert is_spike
-    assert after.mean < usual["loss"].mean + 1.01 * SIGMAS * usual["loss"].sigma / spikes.MEMORY_STEPS
-    assert spikes.observe(after, 1e30, sigmas=SIGMAS)[1]
+    assert after.mean < statistics["loss"].mean + 1.01 * SIGMAS * statistics["loss"].sigma / spikes.MEMORY_STEPS
+    assert spikes.update(after, 1e30, sigmas=SIGMAS)[1]
 
 
-def test_a_level_that_lasts_is_one_spike_and_becomes_usual():
+def test_a_value_far_below_the_mean_moves_it_as_little_and_is_no_spike():
+    statistics, _ = found(loss=noisy("normal", 0))
+    after, is_spike = spikes.update(statistics["loss"], -1e30, sigmas=SIGMAS)
+    assert not is_spike
+    assert after.mean == pytest.approx(
+        statistics["loss"].mean - SIGMAS * statistics["loss"].sigma / spikes.MEMORY_STEPS
+    )
+
+
+def test_a_loss_above_a_constant_zero_is_infinitely_many_deviations_above_it():
+    _, (spike,) = found(loss=[0.0] * 200 + [1.0])
+    assert str(spike) == "loss is 1 at step 201, inf standard deviations above its running mean of 0"
+
+
+def test_a_level_that_lasts_is_one_spike_and_becomes_the_mean():
     series = noisy("normal", 0)
     series[1_000:] += 5.0
-    usual, (spike,) = found(loss=series)
+    statistics, (spike,) = found(loss=series)
     assert spike.step == 1_001
-    assert 5.0 < usual["loss"].mean < 5.3
+    assert 5.0 < statistics["loss"].mean < 5.3
 
 
 def test_a_loss_that_hardly_ever_changes_may_change_a_little():
@@ -101,24 +115,30 @@ def test_what_is_not_finite_and_what_is_no_loss_is_left_out():
     series = noisy("normal", 0)
     gaps = series.copy()
     gaps[[300, 700]] = np.nan, np.inf
-    usual, none = found(loss=gaps, grad_norm=np.geomspace(1, 1e9, STEPS))
+    statistics, none = found(loss=gaps, grad_norm=np.geomspace(1, 1e9, STEPS))
     assert not none
-    assert set(usual) == {"loss"}
-    assert usual["loss"].seen == STEPS - 2
+    assert set(statistics) == {"loss"}
+    assert statistics["loss"].num_values == STEPS - 2
 
 
-def test_every_player_of_a_game_has_its_own_usual_value():
+def test_every_player_of_a_game_has_its_own_statistics():
     generator, discriminator = noisy("normal", 0), 100 + noisy("normal", 1)
     generator[899] = 50.0
     discriminator[1_199] = 500.0
     _, spikes_found = found(loss_generator=generator, loss_discriminator=discriminator, dispatch=1_000)
     assert [(s.step, s.name) for s in spikes_found] == [(900, "loss/generator"), (1_200, "loss/discriminator")]
-    assert str(spikes_found[0]).startswith("loss/generator is 50 at step 900, where 0.")
+    _, swapped = found(loss_generator=discriminator, loss_discriminator=generator, dispatch=3_000)
+    assert [(s.step, s.name) for s in swapped] == [(900, "loss/discriminator"), (1_200, "loss/generator")]
+    first = spikes_found[0]
+    deviations = (50 - first.statistics.mean) / first.statistics.sigma
+    mean = f"running mean of {first.statistics.mean:.4g}"
+    assert str(first) == f"loss/generator is 50 at step 900, {deviations:.3g} standard deviations above its {mean}"
+    assert first.statistics.mean == pytest.approx(0.1 + 0.5 * np.exp(-900 / 800), rel=0.1)
 
 
 def test_the_terms_of_a_loss_are_no_losses():
-    assert spikes.losses(["loss/kl", "loss", "grad_norm"]) == ["loss"]
-    assert spikes.losses(["loss/generator", "loss/discriminator", "skipped"]) == [
+    assert spikes.loss_names(["loss/kl", "loss", "grad_norm"]) == ["loss"]
+    assert spikes.loss_names(["loss/generator", "loss/discriminator", "skipped"]) == [
         "loss/generator",
         "loss/discriminator",
     ]
@@ -128,9 +148,9 @@ def test_a_resumed_run_finds_the_spikes_of_an_undisturbed_one(tmp_path):
     series = noisy("skewed", 3)
     series[2_000] *= 30
     whole, spikes_found = found(loss=series)
-    usual, _ = found(loss=series[:1_950])
-    spikes.save(tmp_path, 1_950, usual)
-    resumed, again = found(loss=series[1_950:], start=1_950, usual=spikes.load(tmp_path, 1_950))
+    statistics, _ = found(loss=series[:1_950])
+    spikes.save(tmp_path, 1_950, statistics)
+    resumed, again = found(loss=series[1_950:], start=1_950, statistics=spikes.load(tmp_path, 1_950))
     assert (resumed, again) == (whole, spikes_found)
     assert len(again) == 1
     assert found(loss=series[1_950:], start=1_950)[1] == []  # what a fresh detector cannot know
@@ -138,9 +158,9 @@ def test_a_resumed_run_finds_the_spikes_of_an_undisturbed_one(tmp_path):
 
 def test_records_of_steps_that_are_done_again_are_replaced(tmp_path):
     for step, mean in [(10, 1.0), (20, 2.0), (30, 3.0), (20, 4.0)]:
-        spikes.save(tmp_path, step, {"loss": spikes.Usual(step, mean)})
+        spikes.save(tmp_path, step, {"loss": spikes.LossStatistics(step, mean)})
     assert json.loads((tmp_path / "spikes.json").read_text()).keys() == {"10", "20", "sha256"}
-    assert spikes.load(tmp_path, 20) == {"loss": spikes.Usual(20, 4.0)}
+    assert spikes.load(tmp_path, 20) == {"loss": spikes.LossStatistics(20, 4.0)}
     assert spikes.load(tmp_path, 30) == {}
 
 
@@ -152,7 +172,7 @@ def test_damaged_records_are_refused(tmp_path, text):
 
 
 def test_records_of_which_a_digit_has_changed_are_refused(tmp_path):
-    spikes.save(tmp_path, 10, {"loss": spikes.Usual(10, 1.5)})
+    spikes.save(tmp_path, 10, {"loss": spikes.LossStatistics(10, 1.5)})
     path = tmp_path / "spikes.json"
     path.write_text(path.read_text().replace("1.5", "1.4"))
     with pytest.raises(ValueError, match=r"spikes\.json cannot be read .*checksum"):

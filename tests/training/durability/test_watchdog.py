@@ -76,6 +76,17 @@ def test_the_thread_looks_while_the_main_thread_is_stuck():
     assert "watchdog" not in {thread.name for thread in threading.enumerate()}
 
 
+def test_a_watchdog_that_was_left_watches_again_when_it_is_entered_again():
+    """A run enters one for each attempt between two rollbacks."""
+    told = threading.Event()
+    dog = Watchdog(0.01, on_hang=lambda *hang: told.set())
+    with dog:
+        pass
+    with dog:
+        dog.watch("an event")
+        assert told.wait(timeout=60)
+
+
 def test_without_seconds_there_is_no_thread():
     with Watchdog(None, on_hang=print) as dog:
         dog.watch("an event")

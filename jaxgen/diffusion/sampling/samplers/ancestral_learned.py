@@ -5,28 +5,39 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from jaxgen.diffusion.likelihood import posterior
+from jaxgen.diffusion.process import posterior
 from jaxgen.diffusion.sampling.denoisers import Images, Sigmas
-from jaxgen.diffusion.sampling.stepping import Scalar, noise, over_levels
+from jaxgen.diffusion.sampling.stepping import Callback, Result, Scalar, noise, over_levels
 
 VarianceDenoiser = Callable[[Images, Float[Array, " n"]], tuple[Images, Images]]
-"""(x, sigma) -> an estimate of the clean images, and where in its range the log-variance lies: 0 small, 1 large."""
+"""(x, sigma) -> an estimate of the clean images, and the interpolation of the log-variance: 0 small, 1 large."""
 
 
-def ancestral_learned(keys: Key[Array, " n"], denoise: VarianceDenoiser, x: Images, sigmas: Sigmas) -> Images:
+def ancestral_learned(
+    keys: Key[Array, " n"],
+    denoise: VarianceDenoiser,
+    x: Images,
+    sigmas: Sigmas,
+    *,
+    callback: Callback | None = None,
+    trajectory: bool = False,
+) -> Result:
     """Draws from the learned reverse process (Nichol & Dhariwal 2021, eq. 15).
 
     Args:
       keys: one key an image.
       denoise: the denoiser, which also predicts the variance.
-      x: where to start, at noise level `sigmas[0]`.
+      x: the images at noise level `sigmas[0]`.
       sigmas: noise levels, descending; the last is 0, and the step there adds no noise.
+      callback: called after every step, with the x to go on from as its result.
+      trajectory: whether to return the states at all levels beside the images.
     """
 
-    def step(x: Images, k: Int[Array, ""], t: Scalar, s: Scalar) -> Images:
-        x0, fraction = denoise(x, jnp.full(len(x), t))
+    def step(state: tuple[Images], k: Int[Array, ""], t: Scalar, s: Scalar) -> tuple[tuple[Images], Images]:
+        (x,) = state
+        x0, interpolation = denoise(x, jnp.full(len(x), t))
         log_large, log_small = jnp.log(posterior.large_variance(t, s)), jnp.log(posterior.small_variance(t, s))
-        std = jnp.exp(0.5 * (fraction * log_large + (1.0 - fraction) * log_small))
-        return posterior.mean(x, x0, s / t) + jnp.where(s > 0.0, std, 0.0) * noise(keys, k, x)
+        std = jnp.exp(0.5 * (interpolation * log_large + (1.0 - interpolation) * log_small))
+        return (posterior.mean(x, x0, s / t) + jnp.where(s > 0.0, std, 0.0) * noise(keys, k, x),), x0
 
-    return over_levels(step, x, sigmas)
+    return over_levels(step, (x,), sigmas, keys=keys, callback=callback, trajectory=trajectory)

@@ -3,20 +3,31 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from jaxgen.diffusion.likelihood.posterior import small_variance
+from jaxgen.diffusion.process.posterior import small_variance
 from jaxgen.diffusion.sampling.denoisers import Denoiser, Images, Sigmas
-from jaxgen.diffusion.sampling.stepping import Scalar, estimate, first_order, noise, over_levels
+from jaxgen.diffusion.sampling.stepping import Callback, Result, Scalar, estimate, first_order, noise, over_levels
 
 
-def ddim(keys: Key[Array, " n"], denoise: Denoiser, x: Images, sigmas: Sigmas, *, eta: float = 0.0) -> Images:
+def ddim(
+    keys: Key[Array, " n"],
+    denoise: Denoiser,
+    x: Images,
+    sigmas: Sigmas,
+    *,
+    eta: float = 0.0,
+    callback: Callback | None = None,
+    trajectory: bool = False,
+) -> Result:
     """DDIM (Song et al. 2021, eqs. 12 and 16): deterministic at eta 0, `ancestral` with small variance at eta 1.
 
     Args:
       keys: one key an image.
       denoise: the denoiser.
-      x: where to start, at noise level `sigmas[0]`.
+      x: the images at noise level `sigmas[0]`.
       sigmas: noise levels, descending; the last is 0.
       eta: share of the posterior's standard deviation to add as noise, in [0, 1].
+      callback: called after every step, with the x to go on from as its result.
+      trajectory: whether to return the states at all levels beside the images.
 
     Raises:
       ValueError: if `eta` is out of range.
@@ -24,11 +35,13 @@ def ddim(keys: Key[Array, " n"], denoise: Denoiser, x: Images, sigmas: Sigmas, *
     if not 0.0 <= eta <= 1.0:
         raise ValueError(f"The sampler's eta must lie in [0, 1], not {eta}.")
 
-    def step(x: Images, k: Int[Array, ""], t: Scalar, s: Scalar) -> Images:
+    def step(state: tuple[Images], k: Int[Array, ""], t: Scalar, s: Scalar) -> tuple[tuple[Images], Images]:
+        (x,) = state
         x0 = estimate(denoise, x, t)
         if eta == 0.0:
-            return first_order(x, x0, t, s)
+            return (first_order(x, x0, t, s),), x0
         variance = eta**2 * small_variance(t, s)
-        return first_order(x, x0, t, jnp.sqrt(s**2 - variance)) + jnp.sqrt(variance) * noise(keys, k, x)
+        x = first_order(x, x0, t, jnp.sqrt(s**2 - variance)) + jnp.sqrt(variance) * noise(keys, k, x)
+        return (x,), x0
 
-    return over_levels(step, x, sigmas)
+    return over_levels(step, (x,), sigmas, keys=keys, callback=callback, trajectory=trajectory)

@@ -6,7 +6,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
 from jaxgen.diffusion.sampling.denoisers import Denoiser, Images, Sigmas
-from jaxgen.diffusion.sampling.stepping import Scalar, diffusion_sde, estimate, noise, over_levels, step_ratios
+from jaxgen.diffusion.sampling.stepping import (
+    Callback,
+    Result,
+    Scalar,
+    diffusion_sde,
+    estimate,
+    noise,
+    over_levels,
+    step_ratios,
+)
 
 
 def dpmpp_2m_sde(
@@ -17,16 +26,20 @@ def dpmpp_2m_sde(
     *,
     eta: float = 1.0,
     solver: Literal["midpoint", "heun"] = "midpoint",
-) -> Images:
+    callback: Callback | None = None,
+    trajectory: bool = False,
+) -> Result:
     """The multistep solver of second order for the diffusion SDE (Lu et al. 2022, DPM-Solver++).
 
     Args:
       keys: one key an image.
       denoise: the denoiser.
-      x: where to start, at noise level `sigmas[0]`.
+      x: the images at noise level `sigmas[0]`.
       sigmas: noise levels, descending; the last is 0.
       eta: how much noise the SDE adds: 0 for the probability-flow ODE (`dpmpp_2m`), 1 for the reverse diffusion.
       solver: whether the estimate's change is taken at the step's "midpoint", or integrated exactly, as "heun".
+      callback: called after every step, with the x to go on from as its result.
+      trajectory: whether to return the states at all levels beside the images.
 
     Raises:
       ValueError: if `eta` is negative.
@@ -36,10 +49,11 @@ def dpmpp_2m_sde(
 
     def step(
         state: tuple[Images, Images], k: Int[Array, ""], t: Scalar, s: Scalar, pull: Scalar, slope: Scalar, std: Scalar
-    ) -> tuple[Images, Images]:
+    ) -> tuple[tuple[Images, Images], Images]:
         x, previous = state
         x0 = estimate(denoise, x, t)
         fresh = std * noise(keys, k, x) if eta > 0.0 else 0.0
-        return x + pull * (x0 - x) + slope * (x0 - previous) + fresh, x0
+        return (x + pull * (x0 - x) + slope * (x0 - previous) + fresh, x0), x0
 
-    return over_levels(step, (x, jnp.zeros_like(x)), sigmas, pulls, slopes, stds)[0]
+    state, coefficients = (x, jnp.zeros_like(x)), (pulls, slopes, stds)
+    return over_levels(step, state, sigmas, *coefficients, keys=keys, callback=callback, trajectory=trajectory)

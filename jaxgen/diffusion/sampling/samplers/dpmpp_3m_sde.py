@@ -5,6 +5,8 @@ from jaxtyping import Array, Int, Key
 
 from jaxgen.diffusion.sampling.denoisers import Denoiser, Images, Sigmas
 from jaxgen.diffusion.sampling.stepping import (
+    Callback,
+    Result,
     Scalar,
     before,
     diffusion_sde,
@@ -26,7 +28,9 @@ def dpmpp_3m_sde(
     *,
     eta: float = 1.0,
     curvature: float = 0.5,
-) -> Images:
+    callback: Callback | None = None,
+    trajectory: bool = False,
+) -> Result:
     """`dpmpp_2m_sde` with one more estimate: a parabola through the last three (k-diffusion's DPM-Solver++(3M) SDE).
 
     The first step is of first order and the second of second; the last, to 0, is of first. The official codes, of
@@ -37,11 +41,13 @@ def dpmpp_3m_sde(
     Args:
       keys: one key an image.
       denoise: the denoiser.
-      x: where to start, at noise level `sigmas[0]`.
+      x: the images at noise level `sigmas[0]`.
       sigmas: noise levels, descending; the last is 0.
       eta: how much noise the SDE adds: 0 for the probability-flow ODE, 1 for the reverse diffusion.
       curvature: weight of the second derivative, relative to that of the exact integral: 0.5 for the official sampler,
         1 for a method of third order at eta 0, apart from its first steps.
+      callback: called after every step, with the x to go on from as its result.
+      trajectory: whether to return the states at all levels beside the images.
 
     Raises:
       ValueError: if `eta` is negative.
@@ -54,13 +60,16 @@ def dpmpp_3m_sde(
     squares = curvature * (1.0 - 2.0 * changes / ((1.0 + eta) * log_steps(sigmas)))
     bends = jnp.where(jnp.isfinite(older), (changes * newer + squares) / (newer + older), 0.0)
 
-    def step(state: State, k: Int[Array, ""], t: Scalar, s: Scalar, *coefficients: Scalar) -> State:
+    def step(state: State, k: Int[Array, ""], t: Scalar, s: Scalar, *coefficients: Scalar) -> tuple[State, Images]:
         x, x0_1, x0_2 = state
         pull, change, std, newer, older, bend = coefficients
         x0 = estimate(denoise, x, t)
         slope, last_slope = (x0 - x0_1) / newer, (x0_1 - x0_2) / older
         fresh = std * noise(keys, k, x) if eta > 0.0 else 0.0
-        return x + pull * (x0 - x) + change * slope + bend * (slope - last_slope) + fresh, x0, x0_1
+        x = x + pull * (x0 - x) + change * slope + bend * (slope - last_slope) + fresh
+        return (x, x0, x0_1), x0
 
     zeros = jnp.zeros_like(x)
-    return over_levels(step, (x, zeros, zeros), sigmas, pulls, changes, stds, newer, older, bends)[0]
+    coefficients = (pulls, changes, stds, newer, older, bends)
+    state = (x, zeros, zeros)
+    return over_levels(step, state, sigmas, *coefficients, keys=keys, callback=callback, trajectory=trajectory)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
 from jaxgen.diffusion.sampling.denoisers import Denoiser, Images, Sigmas
-from jaxgen.diffusion.sampling.stepping import Scalar, estimate, first_order, noise, over_levels
+from jaxgen.diffusion.sampling.stepping import Callback, Result, Scalar, estimate, first_order, noise, over_levels
 
 
 def heun(
@@ -22,13 +22,15 @@ def heun(
     s_max: float = math.inf,
     s_noise: float = 1.0,
     path: Literal["ve", "flow"] = "ve",
-) -> Images:
+    callback: Callback | None = None,
+    trajectory: bool = False,
+) -> Result:
     """Heun's method for the probability-flow ODE, with fresh noise if `churn` > 0 (Karras et al. 2022, algorithm 2).
 
     Args:
       keys: one key an image.
       denoise: the denoiser, called twice a step, and once in the step to 0.
-      x: where to start, at noise level `sigmas[0]`.
+      x: the images at noise level `sigmas[0]`.
       sigmas: noise levels, descending; the last is 0.
       churn: S_churn, how much noise is added on the way; divided by the number of steps.
       s_min: noise is added between this level
@@ -36,6 +38,8 @@ def heun(
       s_noise: factor on the standard deviation of the added noise.
       path: the coordinates in which slopes are averaged: "ve" for dx / d sigma, "flow" for those of the linear path,
         dz / du with z = (1 - u) x and u = sigma / (1 + sigma).
+      callback: called after every step, with the x to go on from as its result.
+      trajectory: whether to return the states at all levels beside the images.
 
     Raises:
       ValueError: if an option is out of range, or has no effect without `churn`.
@@ -44,7 +48,8 @@ def heun(
     gamma = min(churn / (len(sigmas) - 1), math.sqrt(2.0) - 1.0)
     linear = {"ve": 0.0, "flow": 1.0}[path]
 
-    def step(x: Images, k: Int[Array, ""], t: Scalar, s: Scalar) -> Images:
+    def step(state: tuple[Images], k: Int[Array, ""], t: Scalar, s: Scalar) -> tuple[tuple[Images], Images]:
+        (x,) = state
         if churn > 0.0:
             raised = jnp.where((t >= s_min) & (t <= s_max), t * (1.0 + gamma), t)
             x = x + s_noise * jnp.sqrt((raised - t) * (raised + t)) * noise(keys, k, x)
@@ -56,9 +61,9 @@ def heun(
             slope, next_slope = _slope(x, x0, t, linear), _slope(predicted, estimate(denoise, predicted, s), s, linear)
             return predicted + 0.5 * (1.0 + linear * s) * (_time(s, linear) - _time(t, linear)) * (next_slope - slope)
 
-        return jax.lax.cond(s > 0.0, corrected, lambda: predicted)
+        return (jax.lax.cond(s > 0.0, corrected, lambda: predicted),), x0
 
-    return over_levels(step, x, sigmas)
+    return over_levels(step, (x,), sigmas, keys=keys, callback=callback, trajectory=trajectory)
 
 
 def _check(churn: float, s_min: float, s_max: float, s_noise: float) -> None:

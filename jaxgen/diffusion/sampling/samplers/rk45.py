@@ -1,5 +1,6 @@
 """An adaptive Runge-Kutta method."""
 
+import enum
 from typing import NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.diffusion.process.algebra import per_image
 from jaxgen.diffusion.sampling.denoisers import Denoiser, Images, Sigmas
+from jaxgen.diffusion.sampling.stepping import Callback
 
 Scalars = Float[Array, " n"]
 
@@ -24,8 +26,23 @@ STAGES[6, :6] = [35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84]
 ERROR = np.array([71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40], np.float32)
 
 
+class Status(enum.IntEnum):
+    """The outcome of an image's integration.
+
+    Attributes:
+      REACHED: the last positive noise level was reached; the image is finite.
+      TOO_MANY_TRIES: it was not reached within `max_tries`; the image is NaN.
+      NOT_FINITE: an estimate of the denoiser was not finite, or the path grew beyond what a float can hold; so is the
+        image.
+    """
+
+    REACHED = 0
+    TOO_MANY_TRIES = 1
+    NOT_FINITE = 2
+
+
 class State(NamedTuple):
-    """Where each image's integration stands: its x and slope at u = log(sigma), and the step to try next."""
+    """The state of each image's integration: its x and slope at u = log(sigma), and the step to try next."""
 
     x: Images
     slope: Images
@@ -43,25 +60,46 @@ def rk45(
     rtol: float = 1e-3,
     atol: float = 1e-3,
     max_tries: int = 1000,
+    callback: Callback | None = None,
+    trajectory: bool = False,
 ) -> Images:
     """Dormand and Prince's method for the probability-flow ODE dx / d log(sigma) = x - x_0 (Song et al. 2021, app. D).
 
     Only the first and the last positive noise level matter; from the latter a last step returns the estimate. Every
-    image has steps of its own, so that it does not depend on its batch.
+    image has steps of its own, so that it does not depend on its batch. `rk45_with_status` says which images failed.
 
     Args:
       keys: unused.
       denoise: the denoiser, called 6 times a try.
-      x: where to start, at noise level `sigmas[0]`.
+      x: the images at noise level `sigmas[0]`.
       sigmas: noise levels, descending; the last is 0.
       rtol: relative tolerance of the root mean square error of a step,
       atol: and absolute, in units of the image's range.
       max_tries: steps to try, accepted or not; an image that is not done by then is NaN.
+      callback: refused: images are at different noise levels after a step.
+      trajectory: refused for the same reason.
+
+    Raises:
+      ValueError: if a tolerance is negative, both are 0, there are no tries, or a callback or the trajectory is asked
+        for.
+    """
+    del keys
+    if callback is not None or trajectory:
+        raise ValueError(
+            "rk45 takes no callback and has no trajectory, since each image has noise levels of its own: use a sampler "
+            "of fixed levels, such as heun."
+        )
+    return rk45_with_status(denoise, x, sigmas, rtol=rtol, atol=atol, max_tries=max_tries)[0]
+
+
+def rk45_with_status(
+    denoise: Denoiser, x: Images, sigmas: Sigmas, *, rtol: float = 1e-3, atol: float = 1e-3, max_tries: int = 1000
+) -> tuple[Images, Int[Array, " n"]]:
+    """Returns the images of `rk45`, and the `Status` of each; see there for the arguments.
 
     Raises:
       ValueError: if a tolerance is negative, both are 0, or there are no tries.
     """
-    del keys
     if min(rtol, atol) < 0.0 or rtol + atol == 0.0 or max_tries < 1:
         raise ValueError(
             f"rk45 needs rtol and atol of at least 0, one of them positive, and max_tries of at least 1, not {rtol}, "
@@ -87,7 +125,15 @@ def rk45(
     u = jnp.full(len(x), start)
     state = State(x, slope(x, u), u, jnp.full(len(x), 0.01 * (end - start)), jnp.zeros((), jnp.int32))
     state = jax.lax.while_loop(lambda state: jnp.any(state.u > end) & (state.tries < max_tries), attempt, state)
-    return _choose(state.u > end, jnp.full_like(x, jnp.nan), state.x - slope(state.x, state.u))
+    images = _choose(state.u > end, jnp.full_like(x, jnp.nan), state.x - slope(state.x, state.u))
+    return images, _status(images, state, end)
+
+
+def _status(images: Images, state: State, end: Float[Array, ""]) -> Int[Array, " n"]:
+    """Tells a failed image whose next step is a number from one whose error estimate was none."""
+    finite = jnp.isfinite(images).all(axis=(1, 2, 3))
+    failure = jnp.where((state.u > end) & jnp.isfinite(state.step), Status.TOO_MANY_TRIES, Status.NOT_FINITE)
+    return jnp.where(finite, Status.REACHED, failure).astype(jnp.int32)
 
 
 def _dormand_prince(slope: Denoiser, state: State, step: Scalars) -> tuple[Images, Images, Images]:
@@ -109,6 +155,6 @@ def _combine(weights: Float[Array, " stages"], slopes: Float[Array, "stages n h 
     return jnp.tensordot(weights, slopes, axes=1, precision=jax.lax.Precision.HIGHEST)
 
 
-def _choose(which: Bool[Array, " n"], x: Array, y: Array) -> Array:
-    """X or y, image by image."""
-    return jnp.where(which.reshape(-1, *[1] * (x.ndim - 1)), x, y)
+def _choose(chosen: Bool[Array, " n"], x: Array, y: Array) -> Array:
+    """Returns x for the images that are chosen, y for the others."""
+    return jnp.where(chosen.reshape(-1, *[1] * (x.ndim - 1)), x, y)

@@ -5,7 +5,9 @@ from jaxtyping import Array, Int, Key
 
 from jaxgen.diffusion.sampling.denoisers import Denoiser, Images, Sigmas
 from jaxgen.diffusion.sampling.stepping import (
+    Callback,
     PerStep,
+    Result,
     Scalar,
     before,
     estimate,
@@ -16,23 +18,32 @@ from jaxgen.diffusion.sampling.stepping import (
 )
 
 
-def unipc(keys: Key[Array, " n"], denoise: Denoiser, x: Images, sigmas: Sigmas) -> Images:
+def unipc(
+    keys: Key[Array, " n"],
+    denoise: Denoiser,
+    x: Images,
+    sigmas: Sigmas,
+    *,
+    callback: Callback | None = None,
+    trajectory: bool = False,
+) -> Result:
     """UniPC-2 with B_2(h) = exp(h) - 1, predicting x_0 (Zhao et al. 2023, algorithms 1 and 2).
 
     The predictor is `dpmpp_2m`'s. The estimate at the predicted point also serves to correct that point, to third
-    order, before the next prediction starts from it: one estimate a step.
+    order, before the next prediction begins there: one estimate a step. Pixels that the callback has changed are not
+    corrected.
 
     Args:
-      keys: unused.
+      keys: one key an image, for the callback alone.
       denoise: the denoiser.
-      x: where to start, at noise level `sigmas[0]`.
+      x: the images at noise level `sigmas[0]`.
       sigmas: noise levels, descending; the last is 0.
+      callback: called after every step, with the x to go on from as its result.
+      trajectory: whether to return the states at all levels beside the images.
     """
-    del keys
-    State = tuple[Images, Images, Images, Images]
 
     def step(
-        state: State,
+        state: tuple[Images, ...],
         k: Int[Array, ""],
         t: Scalar,
         s: Scalar,
@@ -40,21 +51,25 @@ def unipc(keys: Key[Array, " n"], denoise: Denoiser, x: Images, sigmas: Sigmas) 
         last_t: Scalar,
         new: Scalar,
         old: Scalar,
-    ) -> State:
+    ) -> tuple[tuple[Images, ...], Images]:
         del k
-        predicted, last, x0_1, x0_2 = state
+        predicted, last, x0_1, x0_2, *before_callback = state
         x0 = estimate(denoise, predicted, t)
         x = first_order(last, x0_1, last_t, t) + new * (x0 - x0_1) + old * (x0_1 - x0_2)
-        return first_order(x, x0 + extrapolate * (x0 - x0_1), t, s), x, x0, x0_1
+        for unchanged in before_callback:
+            x = jnp.where(predicted == unchanged, x, predicted)
+        predicted = first_order(x, x0 + extrapolate * (x0 - x0_1), t, s)
+        return (predicted, x, x0, x0_1, *[predicted for _ in before_callback]), x0
 
     sigmas = jnp.asarray(sigmas)
     last_sigmas = jnp.append(sigmas[0], sigmas[:-2])  # nothing precedes the first step, which corrects from t to t
     coefficients = (0.5 / step_ratios(sigmas), last_sigmas, *_corrector(log_steps(sigmas)))
-    return over_levels(step, (x, x, jnp.zeros_like(x), jnp.zeros_like(x)), sigmas, *coefficients)[0]
+    state = (x, x, jnp.zeros_like(x), jnp.zeros_like(x), *([] if callback is None else [x]))
+    return over_levels(step, state, sigmas, *coefficients, keys=keys, callback=callback, trajectory=trajectory)
 
 
 def _corrector(h: PerStep) -> tuple[PerStep, PerStep]:
-    """Weights, in each step, of the last two changes of the estimate in the correction of where it starts.
+    """Weights, in each step, of the last two changes of the estimate in the correction of the point at which it begins.
 
     The rhos of the paper's theorem 3.1 solve rho_0 + rho_1 = b_1 and r rho_0 + rho_1 = b_2, r = -h' / h; for a first
     step, of order 1, rho_1 = 1/2. Step k corrects with those of step k - 1.

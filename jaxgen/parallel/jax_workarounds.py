@@ -1,0 +1,76 @@
+"""Workarounds for JAX, the only module that uses names of `jax._src`.
+
+Each of them says the versions of JAX that it was read against. `pyproject.toml` allows no other version, since a
+private name may be gone or may mean something else in the next release.
+"""
+
+from typing import Any
+
+from jax._src import clusters, distributed, xla_bridge
+
+
+def backends_are_initialized() -> bool:
+    """Returns whether JAX has started its devices, after which it reads no options any more.
+
+    Versions: jax >=0.10,<0.13
+    """
+    return xla_bridge.backends_are_initialized()
+
+
+def process_id() -> int:
+    """Returns the number of this process; 0 if it is the only one.
+
+    Unlike `jax.process_index`, this does not start the devices.
+
+    Versions: jax >=0.10,<0.13
+    """
+    return distributed.global_state.process_id
+
+
+def num_processes() -> int:
+    """Returns the number of processes that `jax.distributed.initialize` was called with.
+
+    Unlike `jax.process_count`, this does not start the devices.
+
+    Versions: jax >=0.10,<0.13
+    """
+    return distributed.global_state.num_processes
+
+
+def coordinator_client() -> Any:
+    """Returns the client of the coordinator in process 0, which JAX's own `multihost_utils` and Orbax use, too.
+
+    The public functions exchange arrays through the devices; this exchanges texts without them.
+
+    Versions: jax >=0.10,<0.13
+    """
+    client = distributed.global_state.client
+    assert client is not None, "jax.distributed is not initialized"
+    return client
+
+
+def launchers(*, kubernetes: bool, cloud_tpu: bool) -> list[Any]:
+    """Returns JAX's classes of launchers that it detects by itself, in the order in which it tries them.
+
+    `jax.distributed.initialize` detects a launcher and joins its processes in one call; a run needs to know its place
+    before it joins.
+
+    Args:
+      kubernetes: include Kubernetes, whose class warns in every container where the package `kubernetes` is missing.
+      cloud_tpu: include Cloud TPU, whose classes query the metadata server of the virtual machine.
+
+    Versions: jax >=0.10,<0.13
+    """
+    excluded: set[type] = set() if kubernetes else {clusters.K8sCluster}
+    if not cloud_tpu:
+        excluded |= {clusters.GceTpuCluster, clusters.GkeTpuCluster}
+    known = clusters.ClusterEnv._cluster_types
+    return [cluster for cluster in known if not cluster.opt_in_only_method and cluster not in excluded]
+
+
+def open_mpi_address(timeout_secs: int | None, override_coordinator_port: str | None) -> str:
+    """Returns HOST:PORT of process 0 from the variables that Open MPI sets up to version 4.
+
+    Versions: jax >=0.10,<0.13
+    """
+    return clusters.OmpiCluster.get_coordinator_address(timeout_secs, override_coordinator_port)

@@ -1,0 +1,83 @@
+"""The record of every format: its config, the networks and methods that it is of, and its maps of names."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxgen.interop.format import ExtractorFormat, RunFormat, Target, network_parts
+from jaxgen.nn.adm_unet import ADMUNet
+from jaxgen.nn.dhariwal_unet import DhariwalUNet
+from jaxgen.nn.dit import DiT
+from jaxgen.nn.edm2_unet import EDM2UNet
+from jaxgen.nn.song_unet import SongUNet
+from jaxgen.nn.unet import UNet
+from jaxgen.runs import importing
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+FILES = Path(importing.__file__).parents[1] / "interop" / "formats"
+NETWORKS = {
+    "adm": (ADMUNet(3),),
+    "ddpm": (UNet(3),),
+    "dit": (DiT(3),),
+    "edm": (SongUNet(3), DhariwalUNet(3)),
+    "edm2": (EDM2UNet(3),),
+    "iddpm": (ADMUNet(3),),
+}
+METHODS = {"autoencoder-kl": "vae.autoencoder_kl", "stylegan2": "gan.stylegan2"}
+OTHER = Target("denoising.consistency", None, {"network": {}})
+
+
+def test_every_file_is_a_format_with_a_config_or_a_feature_extractor():
+    names = sorted(path.stem.replace("_", "-") for path in FILES.glob("*.py") if path.stem != "__init__")
+    formats = {name: importing.find_format(name) for name in names}
+    assert {name for name in names if isinstance(formats[name], RunFormat)} == {*NETWORKS, *METHODS}
+    for name, format_ in formats.items():
+        if isinstance(format_, RunFormat):
+            assert format_.config == name.replace("-", "_")
+            assert (CONFIGS / f"{format_.config}.py").exists()
+        else:
+            assert isinstance(format_, ExtractorFormat)
+
+
+def test_a_name_is_found_with_dashes_or_underscores():
+    assert importing.find_format("autoencoder_kl") is importing.find_format("autoencoder-kl")
+    with pytest.raises(
+        ValueError, match=r"^here is 'dt', but must be one of adm, autoencoder-kl, .* Did you mean dit\?"
+    ):
+        importing.find_format("dt", where="here")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_format_of_networks_takes_those_and_refuses_others(name):
+    format_ = importing.find_format(name)
+    for network in NETWORKS[name]:
+        (part,) = format_.parts(OTHER._replace(network=network), {})
+        assert part.place == "params/network"
+    names = " or ".join(type(network).__name__ for network in NETWORKS[name])
+    others = [network for networks in NETWORKS.values() for network in networks if network not in NETWORKS[name]]
+    for network in (None, *others):
+        with pytest.raises(ValueError, match=f"are of {names}, which the config of method denoising.consistency does"):
+            format_.parts(OTHER._replace(network=network), {})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_format_of_a_method_takes_that_and_refuses_others(name):
+    format_, method = importing.find_format(name), METHODS[name]
+    assert format_.parts(OTHER._replace(method=method), {})
+    with pytest.raises(ValueError, match=f"are of the method {method}, but config.method=denoising.consistency"):
+        format_.parts(OTHER, {})
+
+
+def test_names_depend_on_the_network_and_entries_are_ignored_as_given():
+    parts = network_parts(DiT, official=lambda name, network: f"{network.depth}.{name}", ignored="fixed")
+    (part,) = parts(OTHER._replace(network=DiT(3, depth=5)), {})
+    assert part.official("kernel") == "5.kernel"
+    assert part.ignored == "fixed"
+
+
+def test_only_the_format_that_reads_settings_has_any():
+    for name in (*NETWORKS, *METHODS):
+        target = OTHER._replace(network=NETWORKS.get(name, (None,))[0])
+        settings = importing.find_format(name).settings(target, {"map_noise.freqs": np.ones(2)})
+        assert bool(settings) == (name == "edm")

@@ -1,0 +1,185 @@
+"""Training from Python: nothing is printed, errors are exceptions, and a signal saves before it is passed on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import jax
+import numpy as np
+import pytest
+from launching import TINY, contents, environment, launch
+
+import jaxgen
+from jaxgen.data.faults import DataFaultError
+from jaxgen.runs import evaluation, training
+from jaxgen.runs.refusals import RefusedError, agreed
+from jaxgen.training import run as training_run
+from jaxgen.training.durability.health import NonFiniteError
+
+pytestmark = pytest.mark.xdist_group("runs")
+
+QUIET = {"log.tensorboard": False, "parallel.num_devices": 1}
+
+
+def test_a_run_is_that_of_the_command(config, workdir, tmp_path):
+    outcome = launch(TINY, "--config.vae.class_conditional=True", f"--workdir={tmp_path / 'run'}")
+    assert outcome.code == 0, outcome.err
+    ours, theirs = contents(workdir), contents(tmp_path / "run")
+    for name in ("config.json", "data.json", "metrics.jsonl", "samples/samples_00000004.png"):
+        assert ours[name] == theirs[name], name
+    ours, theirs = jaxgen.open(workdir).restore(), jaxgen.open(tmp_path / "run").restore()
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["figures"] == jaxgen.evaluate(
+        jaxgen.open(workdir)
+    )
+
+
+def test_nothing_is_printed_and_what_is_said_comes_back(config, workdir, tmp_path, capfd):
+    said = []
+    run = jaxgen.train(config, tmp_path / "run", say=said.append)
+    figures = jaxgen.evaluate(run, num_samples=16)
+    assert any(line.startswith("step 4/4  loss ") for line in said)
+    assert any(line.endswith("parameters") for line in said)
+    assert figures == json.loads(evaluation.report_file(run.directory).read_text())["figures"]
+    assert jaxgen.train(config, tmp_path / "run", say=said.append).step == 4
+    assert said[-1] == f"{tmp_path / 'run'} is finished: all 4 steps are done."
+    run = jaxgen.train(jaxgen.config("vae:tiny", **QUIET), str(tmp_path / "silent"))
+    run.sample(2)
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+def test_training_goes_on_where_it_was_stopped(config, tmp_path):
+    """A handler of the caller's that returns lets `train` return, too."""
+    got = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: got.append(number))
+    try:
+        run = jaxgen.train(interrupting(config), tmp_path / "run", say=interrupt_at("step 2/"))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert got == [signal.SIGINT]
+    assert 2 <= run.step < 40
+    said = []
+    assert jaxgen.train(interrupting(config), tmp_path / "run", say=said.append).step == 40
+    assert f"Resumed at step {run.step}." in said
+
+
+def test_ctrl_c_saves_and_is_a_keyboard_interrupt(config, tmp_path):
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with pytest.raises(KeyboardInterrupt):
+        jaxgen.train(interrupting(config), tmp_path / "run", say=interrupt_at("step 2/"))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    step = jaxgen.open(tmp_path / "run").step
+    assert 2 <= step < 40
+    last = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1]
+    assert json.loads(last)["step"] <= step
+
+
+def interrupting(config):
+    """A run that is long enough to be stopped before its end."""
+    settings = {"train.num_steps": 40, "train.log_every_steps": 1, "train.steps_per_dispatch": 1}
+    return jaxgen.runs.config_files.with_settings(config, {**QUIET, **settings})
+
+
+def interrupt_at(start):
+    def say(line):
+        if line.startswith(start):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return say
+
+
+TERMINATED = """
+import os, signal, sys
+import jaxgen
+
+def say(line):
+    if line.startswith("step 2/"):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+settings = {"train.num_steps": 40, "train.log_every_steps": 1, "train.steps_per_dispatch": 1, "log.tensorboard": False}
+jaxgen.train(jaxgen.config("vae:tiny", **settings), sys.argv[1], say=say)
+"""
+
+
+def test_sigterm_saves_and_ends_the_process(tmp_path):
+    process = subprocess.run(
+        [sys.executable, "-c", TERMINATED, str(tmp_path / "run")],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == -signal.SIGTERM, process.stderr
+    assert (process.stdout, process.stderr) == ("", "")
+    assert 2 <= jaxgen.open(tmp_path / "run").step < 40
+
+
+def test_another_thread_can_train(tmp_path):
+    runs = []
+    config = jaxgen.config("vae:tiny", **QUIET)
+    thread = threading.Thread(target=lambda: runs.append(jaxgen.train(config, tmp_path / "run")))
+    thread.start()
+    thread.join()
+    assert runs[0].step == 4
+
+
+def test_a_metric_that_is_not_finite_is_an_exception(tmp_path):
+    config = jaxgen.config("vae:tiny", **QUIET, **{"optimizer.name": "sgd", "optimizer.learning_rate": 3e38})
+    with pytest.raises(NonFiniteError, match="is not finite at step 2"):
+        jaxgen.train(config, tmp_path / "run")
+    assert training.last_checkpoint(tmp_path / "run") is None
+
+
+def test_the_config_of_the_caller_stays_as_it_is(tmp_path, monkeypatch):
+    config = jaxgen.config("vae:tiny", **QUIET)
+    before = config.to_json()
+    seen = []
+
+    def train(run, saved):
+        seen.append(run.config)
+
+    monkeypatch.setattr(training_run, "train", train)
+    jaxgen.train(config, tmp_path / "run")
+    assert config.to_json() == before
+    config.train.num_steps = 3  # and what the run has does not change with it
+    assert seen[0].train.num_steps == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"train.num_steps": 0}, r"train\.num_steps is 0"),
+        ({"evaluate.num_samples": -1}, r"evaluate\.num_samples is -1"),
+        ({"sample.batch_size": 0}, r"sample\.batch_size is 0"),
+        ({"data.name": "digit"}, "Did you mean digits"),
+        ({"parallel.num_devices": 99}, r"parallel\.num_devices is 99"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(settings, sentence, tmp_path):
+    with pytest.raises(ValueError, match=sentence):
+        jaxgen.train(jaxgen.config("vae:tiny", **settings), tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_directory_of_another_run_is_refused(config, workdir):
+    before = contents(workdir)
+    changed = jaxgen.runs.config_files.with_settings(config, {"optimizer.learning_rate": 0.5})
+    with pytest.raises(ValueError, match=r"holds a run with another config.*learning_rate: 0\.5 now"):
+        jaxgen.train(changed, workdir)
+    assert contents(workdir) == before
+
+
+def test_a_refusal_is_a_value_error_that_names_its_cause():
+    with pytest.raises(RefusedError, match="This is no number") as refused, agreed():
+        raise DataFaultError("This is no number.")
+    assert isinstance(refused.value, ValueError)
+    assert isinstance(refused.value.__cause__, DataFaultError)
+    assert refused.value.sentences == {0: "This is no number."}
+    with pytest.raises(TypeError), agreed():
+        raise TypeError
+    with agreed():
+        pass
