@@ -134,10 +134,10 @@ QUICK = ("data x fsdp x tensor", "pmap")
 PMAPPED = first_of_their(str)
 
 
-ONE_MICROBATCH = ("dcgan", "stylegan2", "iddpm", "flow", "consistency")
+ONE_MICROBATCH = ("dcgan", "stylegan2", "iddpm", "flow")
 """Configs for which two microbatches are another computation than one: gradients that are no means over examples (batch
-normalization, minibatch standard deviations), times drawn by the losses of the microbatch before (importance sampling),
-and a curriculum that counts microbatches."""
+normalization, minibatch standard deviations), and times drawn by the losses of the microbatch before (importance
+sampling)."""
 
 
 @pytest.mark.parametrize("layout", QUICK)
