@@ -75,7 +75,10 @@ def build(
     Raises:
       ValueError: if a setting is unknown, of a wrong type, or cannot be had.
     """
-    found = find_frozen(settings, directory, autoencoder) if sources is None else dict(sources)
+    if sources is None:
+        home = autoencoder or _kept_autoencoder(directory)
+        sources = find_frozen(settings, directory, None if home is None else frozen.autoencoder(home))
+    found = dict(sources)
     if latents.ROLE in found and settings.data.flip:
         raise ValueError("data.flip is True, but latents cannot be mirrored: encode them with data.flip=True instead.")
     env = Env(axis_name(settings.parallel), _models(found), settings.log.norms_depth)
@@ -88,28 +91,33 @@ def _models(sources: Sources) -> dict[str, GenerativeModel]:
     return {role: source.model for role, source in sources.items()}
 
 
-def find_frozen(settings: Settings, directory: Path | None, autoencoder: Path | None) -> dict[str, frozen.Source]:
-    """Returns the finished models that a run reads, by role; their arrays are not loaded yet.
+def _kept_autoencoder(directory: Path | None) -> Path | None:
+    kept = None if directory is None else frozen.kept(directory, latents.ROLE)
+    return kept if kept is not None and kept.exists() else None
+
+
+def find_frozen(
+    settings: Settings, directory: Path | None, autoencoder: frozen.Source | None
+) -> dict[str, frozen.Source]:
+    """Returns the finished models that a run reads, by role; the arrays of the runs it names are not loaded yet.
 
     Raises:
       ValueError: if one cannot be built.
     """
-    found = {}
-    if autoencoder is None and directory is not None and frozen.kept(directory, latents.ROLE).exists():
-        autoencoder = frozen.kept(directory, latents.ROLE)
-    if autoencoder is not None:
-        found[latents.ROLE] = frozen.autoencoder(autoencoder)
+    found = {} if autoencoder is None else {latents.ROLE: autoencoder}
     for role, run in frozen.named(settings.config).items():
-        found[role] = _finished(settings, role, run, directory)
-        frozen.check_latents(role, found)
+        found[role] = _finished(settings, role, run, directory, autoencoder)
     return found
 
 
-def _finished(settings: Settings, role: str, run: str, directory: Path | None) -> frozen.Source:
-    """Returns the model of a finished run; a model of latents, where it was trained on latents."""
+def _finished(
+    settings: Settings, role: str, run: str, directory: Path | None, autoencoder: frozen.Source | None
+) -> frozen.Source:
+    """Returns the model of a finished run; of latents, one of the same autoencoder, whose arrays are kept once."""
     described, step = frozen.described(directory, role, run)
     own = _replicated(load_config(described), like=settings)
-    experiment = build(own, load_spec(described), described)
+    frozen.check_latents(role, described, autoencoder)
+    experiment = build(own, load_spec(described), sources=find_frozen(own, described, autoencoder))
     model, shapes = _inner(experiment)
     step = choose_step(Path(run), None) if step is None else step
 

@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 from jaxgen.core import keys
 from jaxgen.core.build import build_model
 from jaxgen.core.config import Section
-from jaxgen.core.contract import Env, Phase, TrainState
+from jaxgen.core.contract import Env, GenerativeModel, Phase, TrainState
 from jaxgen.optim.optimizers import learning_rates
 from jaxgen.parallel import agreement
 from jaxgen.runs import experiment as experiments
@@ -87,28 +87,23 @@ def _same(ours: Callable[[int], jax.Array], theirs: Callable[[int], jax.Array], 
 
 def _programs_differ(experiment: Experiment, target: TrainState, before: int, config: Section) -> bool:
     """Returns whether the updates of a config differ from those of the same one with fewer steps."""
-    shorter = config.replaced({"train.num_steps": before})
-    ours, theirs = (_updates(experiment, target, c) for c in (config, shorter))
-    return any(ours(step) != theirs(step) for step in range(config.train.num_steps))
-
-
-def _updates(experiment: Experiment, target: TrainState, config: Section) -> Callable[[int], tuple[Phase, str]]:
-    """Returns `step -> (phase, text of the update's program)`."""
+    configs = (config, config.replaced({"train.num_steps": before}))
     env = Env(None, {role: source.model for role, source in experiment.frozen.items()})
-    model = build_model(config, experiment.spec, env)
+    ours, theirs = (build_model(c, experiment.spec, env) for c in configs)
+    steps = range(config.train.num_steps)
+    if any(ours.phase(step) != theirs.phase(step) for step in steps):
+        return True
+    text = functools.partial(_program, experiment, target)
+    return any(text(ours, phase) != text(theirs, phase) for phase in set(map(ours.phase, steps)))
 
-    @functools.cache
-    def program(phase: Phase) -> str:
-        size = (phase.batch_size or config.data.batch_size) // config.train.microbatches
-        update = jax.jit(functools.partial(model.update, phase=phase))
-        batch = experiments.batch_shapes(experiment, size)
-        return update.lower(keys.root_key(0), _unplaced(target), batch).as_text()
 
-    def at_step(step: int) -> tuple[Phase, str]:
-        phase = model.phase(step)
-        return phase, program(phase)
-
-    return at_step
+def _program(experiment: Experiment, target: TrainState, model: GenerativeModel, phase: Phase) -> str:
+    """Returns the text of the program of an update."""
+    settings = experiment.settings
+    size = (phase.batch_size or settings.data.batch_size) // settings.train.microbatches
+    update = jax.jit(functools.partial(model.update, phase=phase))
+    batch = experiments.batch_shapes(experiment, size)
+    return update.lower(keys.root_key(0), _unplaced(target), batch).as_text()
 
 
 def _unplaced(target: PyTree) -> PyTree:

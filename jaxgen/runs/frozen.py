@@ -98,7 +98,7 @@ def keep(sources: Sources, home: Path) -> None:
       ValueError: if the run has begun with other arrays.
     """
     for role, source in sources.items():
-        directory, digest = kept(home, role), digest_of(source.load())
+        directory = kept(home, role)
         run, step = source.origin or (str(source.described), None)
         if not directory.exists():
             temporary = directory.with_name(f".{role}.tmp")
@@ -106,9 +106,10 @@ def keep(sources: Sources, home: Path) -> None:
             _describe(source.described, temporary, with_arrays=source.origin is None)
             temporary.rename(directory)
         if not (directory / _SOURCE).exists():
-            facts = {"run": run, "step": step, "digest": digest}
+            facts = {"run": run, "step": step, "digest": digest_of(source.load())}
             write_whole(directory / _SOURCE, json.dumps(facts, indent=2) + "\n")
-        check_kept(directory, source.load(), role=role, run=run)
+        elif source.described != directory:  # else its arrays were compared when they were loaded
+            check_kept(directory, source.load(), role=role, run=run)
 
 
 def check_kept(directory: Path, arrays: PyTree, *, role: str, run: str) -> None:
@@ -125,13 +126,18 @@ def check_kept(directory: Path, arrays: PyTree, *, role: str, run: str) -> None:
         )
 
 
-def check_latents(role: str, sources: Sources) -> None:
+def check_latents(role: str, described: Path, own: Source | None) -> None:
     """Raises an error for a frozen model of the latents of another autoencoder than the run's own.
+
+    Args:
+      role: of the model.
+      described: the directory that describes it.
+      own: the run's autoencoder; None if its data are images.
 
     Raises:
       ValueError: if the autoencoders differ, or only one of the two models is of latents.
     """
-    own, file = sources.get(latents.ROLE), kept(sources[role].described, latents.ROLE) / _SOURCE
+    file = kept(described, latents.ROLE) / _SOURCE
     if (own is not None) != file.exists():
         kinds = ("latents", "images") if file.exists() else ("images", "latents")
         raise ValueError(f"frozen.{role} is a model of {kinds[0]}, but this run's data are {kinds[1]}.")

@@ -3,16 +3,14 @@
 import json
 import shutil
 
+import cached_latents
 import jax
 import numpy as np
 import pytest
 
 import jaxgen
 from jaxgen.core.images import to_float
-from jaxgen.runs import experiment as experiments
 from jaxgen.runs import frozen, planning
-from jaxgen.runs.settings import parse
-from jaxgen.training.workdir import load_spec
 
 QUIET = {"evaluate.num_samples": 0, "log.tensorboard": False, "train.num_steps": 2, "parallel.num_devices": 1}
 STUDENT = {**QUIET, "consistency.start_from_teacher": False}
@@ -85,15 +83,26 @@ def test_what_is_no_teacher_is_refused(teacher, tmp_path, settings, sentence):
         (described / "source.json").write_text('{"digest": ""}')
     given = {name: value.format(home=tmp_path) for name, value in settings.items()}
     config = jaxgen.config("consistency:tiny", **STUDENT, **given)
-    if "latent" in given["frozen.teacher"]:
-        source = experiments.build(parse(jaxgen.config("sit:tiny", **QUIET)), load_spec(teacher))
-        found = {"teacher": frozen.Source(source.model, (), lambda: (), tmp_path / "latent")}
-        with pytest.raises(ValueError, match=sentence):
-            frozen.check_latents("teacher", found)
-        return
     with pytest.raises(ValueError, match=sentence):
         jaxgen.train(config, tmp_path / "student")
     assert not (tmp_path / "student" / "config.json").exists()
+
+
+def test_a_model_of_latents_is_distilled_resumed_and_sampled_by_its_own_autoencoder(tmp_path):
+    """Its teacher is of the same latents, so that the student's directory keeps the autoencoder once."""
+    cached = {"data.path": str(cached_latents.directory())}
+    jaxgen.train(jaxgen.config("latent:tiny", **QUIET, **cached), tmp_path / "teacher")
+    settings = {**STUDENT, **cached, "data.name": "latents", "sampler.clip": False}
+    settings["frozen.teacher"] = str(tmp_path / "teacher")
+    run = jaxgen.train(jaxgen.config("consistency:tiny", **settings), tmp_path / "student")
+    drawn = run.sample(2)
+    assert drawn.shape == (2, 8, 8, 1)
+    assert len(list((tmp_path / "student").rglob("arrays.npz"))) == 1
+    longer = {**settings, "train.num_steps": 3}
+    resumed = jaxgen.train(jaxgen.config("consistency:tiny", **longer), tmp_path / "student", extend=True)
+    assert resumed.step == 3
+    shutil.rmtree(tmp_path / "teacher")
+    np.testing.assert_array_equal(jaxgen.open(tmp_path / "student", step=2).sample(2), drawn)
 
 
 def test_a_plan_counts_what_is_frozen_and_splits_it():
