@@ -21,7 +21,7 @@ from jaxgen.runs import experiment as experiments
 from jaxgen.runs.config_files import Config, with_settings
 from jaxgen.runs.messages import Say, silent
 from jaxgen.runs.settings import parse
-from jaxgen.training.workdir import load_config, load_spec
+from jaxgen.training.workdir import load_class_names, load_config, load_spec
 
 Label: TypeAlias = int | np.integer | Sequence[int] | np.ndarray | None
 """A class, several in turn, or None: all of them in turn."""
@@ -93,6 +93,11 @@ class Run:
     def spec(self) -> ModelSpec:
         """Shape of the images, and their classes."""
         return self.model.spec
+
+    @functools.cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes of `label`, in the order of their numbers; none if the data has none."""
+        return load_class_names(self.directory)
 
     @functools.cached_property
     def _restored(self) -> tuple[PyTree, int]:

@@ -1,8 +1,9 @@
 """The work directory of a run: made or checked before anything is computed."""
 
+import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +103,11 @@ def load_config(workdir: Path) -> configs.Section:
 
 
 def save_spec(workdir: Path, spec: ModelSpec, data: Dataset | None = None) -> None:
-    """Keeps shape, conditions and fingerprint of the run's data; sampling does not need the data itself then."""
+    """Keeps shape, conditions, class names and fingerprint of the data; sampling does not need the data itself then."""
     told = conditioning.to_json(spec.conditioning)
     facts: dict[str, Any] = {"image_shape": spec.image_shape, "conditioning": told}
+    if data is not None and data.class_names:
+        facts["class_names"] = data.class_names
     if data is not None and data.fingerprint is not None:
         facts |= {"num_examples": len(data.examples), "fingerprint": data.fingerprint}
     write_whole(_data_file(workdir), manifest.sealed(facts))
@@ -142,10 +145,25 @@ def load_spec(workdir: Path) -> ModelSpec:
     Raises:
       ValueError: if the run was never started, or the file cannot be read.
     """
+    with _reading(workdir) as facts:
+        return ModelSpec(tuple(facts["image_shape"]), conditioning.from_json(facts["conditioning"]))
+
+
+def load_class_names(workdir: Path) -> tuple[str, ...]:
+    """Returns the names of the classes that `save_spec` wrote, in the order of their numbers; none if there are none.
+
+    Raises:
+      ValueError: if the run was never started, or the file cannot be read.
+    """
+    with _reading(workdir) as facts:
+        return tuple(facts.get("class_names", ()))
+
+
+@contextlib.contextmanager
+def _reading(workdir: Path) -> Iterator[dict[str, Any]]:
     path = _data_file(workdir)
     try:
-        facts = manifest.unsealed(path.read_text())
-        return ModelSpec(tuple(facts["image_shape"]), conditioning.from_json(facts["conditioning"]))
+        yield manifest.unsealed(path.read_text())
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} cannot be read ({error}): give the run's train command again to restore it."

@@ -171,3 +171,11 @@ def test_data_without_a_fingerprint_leaves_none(tmp_path):
     workdir.save_spec(tmp_path, SPEC, data(10, None))
     workdir.check_data(tmp_path, data(11, "a"))
     assert "fingerprint" not in contents(tmp_path)["data.json"]
+
+
+def test_a_run_keeps_the_names_of_its_classes(tmp_path):
+    named = data(10, "a")._replace(class_names=("shoe", "bag"))
+    workdir.save_spec(tmp_path, SPEC, named)
+    assert workdir.load_class_names(tmp_path) == ("shoe", "bag")
+    workdir.save_spec(tmp_path, SPEC, data(10, "a"))
+    assert workdir.load_class_names(tmp_path) == ()
