@@ -1,4 +1,4 @@
-"""The entry point: `python launch.py COMMAND --config=... --workdir=...`; `--help` lists all flags."""
+"""The entry point: `python launch.py COMMAND --config=... --workdir=...`; the command `help` lists the commands."""
 
 import time
 
@@ -7,4 +7,4 @@ STARTED = time.monotonic()
 from jaxgen.cli import start  # noqa: E402
 
 if __name__ == "__main__":
-    start.main("python launch.py", STARTED)
+    start.main(started=STARTED)

@@ -15,17 +15,16 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from results_page import ROOT, write_section
+
 RESULTS = ROOT / "benchmarks" / "results"
 LAUNCH = [sys.executable, "launch.py"]
-HEAD = """# Results on the digits
-
-Made by `python benchmarks/digits.py` (`make benchmark`) and evaluated by `benchmarks/evaluate_digits.py`, which uses
-none of this library: 1,000 samples each, against scikit-learn's 1,797 digits. Evaluations are of the network, for one
-image.
+HEAD = """\
+Made by `python benchmarks/digits.py` (`make benchmark`) and evaluated by `benchmarks/evaluate_digits.py`, which
+uses none of this library: 1,000 samples each, against scikit-learn's 1,797 digits. Evaluations are of the network, for
+one image.
 
 """
-REPORT = ROOT / "docs" / "results.md"
 
 # Ways to sample from each config's model: evaluations of its network for one image, and the settings; the first are its
 # own. Guidance takes two evaluations at every step.
@@ -69,7 +68,7 @@ def main() -> None:
         kept.write_text(json.dumps(results, indent=2) + "\n")
     ordered = [f"{config}-{i}" for config, ways in SAMPLERS.items() for i in range(len(ways))]
     text = table({name: results["runs"][name] for name in ordered if name in results["runs"]}, arguments.hardware)
-    REPORT.write_text(HEAD + text)
+    write_section("Digits", HEAD + text)
     print(text)
 
 

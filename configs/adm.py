@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, networks
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
@@ -33,7 +33,7 @@ def imagenet256() -> ConfigDict:
     config.train.compute_dtype = "bfloat16"
     config.optimizer.learning_rate = 1e-4
     config.sample.batch_size = 16
-    config.model = common.adm_unet()
+    config.model = networks.adm_unet()
     config.model.base_channels = 256
     config.model.channel_multipliers = (1, 1, 2, 2, 4, 4)
     config.model.num_res_blocks = 2
@@ -108,7 +108,7 @@ def shapes() -> ConfigDict:
 def digits() -> ConfigDict:
     """Class-conditional on the 8x8 digits."""
     config = small(common.digits(imagenet64()))
-    config.model = common.digits_adm_unet()
+    config.model = networks.digits_adm_unet()
     config.model.resblock_updown = True
     config.model.head_channels = 32
     return config

@@ -1,8 +1,11 @@
 """The sections that all configs share, with their defaults. Each method's config starts from `base` and changes it."""
 
+import functools
 from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict, config_dict
+
+from configs import networks
 
 
 def base() -> ConfigDict:
@@ -17,8 +20,7 @@ def base() -> ConfigDict:
     config.ema = ema()
     config.train = train()
 
-    config.sample = ConfigDict()
-    config.sample.batch_size = 250  # images in one call of the sampler
+    config.sample = ConfigDict({"batch_size": 250})  # images in one call of the sampler
 
     config.evaluate = ConfigDict()
     config.evaluate.num_samples = 1_000
@@ -40,13 +42,26 @@ def data() -> ConfigDict:
     """Returns the section of the dataset and its batches."""
     config = ConfigDict()
     config.name = "digits"  # a module under jaxgen/data/sources, or any TFDS image dataset
-    config.path = config_dict.placeholder(str)  # the directory of data.name=folder or latents
+    config.path = config_dict.placeholder(str)  # where the data lies: a directory or a file, see docs/data.md
     config.data_dir = config_dict.placeholder(str)  # where prepared datasets are kept: digits, TFDS
-    config.image_size = config_dict.placeholder(int)  # resized to this height and width
-    config.crop = config_dict.placeholder(object)  # before resizing: "center", "none" or pixels; folder, TFDS
-    config.channels = config_dict.placeholder(int)  # 3 or 1 (gray); folder
-    config.split_seed = config_dict.placeholder(int)  # another one holds out other pictures; folder
+    # Pictures are resized to this height and width: one number, or two such as (64, 96).
+    config.image_size = config_dict.placeholder(object)
+    # Cut out before resizing: "center", the largest part of the ratio of image_size, which is the default beside it;
+    # "none", the default without it; or a number of pixels, or two such as (178, 178). Of encoded pictures, like the
+    # three below.
+    config.crop = config_dict.placeholder(object)
+    config.channels = config_dict.placeholder(int)  # 3, 1 (gray), or those that the pictures have
+    config.background = config_dict.placeholder(object)  # behind transparent parts: "white", "#ff8800" or a gray level
+    config.max_megapixels = config_dict.placeholder(float)  # of the largest pictures that are read; not of TFDS
+    config.split_seed = config_dict.placeholder(int)  # another one holds out other pictures, where no split is named
     config.seed = config_dict.placeholder(int)  # another one gives other pictures; shapes
+    config.image_column = config_dict.placeholder(str)  # of the pictures; parquet
+    config.label_column = config_dict.placeholder(str)  # of the classes, or "none"; parquet
+    config.subset = config_dict.placeholder(str)  # one of several in a directory, "balanced"; idx, parquet
+    config.label_kind = config_dict.placeholder(str)  # "fine" or "coarse", cifar; "none", arrays
+    config.axes = config_dict.placeholder(str)  # "nhw", "nhwc" or "nchw", where the shape leaves it open; arrays
+    config.window = config_dict.placeholder(tuple)  # lowest and highest value, which become the levels of 16 bits
+    config.class_names = config_dict.placeholder(tuple)  # in the order of the labels, where the data do not name them
     config.batch_size = 128  # examples behind one gradient
     config.flip = False  # mirror half of the training images
     config.on_fault = "stop"  # at an example that cannot be read, or "skip" it: another one takes its place
@@ -75,6 +90,8 @@ def train() -> ConfigDict:
     config.nonfinite = "stop"  # or "skip" the update and count it, or "rollback" to go on with other data
     config.log_every_steps = 100
     config.sample_every_steps = 2_000
+    config.sample_num_images = 80  # in a grid of samples
+    config.sample_share = 0.05  # of the time of training that grids may take: fewer images, or grids; None: no limit
     config.checkpoint_every_steps = 2_000
     config.keep_checkpoints = 2  # the newest ones; how many are kept may be changed when a run goes on
     config.keep_every_steps = config_dict.placeholder(int)  # those of these steps, for ever
@@ -170,94 +187,9 @@ def diffusion(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def unet() -> ConfigDict:
-    """The U-Net of DDPM at 32x32."""
-    model = ConfigDict()
-    model.name = "unet.UNet"
-    model.base_channels = 128
-    model.channel_multipliers = (1, 2, 2, 2)
-    model.num_res_blocks = 2
-    model.attention_resolutions = (16,)
-    model.dropout = 0.1
-    model.num_groups = 32
-    model.num_heads = 1
-    model.remat = False
-    return model
-
-
-def adm_unet() -> ConfigDict:
-    """The U-Net of improved DDPM at 32x32; ADM's is another choice of its settings."""
-    model = ConfigDict()
-    model.name = "adm_unet.ADMUNet"
-    model.base_channels = 128
-    model.channel_multipliers = (1, 2, 2, 2)
-    model.num_res_blocks = 3
-    model.attention_resolutions = (16, 8)
-    model.num_heads = 4
-    model.head_channels = 0  # if positive, it says how many heads there are
-    model.use_scale_shift_norm = True
-    model.resblock_updown = False
-    model.use_new_attention_order = False
-    model.dropout = 0.0
-    model.remat = False
-    return model
-
-
-def digits_adm_unet() -> ConfigDict:
-    """ADM's U-Net for 8x8 digits."""
-    model = adm_unet()
-    model.base_channels = 32
-    model.channel_multipliers = (1, 2)
-    model.num_res_blocks = 1
-    model.attention_resolutions = ()  # the middle has it always
-    return model
-
-
-def song_unet() -> ConfigDict:
-    """DDPM++ at 32x32."""
-    model = ConfigDict()
-    model.name = "song_unet.SongUNet"
-    model.base_channels = 128
-    model.channel_multipliers = (2, 2, 2)
-    model.num_res_blocks = 4
-    model.attention_resolutions = (16,)
-    model.embedding = "positional"
-    model.noise_channel_multiplier = 1
-    model.encoder = "standard"
-    model.resample_filter = (1, 1)
-    model.dropout = 0.13
-    model.remat = False
-    return model
-
-
-# Depth, width and heads of DiT and SiT (Peebles and Xie 2023, table 1).
-TRANSFORMERS = {"s": (12, 384, 6), "b": (12, 768, 12), "l": (24, 1024, 16), "xl": (28, 1152, 16)}
-
-
-def transformer(size: str, patch_size: int) -> ConfigDict:
-    """DiT of a size s, b, l or xl."""
-    model = ConfigDict()
-    model.name = "dit.DiT"
-    model.patch_size = patch_size
-    model.depth, model.hidden_size, model.num_heads = TRANSFORMERS[size]
-    model.mlp_ratio = 4.0
-    model.qk_norm = False
-    model.dropout = 0.0
-    model.scan_layers = False
-    model.remat = False
-    return model
-
-
-def digits_transformer() -> ConfigDict:
-    """A DiT of 8x8 digits in patches of 2x2."""
-    model = transformer("s", 2)
-    model.depth, model.hidden_size, model.num_heads = 6, 128, 4
-    return model
-
-
 def transformer_on_latents(config: ConfigDict, size: str, patch_size: int) -> ConfigDict:
     """A transformer on ImageNet-256 latents of an 8x autoencoder, made by launch.py encode (data.path is where)."""
-    config.model = transformer(size, patch_size)
+    config.model = networks.transformer(size, patch_size)
     config.model.scan_layers = True
     config.model.remat = size in ("l", "xl")
     config.data.name = "latents"
@@ -269,37 +201,6 @@ def transformer_on_latents(config: ConfigDict, size: str, patch_size: int) -> Co
     config.optimizer.learning_rate = 1e-4
     config.sample.batch_size = 64
     return config
-
-
-def shapes_unet() -> ConfigDict:
-    """The U-Net for 32x32 shapes: 6M parameters."""
-    model = unet()
-    model.base_channels = 64
-    model.channel_multipliers = (1, 2, 2)
-    model.attention_resolutions = (8,)
-    return model
-
-
-def digits_unet() -> ConfigDict:
-    """A U-Net of 0.5M parameters for 8x8 digits."""
-    model = unet()
-    model.base_channels = 32
-    model.channel_multipliers = (1, 2)
-    model.num_res_blocks = 1
-    model.attention_resolutions = ()  # the middle has it always
-    model.dropout = 0.0
-    model.num_groups = 8
-    return model
-
-
-def tiny_unet() -> ConfigDict:
-    """The U-Net with the least to compile, for the tests."""
-    model = digits_unet()
-    model.base_channels = 8
-    model.channel_multipliers = (1,)
-    model.dropout = 0.1
-    model.num_groups = 4
-    return model
 
 
 def digits(config: ConfigDict) -> ConfigDict:
@@ -363,16 +264,22 @@ def choose(variants: Mapping[str, Callable[[], ConfigDict]], variant: str) -> Co
     """Calls the variant of a name.
 
     Raises:
-      ValueError: if there is no such variant, with those that there are.
+      UnknownVariantError: if there is no such variant, with those that there are; a `ValueError`.
     """
     if variant not in variants:
-        raise UnknownVariantError(variant, tuple(variants))
+        raise UnknownVariantError(variant, {name: _docstring(make) for name, make in variants.items()})
     return variants[variant]()
 
 
 class UnknownVariantError(ValueError):
-    """An unknown variant of a config; `variants` are those that exist."""
+    """An unknown variant of a config; `variants` are those that exist, each with the docstring of its function."""
 
-    def __init__(self, variant: str, variants: tuple[str, ...]) -> None:
+    def __init__(self, variant: str, variants: Mapping[str, str]) -> None:
         super().__init__(f"There is no variant {variant!r}; this config has {', '.join(variants)}.")
         self.variants = variants
+
+
+def _docstring(make: Callable[[], ConfigDict]) -> str:
+    while isinstance(make, functools.partial):
+        make = make.func
+    return make.__doc__ or ""

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict, config_dict
 
-from configs import common
+from configs import common, networks
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
@@ -32,7 +32,7 @@ def cifar10() -> ConfigDict:
     config.optimizer.learning_rate = 1e-4
     config.ema.decay = 0.99993
 
-    config.model = common.unet()
+    config.model = networks.unet()
     config.model.num_res_blocks = 4
     config.model.dropout = 0.3
 
@@ -62,7 +62,7 @@ def shapes() -> ConfigDict:
     config.data.batch_size = 128
     config.optimizer.name = "adam"
     config.optimizer.warmup_steps = 1_000
-    config.model = common.shapes_unet()
+    config.model = networks.shapes_unet()
     config.model.dropout = 0.0
     config.consistency.curriculum = "ect(stages=8)"
     config.consistency.noise_label = "log_sigma(scale=10.0)"
@@ -74,7 +74,7 @@ def digits() -> ConfigDict:
     """Class-conditional on scikit-learn's 8x8 digits: three minutes on two CPU cores, samples in a few steps."""
     config = common.digits_training(shapes())
     config.train.num_steps = 3_200  # each as long as one and a half of DDPM's
-    config.model = common.digits_unet()
+    config.model = networks.digits_unet()
     config.consistency.sigma_max = 40.0
     config.consistency.sigma_data = 0.75
     config.consistency.curriculum = "ect(sigma_max=40.0, stages=5, mean=-0.2, std=1.4)"
@@ -115,5 +115,5 @@ def tiny() -> ConfigDict:
     """Seconds, for the tests."""
     config = common.tiny(digits())
     config.optimizer.warmup_steps = 0
-    config.model = common.tiny_unet()
+    config.model = networks.tiny_unet()
     return config

@@ -6,8 +6,16 @@ from configs import common
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
-    """Variants: digits (a minute on a CPU), tiny, shapes, mnist, celeba, lsun."""
-    variants = {"digits": digits, "tiny": tiny, "shapes": shapes, "mnist": mnist, "celeba": celeba, "lsun": lsun}
+    """Variants: digits (a minute on a CPU), tiny, fashion, shapes, mnist, celeba, lsun."""
+    variants = {
+        "digits": digits,
+        "tiny": tiny,
+        "fashion": fashion,
+        "shapes": shapes,
+        "mnist": mnist,
+        "celeba": celeba,
+        "lsun": lsun,
+    }
     return common.choose(variants, variant)
 
 
@@ -70,6 +78,17 @@ def shapes() -> ConfigDict:
     """The procedural 32x32 shapes, which need no download."""
     config = mnist()
     config.data.name = "shapes"
+    return config
+
+
+def fashion() -> ConfigDict:
+    """Fashion-MNIST, 28x28, from a base of 7x7: five minutes on two CPU cores."""
+    config = mnist()
+    config.data.name = "fashion"
+    config.train.num_steps = 2_000
+    config.train.steps_per_dispatch = 10
+    for network in (config.generator, config.discriminator):
+        network.width = 32
     return config
 
 

@@ -4,13 +4,13 @@ import functools
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, networks
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
     """Variants: digits, tiny, shapes, and s2, s4, s8, b2 ... xl8: ImageNet-256 latents at sizes S, B, L and XL."""
     variants = {"digits": digits, "tiny": tiny, "shapes": shapes}
-    for size in common.TRANSFORMERS:
+    for size in networks.TRANSFORMERS:
         variants |= {f"{size}{patch}": functools.partial(imagenet256, size, patch) for patch in (2, 4, 8)}
     return common.choose(variants, variant)
 
@@ -35,7 +35,7 @@ def dit(config: ConfigDict) -> ConfigDict:
 def shapes() -> ConfigDict:
     """Class-conditional on the pixels of the procedural 32x32 shapes."""
     config = common.shapes(dit(common.base()))
-    config.model = common.transformer("s", 4)
+    config.model = networks.transformer("s", 4)
     config.sampler.clip = True
     return config
 
@@ -44,7 +44,7 @@ def digits() -> ConfigDict:
     """Class-conditional on the pixels of the 8x8 digits."""
     config = common.digits(dit(common.base()))
     config.optimizer.learning_rate = 1e-3
-    config.model = common.digits_transformer()
+    config.model = networks.digits_transformer()
     config.diffusion.schedule = "cosine"
     config.sampler.num_steps = 50
     config.sampler.clip = True

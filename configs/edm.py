@@ -1,22 +1,26 @@
 """EDM (Karras et al. 2022): preconditioning, log-normal noise levels, augmentation with labels, Heun's method."""
 
+import functools
+from collections.abc import Callable
+
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, ddpm, networks
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
-    """Variants: digits, tiny, shapes, cifar10[_uncond][_ncsnpp], ffhq64, ffhq64_ncsnpp, imagenet64, and vp, ve."""
-    variants = {
+    """Variants: digits, tiny, fashion, shapes, cifar10[_uncond][_ncsnpp], ffhq64[_ncsnpp], imagenet64, vp, ve."""
+    variants: dict[str, Callable[[], ConfigDict]] = {
         "digits": digits,
         "tiny": tiny,
+        "fashion": fashion,
         "shapes": shapes,
         "cifar10": cifar10,
         "cifar10_uncond": cifar10_uncond,
-        "cifar10_ncsnpp": lambda: ncsnpp(cifar10()),
-        "cifar10_uncond_ncsnpp": lambda: ncsnpp(cifar10_uncond()),
+        "cifar10_ncsnpp": functools.partial(with_ncsnpp, cifar10),
+        "cifar10_uncond_ncsnpp": functools.partial(with_ncsnpp, cifar10_uncond),
         "ffhq64": ffhq64,
-        "ffhq64_ncsnpp": lambda: ncsnpp(ffhq64()),
+        "ffhq64_ncsnpp": functools.partial(with_ncsnpp, ffhq64),
         "imagenet64": imagenet64,
         "vp": vp,
         "ve": ve,
@@ -35,7 +39,7 @@ def cifar10() -> ConfigDict:
     config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup_steps = 19_531  # 10M images
     config.ema.decay = 0.99929  # half-life of 0.5M images
-    config.model = common.song_unet()
+    config.model = networks.song_unet()
     config.diffusion.class_conditional = True
     config.diffusion.label_dropout = 0.0
     config.diffusion.augment_probability = 0.12
@@ -63,6 +67,11 @@ def ffhq64() -> ConfigDict:
     config.diffusion.augment_probability = 0.15
     config.sampler.num_steps = 40
     return config
+
+
+def with_ncsnpp(variant: Callable[[], ConfigDict]) -> ConfigDict:
+    """NCSN++ in the place of DDPM++ (Karras et al. 2022, table 7)."""
+    return ncsnpp(variant())
 
 
 def ncsnpp(config: ConfigDict) -> ConfigDict:
@@ -141,7 +150,7 @@ def shapes() -> ConfigDict:
     """Class-conditional on the procedural 32x32 shapes."""
     config = common.shapes(edm(common.base()))
     config.optimizer.warmup_steps = 1_000
-    config.model = common.song_unet()
+    config.model = networks.song_unet()
     config.model.base_channels = 64
     config.model.channel_multipliers = (1, 2, 2)
     config.model.num_res_blocks = 2
@@ -149,10 +158,18 @@ def shapes() -> ConfigDict:
     return config
 
 
+def fashion() -> ConfigDict:
+    """Class-conditional on Fashion-MNIST, 28x28: ten minutes on two CPU cores, 35 evaluations a sample."""
+    config = ddpm.fashion_training(edm(common.base()))
+    config.diffusion.path = "normalized(sigma_data=0.7)"
+    config.diffusion.parameterization = "edm(sigma_data=0.7)"
+    return config
+
+
 def digits() -> ConfigDict:
     """Class-conditional on the 8x8 digits: three minutes on two CPU cores, 19 evaluations a sample."""
     config = common.digits(edm(common.base()))
-    config.model = common.digits_unet()
+    config.model = networks.digits_unet()
     config.diffusion.path = "normalized(sigma_data=0.75)"
     config.diffusion.parameterization = "edm(sigma_data=0.75)"
     config.diffusion.times = "log_normal(mean=-0.8, std=1.2)"
@@ -164,7 +181,7 @@ def tiny() -> ConfigDict:
     """Seconds, for the tests."""
     config = common.tiny(digits())
     config.optimizer.warmup_steps = 0
-    config.model = common.song_unet()
+    config.model = networks.song_unet()
     config.model.base_channels = 8
     config.model.channel_multipliers = (1,)
     config.model.num_res_blocks = 1

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, networks
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
@@ -20,7 +20,7 @@ def cifar10() -> ConfigDict:
     config.train.sample_every_steps = 10_000
     config.optimizer.warmup_steps = 5_000
     config.optimizer.clip_norm = 1.0
-    config.model = common.unet()
+    config.model = networks.unet()
     config.diffusion.path = "linear"
     config.diffusion.parameterization = "velocity"
     config.diffusion.schedule = "flow"
@@ -36,14 +36,14 @@ def shapes() -> ConfigDict:
     """Class-conditional on the procedural 32x32 shapes."""
     config = common.shapes(cifar10())
     config.optimizer.warmup_steps = 1_000
-    config.model = common.shapes_unet()
+    config.model = networks.shapes_unet()
     return config
 
 
 def digits() -> ConfigDict:
     """Class-conditional on the 8x8 digits: three minutes on two CPU cores, sampled with at most 20 evaluations."""
     config = common.digits(cifar10())
-    config.model = common.digits_unet()
+    config.model = networks.digits_unet()
     config.sampler.num_steps = 10
     return config
 
@@ -52,7 +52,7 @@ def tiny() -> ConfigDict:
     """Seconds, for the tests."""
     config = common.tiny(digits())
     config.optimizer.warmup_steps = 0
-    config.model = common.tiny_unet()
+    config.model = networks.tiny_unet()
     config.sampler.num_steps = 2
     config.diffusion.stratified = True
     config.diffusion.importance_buckets = 4

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, networks
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
@@ -27,7 +27,7 @@ def cifar10() -> ConfigDict:
     config.train.checkpoint_every_steps = 10_000
     config.train.sample_every_steps = 50_000
     config.optimizer.learning_rate = 1e-4
-    config.model = common.adm_unet()
+    config.model = networks.adm_unet()
     config.model.dropout = 0.3
     config.diffusion.schedule = "cosine(num_timesteps=4000)"
     config.diffusion.learned_variance = True
@@ -74,7 +74,7 @@ def shapes() -> ConfigDict:
 def digits() -> ConfigDict:
     """Class-conditional on the 8x8 digits."""
     config = common.digits(cifar10())
-    config.model = common.digits_adm_unet()
+    config.model = networks.digits_adm_unet()
     config.diffusion.schedule = "cosine"
     config.sampler.num_steps = 50
     config.evaluate.num_likelihood = 360

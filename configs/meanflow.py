@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, networks
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
@@ -24,7 +24,7 @@ def cifar10() -> ConfigDict:
     config.optimizer.warmup_steps = 10_000
     config.ema.decay = 0.99995
 
-    config.model = common.unet()
+    config.model = networks.unet()
     config.model.num_res_blocks = 4
     config.model.dropout = 0.2
 
@@ -51,7 +51,7 @@ def shapes() -> ConfigDict:
     config = common.shapes_training(cifar10())
     config.data.batch_size = 128
     config.optimizer.warmup_steps = 1_000
-    config.model = common.shapes_unet()
+    config.model = networks.shapes_unet()
     config.model.dropout = 0.0
     config.meanflow.time_scale = 30.0
     config.meanflow.class_conditional = True
@@ -63,7 +63,7 @@ def digits() -> ConfigDict:
     """Class-conditional on scikit-learn's 8x8 digits: three minutes on two CPU cores, samples in four steps."""
     config = common.digits_training(shapes())
     config.train.num_steps = 3_000  # each as long as one and a half of DDPM's
-    config.model = common.digits_unet()
+    config.model = networks.digits_unet()
     config.meanflow.times = "logit_normal(mean=-0.4, std=1.0)"
     config.meanflow.interval_share = 0.5
     config.meanflow.adaptive_power = 0.5
@@ -76,5 +76,5 @@ def tiny() -> ConfigDict:
     """Seconds, for the tests."""
     config = common.tiny(digits())
     config.optimizer.warmup_steps = 0
-    config.model = common.tiny_unet()
+    config.model = networks.tiny_unet()
     return config

@@ -6,13 +6,13 @@ from configs import common
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
-    """Variants: digits (a minute on a CPU), tiny, shapes, mnist, fashion_mnist, celeba."""
+    """Variants: digits (a minute on a CPU), tiny, fashion, shapes, mnist, celeba."""
     variants = {
         "digits": digits,
         "tiny": tiny,
+        "fashion": fashion,
         "shapes": shapes,
         "mnist": mnist,
-        "fashion_mnist": fashion_mnist,
         "celeba": celeba,
     }
     return common.choose(variants, variant)
@@ -46,11 +46,13 @@ def mnist() -> ConfigDict:
     return config
 
 
-def fashion_mnist() -> ConfigDict:
-    """28x28 clothes, whose gray levels call for a Gaussian."""
+def fashion() -> ConfigDict:
+    """Class-conditional on Fashion-MNIST, 28x28, with a Gaussian for its grays: three minutes on two CPU cores."""
     config = mnist()
-    config.data.name = "fashion_mnist"
+    config.data.name = "fashion"
+    config.train.num_steps = 2_400
     config.vae.likelihood = "gaussian"
+    config.vae.class_conditional = True
     return config
 
 
@@ -73,8 +75,9 @@ def celeba() -> ConfigDict:
 
 def shapes() -> ConfigDict:
     """The procedural 32x32 shapes, which need no download."""
-    config = fashion_mnist()
+    config = mnist()
     config.data.name = "shapes"
+    config.vae.likelihood = "gaussian"
     return config
 
 

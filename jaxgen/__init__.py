@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxgen.runs.config_files import config
-    from jaxgen.runs.evaluation import evaluate
+    from jaxgen.runs.evaluation import evaluate, evaluate_images
     from jaxgen.runs.opened import Run
     from jaxgen.runs.opened import open_run as open
     from jaxgen.runs.training import train
 
 __version__ = "0.1.0"
-__all__ = ["Run", "config", "evaluate", "open", "train"]
+__all__ = ["Run", "config", "evaluate", "evaluate_images", "open", "train"]
 
 _FOUND_IN = {
     "Run": "opened.Run",
     "config": "config_files.config",
     "evaluate": "evaluation.evaluate",
+    "evaluate_images": "evaluation.evaluate_images",
     "open": "opened.open_run",
     "train": "training.train",
 }

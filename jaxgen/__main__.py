@@ -9,4 +9,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    start.main("python -m jaxgen")
+    start.main()

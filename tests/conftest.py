@@ -19,6 +19,7 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["JAXGEN_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxgen-tests-")  # of this process, not of the user
 
 from jaxgen.runs import environment  # noqa: E402
 
@@ -48,5 +49,6 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_unconfigure():
+    shutil.rmtree(os.environ["JAXGEN_CACHE_DIR"], ignore_errors=True)
     if not _KEPT_CACHE:
         shutil.rmtree(_CACHE, ignore_errors=True)

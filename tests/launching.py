@@ -6,9 +6,8 @@ import os
 import time
 from typing import NamedTuple
 
-from absl.testing import flagsaver
-
-from jaxgen.cli import main
+from jaxgen.cli import command_line, main
+from jaxgen.cli.program import Refusal
 
 TINY = "--config=configs/vae.py:tiny"
 
@@ -22,12 +21,19 @@ class Outcome(NamedTuple):
 def launch(*arguments) -> Outcome:
     """Runs a command line; what it prints and the exit code come back."""
     out, err = io.StringIO(), io.StringIO()
-    with flagsaver.flagsaver(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            main.run(main.parse(["launch.py", *map(str, arguments)]), started=time.monotonic())
+            main.run(_parsed([str(argument) for argument in arguments]), started=time.monotonic())
         except SystemExit as ended:
             code = ended.code
     return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def _parsed(arguments: list[str]) -> command_line.CommandLine:
+    try:
+        return command_line.parse(arguments)
+    except ValueError as error:
+        raise Refusal(str(error)) from error
 
 
 def contents(directory):

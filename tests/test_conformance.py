@@ -18,7 +18,7 @@ from tiny_runs import CONFIGS, LAYOUTS, STEPS, Tiny, config_on, host, make_tiny,
 
 from jaxgen.core import keys, trees
 from jaxgen.core.contract import Phase
-from jaxgen.core.images import to_float, to_uint8
+from jaxgen.core.images import to_float, to_levels
 from jaxgen.runs import experiment as experiments
 from jaxgen.runs.settings import parse
 from jaxgen.training.checkpoint import Checkpoints, load_state
@@ -232,7 +232,7 @@ def test_the_other_functions_see_each_example_alone(one):
     variables = model.eval_variables(one.end)
     numbers = np.arange(8)
     rows = {
-        "image": np.asarray(to_float(jax.numpy.asarray(to_uint8(one.samples)))),
+        "image": np.asarray(to_float(jax.numpy.asarray(to_levels(one.samples, one.tiny.experiment.model.spec.levels)))),
         "sigma": np.linspace(0.1, 0.9, 8, dtype=np.float32),
         "label": (numbers % max(model.spec.num_classes, 1)).astype(np.int32),
         "number": numbers,

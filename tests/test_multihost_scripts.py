@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from absl.testing import flagsaver
 
-from jaxgen.cli import main
+from jaxgen.cli import command_line
 from jaxgen.parallel.launchers import Place, find
 from jaxgen.runs.config_files import load_config_file
 
@@ -24,11 +23,10 @@ def test_scripts_are_bash(script):
 
 def parsed(words):
     """The flags of a command line of launch.py, its config, and its place among the processes."""
-    with flagsaver.flagsaver():
-        left = main.parse(["launch.py", *words])
-        flags = main.FLAGS
-        place = find(flags.coordinator, flags.num_processes, flags.process_id, timeout_seconds=1)
-        return left[1:], load_config_file(flags.config), flags.workdir, place
+    line = command_line.parse(words)
+    flags = line.flags
+    place = find(flags.coordinator, flags.num_processes, flags.process_id, timeout_seconds=1)
+    return line, load_config_file(flags.config), flags.workdir, place
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +44,8 @@ def test_a_pod_of_the_jobset_knows_its_place(jobset, index, monkeypatch):
         assert annotation in (None, "metadata.annotations['batch.kubernetes.io/job-completion-index']")
         monkeypatch.setenv(variable["name"], variable["value"] if annotation is None else str(index))
     assert container["command"][:2] == ["python", "launch.py"]
-    words, _, workdir, place = parsed(container["command"][2:] + container["args"])
-    assert words == ["train"]
+    line, _, workdir, place = parsed(container["command"][2:] + container["args"])
+    assert line.command == "train"
     # JobSet names pods NAME-JOB-<number of the job>-<number of the pod>, below a service of its own name.
     address = "{0}-{1}-0-0.{0}".format(jobset["metadata"]["name"], hosts["name"])
     (port,) = container["ports"]
@@ -117,8 +115,8 @@ def test_all_hosts_of_a_tpu_slice_run_one_command(gcloud):
     assert start == ["compute", "tpus", "tpu-vm", "ssh", "jaxgen", *WHERE, "--worker=all"]
     words = shlex.split(command.removeprefix("--command="))
     assert words[:5] == ["cd", "jaxgen", "&&", "python3", "launch.py"]
-    overrides, config, workdir, place = parsed(words[5:])
-    assert overrides == ["train", "--config.train.num_steps=7"]
+    line, config, workdir, place = parsed(words[5:])
+    assert (line.command, line.settings) == ("train", (("train.num_steps", "7"),))
     assert config.method
     assert (workdir, place) == ("/mnt/my runs/dit", None)
 

@@ -60,6 +60,15 @@ def test_two_processes_are_one_run(tmp_path):
     assert (record["processes"], len(record["devices"])) == (2, 8)
     grid = "samples/samples_00000004.png"
     assert (two / grid).stat().st_size == (one / grid).stat().st_size
+    drawing = ("sample", f"--workdir={two}", "--num_samples=20", "--config.sample.batch_size=8")
+    started = multiprocess.start(tmp_path / "drawn", *drawing, f"--output={tmp_path}/two.npz")
+    assert started.await_all() == [0, 0], started.explain()
+    assert "20 images of step 4" in started.out(0)
+    assert (started.out(1), started.err(1)) == ("", "")
+    assert launch(*drawing, f"--output={tmp_path}/one.npz").code == 0
+    assert not (tmp_path / "two.npz.parts").exists()
+    drawn = [np.load(tmp_path / f"{name}.npz")["images"].astype(int) for name in ("one", "two")]
+    np.testing.assert_allclose(*drawn, atol=1)
 
 
 def test_two_processes_start_from_a_run_of_one(tmp_path):

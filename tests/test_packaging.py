@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -82,9 +83,9 @@ def test_the_package_offers_what_it_lists():
 @pytest.mark.parametrize(
     ("start", "words"),
     [
-        (["launch.py"], "python launch.py"),
-        (["-m", "jaxgen"], "python -m jaxgen"),
-        (["-c", "import sys; sys.argv[0] = 'jaxgen'; from jaxgen.__main__ import main; main()"], "jaxgen"),
+        (["launch.py"], [sys.executable, "launch.py"]),
+        (["-m", "jaxgen"], [sys.executable, "-m", "jaxgen"]),
+        (["-c", "import sys; sys.argv[0] = 'jaxgen'; from jaxgen.__main__ import main; main()"], ["jaxgen"]),
     ],
     ids=["launch.py", "module", "program"],
 )
@@ -93,10 +94,9 @@ def test_the_program_says_how_it_was_started(start, words, tmp_path):
     arguments = [sys.executable, *start, "sample", "--num_samples=1", f"--workdir={tmp_path}"]
     refused = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
-    assert f"train one with {words.removeprefix('python ') if words.endswith('py') else words} train" in refused.stderr
+    assert f"train one with {shlex.join(words)} train" in refused.stderr
     helped = subprocess.run(
         [*arguments[: len(start) + 1], "--help"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
-    assert helped.stdout.startswith(f"{words}: Trains, samples and evaluates generative models")
-    for flag in ("--config", "--workdir", "--num_samples", "--sigma_rel"):
-        assert f"  {flag}: " in helped.stdout
+    assert helped.returncode == 0
+    assert helped.stdout.startswith(f"{shlex.join(words)}: Trains, samples and evaluates generative models")

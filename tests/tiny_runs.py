@@ -21,7 +21,7 @@ from jaxgen.runs.settings import parse
 CONFIGS = sorted(
     path.stem
     for path in (Path(__file__).parent.parent / "configs").glob("*.py")
-    if path.stem not in ("__init__", "common")
+    if path.stem not in ("__init__", "common", "networks")
 )
 
 STEPS = 5

@@ -5,7 +5,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jaxgen.cli.main import FAILED, refusals
+from jaxgen.cli.main import refusals
+from jaxgen.cli.program import FAILED
 from jaxgen.core.config import Section
 from jaxgen.runs import inspection
 from jaxgen.runs.inspection import Entry, Inspection
@@ -37,10 +38,6 @@ def _retention(config: Section, flags: Any) -> Retention:
     """Returns the retention that the flags ask for; by default, that of the run."""
     if not flags.prune and (flags.dry_run or flags.keep_last is not None or flags.keep_every is not None):
         raise ValueError("--keep_last, --keep_every and --dry_run are for --prune: add it.")
-    if flags.keep_last is not None and flags.keep_last < 1:
-        raise ValueError(f"--keep_last is {flags.keep_last}, but must be at least 1.")
-    if flags.keep_every is not None and flags.keep_every < 0:
-        raise ValueError(f"--keep_every is {flags.keep_every}, but must be at least 0.")
     return inspection.retention_of(parse(config).train, keep_last=flags.keep_last, keep_every=flags.keep_every)
 
 

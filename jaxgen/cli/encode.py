@@ -1,9 +1,11 @@
 """`launch.py encode`: cache the latents of a trained autoencoder's data, for a model that is trained on them."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
-from jaxgen.cli.main import program, refusals
+from jaxgen.cli.main import refusals
+from jaxgen.cli.program import program
 from jaxgen.core.config import Section
 from jaxgen.runs import encoding
 from jaxgen.runs.opened import Run
@@ -15,12 +17,10 @@ def main(config: Section, flags: Any, *, started: float) -> int:
     with refusals():
         if flags.output is None:
             raise ValueError("encode needs --output=DIR, the directory to make.")
-        if flags.num_samples is not None and flags.num_samples < 1:
-            raise ValueError(f"--num_samples is {flags.num_samples}, but must be at least 1.")
         directory, output = Path(flags.workdir), Path(flags.output)
         run = Run(directory, config, step=flags.step)
     made = encoding.encode(run, output, num_train=flags.num_samples, dtype=flags.dtype, say=print)
     sizes = " and ".join(f"{count:,} {split}" for split, count in made.num_examples.items())
     print(f"{output} holds the latents of {sizes} examples, {made.latent_shape}, by step {made.step} of {directory}.")
-    print(f"Train on them: {program()} train --config=configs/latent.py --config.data.path={output}")
+    print(f"Train on them: {program()} train --config=configs/latent.py --config.data.path={shlex.quote(str(output))}")
     return 0

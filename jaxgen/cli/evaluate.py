@@ -1,8 +1,9 @@
-"""`launch.py evaluate`: evaluate a trained run and write `evaluation.json`, each figure with its protocol."""
+"""`launch.py evaluate`: evaluate a trained run and write its figures, each with its protocol."""
 
 from pathlib import Path
 from typing import Any
 
+from jaxgen.cli import progress_bar
 from jaxgen.cli.main import refusals
 from jaxgen.core.config import Section
 from jaxgen.evaluation import report
@@ -22,9 +23,11 @@ def evaluate_run(config: Section, directory: Path, *, step: int | None = None) -
     """Evaluates a run and prints the figures as a table."""
     with refusals():
         run = Run(directory, config, step=step)
-    figures = evaluation.evaluate(run, say=print)
+    with progress_bar.shown() as on_progress:
+        figures = evaluation.evaluate(run, say=progress_bar.say, on_progress=on_progress)
     if not hosts.is_first():
         return
     drawn = f"{run.settings.evaluate.num_samples} samples, seed {run.settings.evaluate.seed}"
     print(f"Evaluation of {directory}, step {run.step}, {drawn}:")
     print(report.format_table(figures))
+    print(f"The figures, each with its protocol, are in {evaluation.figures_file(run)}.")

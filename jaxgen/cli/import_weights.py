@@ -3,11 +3,13 @@
 The config is the one given or, of the variants in the format's config file, the first whose network the weights fit.
 """
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 from jaxgen.cli import import_features
-from jaxgen.cli.main import image_shape, program, refusals
+from jaxgen.cli.main import image_shape, refusals
+from jaxgen.cli.program import program
 from jaxgen.core.config import Section
 from jaxgen.interop.files import read_state_dict
 from jaxgen.interop.format import ExtractorFormat, RunFormat
@@ -19,18 +21,23 @@ def main(config: Section | None, flags: Any, *, started: float) -> int:
     del started
     with refusals():
         directory = new_run.free_directory(flags.workdir, flag="workdir", command="import")
-        format = importing.find_format(flags.format or "", where="--format")
+        if flags.format is None:
+            raise ValueError("import needs --format=FORMAT, whose weights they are: launch.py list formats shows them.")
+        format = importing.find_format(flags.format, where="--format")
         if flags.weights is None:
             raise ValueError("import needs --weights=FILE: safetensors, a PyTorch checkpoint, or .npz.")
         if isinstance(format, ExtractorFormat):
             return import_features.main(format, directory, flags)
         imported = _import(directory, format, config, flags)
     print(f"{directory} holds {imported.name} with {imported.numbers:,} numbers of {flags.weights}.")
+    if imported.prefix:
+        print(import_features.renamed(imported))
     if imported.fresh:
         print(f"They have no {' and no '.join(imported.fresh)}: what they lack starts as in a new run.")
+    there = shlex.quote(str(directory))
     print("Try next:")
-    print(f"  {program()} sample --workdir={directory} --num_samples=16")
-    print(f"  {program()} train --workdir={directory}   (goes on from these weights)")
+    print(f"  {program()} sample --workdir={there} --num_samples=16")
+    print(f"  {program()} train --workdir={there}   (goes on from these weights)")
     return 0
 
 

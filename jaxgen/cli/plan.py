@@ -19,8 +19,8 @@ def main(config: Section, flags: Any, *, started: float) -> int:
     """Runs the command; returns the exit code."""
     del started
     with refusals():
-        if flags.devices is None or flags.devices < 1:
-            raise ValueError(f"plan needs --devices=N, at least 1, and it is {flags.devices}.")
+        if flags.devices is None:
+            raise ValueError("plan needs --devices=N, the number of devices to compile for, at least 1.")
         data = planning.find_facts(config, image_shape(flags), flags.num_classes, say=print)
         made = planning.make(config, flags.devices, data, mesh=flags.mesh)
     print(report(made))

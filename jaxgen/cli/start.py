@@ -3,35 +3,59 @@
 import signal
 import sys
 import time
+from typing import TYPE_CHECKING, NoReturn
 
-DESCRIPTION = """Trains, samples and evaluates generative models: COMMAND --config=... --workdir=...
+from jaxgen.cli import streams
 
-The commands are train (the default), sample, evaluate, encode, import, ema, checkpoints and plan.
-"""
+if TYPE_CHECKING:
+    from jaxgen.cli.command_line import CommandLine
 
 
-def main(program: str = "jaxgen", started: float | None = None) -> None:
+def main(program: str | None = None, started: float | None = None) -> NoReturn:
     """Runs the command line of this process, and ends it.
 
     Args:
-      program: how the user has started it, for what is printed.
+      program: the command that started it, for what is printed; by default, the words that started Python.
       started: `time.monotonic()` when the process started; now if None.
     """
     started = time.monotonic() if started is None else started
     # Until a command has something to save or to remove, Ctrl-C just ends the process. An exception would be swallowed
     # where C++ calls Python, and elsewhere printed below half of JAX.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    streams.prepare()
+    try:
+        _run(program, started)
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    sys.exit(streams.finish(code))
+
+
+def _run(program: str | None, started: float) -> NoReturn:
+    from jaxgen.cli.commands import TOPICS
+    from jaxgen.cli.program import Refusal, set_program
+
+    own = len(sys.orig_argv) - len(sys.argv) + 1  # words of Python's, and the script or module
+    set_program(sys.orig_argv[:own] if program is None else [program])
+    from jaxgen.cli import command_line
+
+    try:
+        line = command_line.parse(sys.argv[1:])
+        if line.command in TOPICS:
+            _print(line)
+    except ValueError as error:
+        raise Refusal(str(error)) from error
 
     from jaxgen.runs import environment
 
-    environment.prepare(sys.argv)  # before anything imports JAX
-
-    from absl import app, flags
+    environment.prepare(plan_devices=line.flags.devices or 1 if line.command == "plan" else None)
 
     from jaxgen.cli import main as commands
 
-    commands.set_program(program)
-    for flag in flags.FLAGS.get_key_flags_for_module(commands.__name__):
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # for --help
-    sys.modules["__main__"].__doc__ = f"{program}: {DESCRIPTION}"
-    app.run(lambda arguments: commands.run(arguments, started=started), flags_parser=commands.parse)
+    commands.run(line, started=started)
+
+
+def _print(line: "CommandLine") -> NoReturn:
+    from jaxgen.cli import help, listing
+
+    print(help.text(line.word) if line.command == "help" else listing.text(line.word))
+    sys.exit(0)

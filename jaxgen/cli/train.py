@@ -1,17 +1,19 @@
 """`launch.py train`: train a config in a work directory, or resume the run in it; then evaluate it."""
 
 import functools
+import shlex
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 from jaxgen.cli import evaluate
-from jaxgen.cli.main import FAILED, Refusal, program
+from jaxgen.cli.program import FAILED, Refusal, program, this_command
 from jaxgen.core.config import Section
 from jaxgen.data.faults import DataFaultError
 from jaxgen.parallel import hosts
-from jaxgen.runs import config_files, evaluation, training
+from jaxgen.runs import catalog, config_files, evaluation_files, training
+from jaxgen.runs.opened import Run
 from jaxgen.training.durability import health
 from jaxgen.training.durability.out_of_memory import OutOfMemoryError
 from jaxgen.training.durability.write_errors import WriteError
@@ -24,11 +26,15 @@ def main(config: Section, flags: Any, *, started: float) -> int:
     named = flags.config or config_files.DEFAULT
     directory = Path(flags.workdir) if flags.workdir else config_files.default_workdir(named)
     code = train(config, directory, extend=flags.extend, started=started)
-    evaluated = evaluation.reported_step(directory)
-    if code == 0 and (evaluated is None or evaluated < config.train.num_steps) and config.evaluate.num_samples:
+    if code == 0 and config.evaluate.num_samples and not _is_evaluated(config, directory):
         evaluate.evaluate_run(config, directory)
-        print(_closing_words(directory))
+        print(_closing_words(config, directory))
     return code
+
+
+def _is_evaluated(config: Section, directory: Path) -> bool:
+    evaluated = evaluation_files.reported_step(directory, config)
+    return evaluated is not None and evaluated >= config.train.num_steps
 
 
 def train(config: Section, directory: Path, *, extend: bool, started: float) -> int:
@@ -55,8 +61,7 @@ def train(config: Section, directory: Path, *, extend: bool, started: float) -> 
     if outcome.interrupted is None:
         return 0
     print(
-        f"Stopped and saved at step {outcome.step:,}. To resume, run the same command again{_where()}: "
-        f"{' '.join(sys.argv)}"
+        f"Stopped and saved at step {outcome.step:,}. To resume, run the same command again{_where()}: {this_command()}"
     )
     return _exit_code(outcome.interrupted)
 
@@ -106,20 +111,27 @@ def _last_checkpoint(directory: Path) -> str:
     return f"the last whole checkpoint is that of step {last[0]}, in {last[1]}"
 
 
-def _closing_words(directory: Path) -> str:
+def _closing_words(config: Section, directory: Path) -> str:
+    """Returns where everything is, and commands to try next that fit this run and can be pasted."""
+    there = shlex.quote(str(directory))
+    figures = evaluation_files.path_of(directory, step=config.train.num_steps, newest=True, config=config)
+    named = {
+        f"{directory}/samples/": "grids of samples",
+        f"{figures}": "the figures above, each with its protocol",
+        f"{directory}/metrics.jsonl": f"the curves, as text; to see them: tensorboard --logdir {there}",
+        f"{directory}/checkpoints/": "the newest states",
+    }
+    width = max(map(len, named))
+    sample = f"{program()} sample --workdir={there} --num_samples=100"
+    classes = Run(directory, config).spec.num_classes
+    tries = [sample + (f" --labels=0,{classes - 1}" if classes > 1 else "")]
+    tries += [f"{program()} train --config={name}" for name in catalog.alternatives(config)]
     return "\n".join(
         [
             "",
             f"All of the run is in {directory}:",
-            f"  {directory}/samples/          grids of samples",
-            f"  {evaluation.report_file(directory)}   the figures above, each with its protocol",
-            f"  {directory}/metrics.jsonl     one line every so many steps; curves: tensorboard --logdir {directory}",
-            f"  {directory}/checkpoints/      the newest states",
+            *(f"  {path.ljust(width)}  {about}" for path, about in named.items()),
             "Try next:",
-            f"  {program()} sample --workdir={directory} --num_samples=100 --labels=3,8",
-            f"  {program()} train --config=configs/edm.py",
-            f"  {program()} train --config=configs/vae.py",
-            f"  {program()} train --config=configs/dcgan.py",
-            f"  {program()} --config.train.num_steps=50 --workdir=runs/short   (any setting of the config)",
+            *(f"  {command}" for command in [*tries, f"{program()} list", f"{program()} help train"]),
         ]
     )

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 from beartype import BeartypeConf
 from beartype.door import is_bearable
 
+from jaxgen.core.numbers import check_number
+
 T = TypeVar("T")
 
 _INT_PASSES_FOR_FLOAT = BeartypeConf(is_pep484_tower=True)
@@ -164,28 +166,13 @@ def _checked(
             raise ValueError(
                 f"{where}.{name} is not a setting; {where} takes {', '.join(allowed)}.{did_you_mean(name, allowed)}"
             )
-        if name in hints and not _fits(value, hints[name]):
-            raise ValueError(f"{where}.{name} is {value!r}, but must be of type {_type_name(hints[name])}.")
+        if name in hints and not fits(value, hints[name]):
+            raise ValueError(f"{where}.{name} is {value!r}, but must be of type {type_name(hints[name])}.")
+        check_number(value, where=f"{where}.{name}")
     missing = [name for name in allowed if name not in settings and parameters[name].default is inspect.Parameter.empty]
     if missing:
         raise ValueError(f"{where} lacks {', '.join(missing)}: set {where}.{missing[0]} in the config.")
     return settings
-
-
-SHARED: Mapping[str, Any] = {"seed": int, "method": str, "data.name": str, "data.batch_size": int, "data.flip": bool}
-"""Types of the settings that all commands read of the config itself, since no one function takes them."""
-
-
-def check_shared(config: Section) -> None:
-    """Raises an error for settings of `SHARED` that are of another type; a ConfigDict itself accepts any None.
-
-    Raises:
-      ValueError: names the setting, its value and the type.
-    """
-    for path, kind in SHARED.items():
-        value: Any = functools.reduce(lambda section, key: section[key], path.split("."), config)
-        if not _fits(value, kind):
-            raise ValueError(f"{path} is {value!r}, but must be of type {_type_name(kind)}.")
 
 
 def call_text(package: str, text: str, *, where: str, **given: Any) -> Any:
@@ -280,7 +267,7 @@ def from_json(text: str) -> Section:
 
 def differences(ours: Section, theirs: Section, *, ignore: Iterable[str] = ()) -> list[str]:
     """One line for each setting that differs between two configs, but for ignored sections and settings."""
-    a, b = (_flatten(from_json(to_json(config))) for config in (ours, theirs))
+    a, b = (flatten(from_json(to_json(config))) for config in (ours, theirs))
     ignored = tuple(f"{name}." for name in ignore)
     names = sorted(name for name in a.keys() | b.keys() if not f"{name}.".startswith(ignored))
     absent = "absent"
@@ -291,10 +278,11 @@ def differences(ours: Section, theirs: Section, *, ignore: Iterable[str] = ()) -
     ]
 
 
-def _flatten(config: Section, prefix: str = "") -> dict[str, Any]:
+def flatten(config: Section, prefix: str = "") -> dict[str, Any]:
+    """Returns the settings of a config by their path, such as `train.num_steps`."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, Section) else {prefix + name: value}
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Section) else {prefix + name: value}
     return flat
 
 
@@ -313,20 +301,21 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     return f" Did you mean {close[0]}?" if close else ""
 
 
-def _type_name(hint: Any) -> str:
+def type_name(hint: Any) -> str:
+    """Returns the name of a type, for an error message."""
     return hint.__name__ if inspect.isclass(hint) and not typing.get_args(hint) else str(hint).replace("typing.", "")
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:
     """Returns whether a value is of a type. Beartype checks one random item of a tuple; this checks all items."""
     if isinstance(value, bool) and hint in (int, float):
         return False
     options, origin = typing.get_args(hint), typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, option) for option in options)
+        return any(fits(value, option) for option in options)
     if origin is tuple and isinstance(value, tuple):
         items = options[:1] * len(value) if options[-1:] == (Ellipsis,) else options
-        return len(items) == len(value) and all(map(_fits, value, items))
+        return len(items) == len(value) and all(map(fits, value, items))
     return is_bearable(value, hint, conf=_INT_PASSES_FOR_FLOAT)
 
 

@@ -17,7 +17,8 @@ from jaxgen.core.conditioning import Conditions
 Batch = Mapping[str, Array]
 """A training batch. Every array has the leading axes [K, B] (microbatches, examples):
 
-- `image`: uint8 [K, B, H, W, C] as it comes from the host; float32 in [-1, 1] once `with_preprocessing` has seen it.
+- `image`: uint8 or uint16 [K, B, H, W, C] as it comes from the host; float32 in [-1, 1] once `with_preprocessing` has
+  seen it.
   Of cached latents, float32 [K, B, h, w, 2c], which `with_latents` makes [K, B, h, w, c] of the model's
   `ModelSpec.sigma_data`;
 - `index`: int32 [K, B], the position of the example in the step's global batch; all per-example randomness hangs on it;
@@ -67,6 +68,8 @@ class ModelSpec(NamedTuple):
       likelihood: what `log_prob` returns, if there is one.
       sigma_data: standard deviation of the data that the model's preconditioning assumes; None for a model that assumes
         none. Latents are brought to it, or to 1 if it is None.
+      levels: number of levels of a pixel, which divide [-1, 1] evenly: 256 of 8 bits, 65,536 of 16. Samples are rounded
+        to them, and likelihoods are probabilities of them.
     """
 
     image_shape: tuple[int, int, int]
@@ -74,6 +77,7 @@ class ModelSpec(NamedTuple):
     latent_shape: tuple[int, ...] | None = None
     likelihood: Literal["exact", "lower_bound"] | None = None
     sigma_data: float | None = None
+    levels: int = 256
 
     @property
     def num_classes(self) -> int:

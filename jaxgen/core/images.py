@@ -1,24 +1,112 @@
-"""Image ranges and grids. Images are uint8 on the host and on disk, float32 in [-1, 1] inside the library."""
+"""Image ranges, units and grids. Images are uint8 or uint16 on the host and on disk, float32 in [-1, 1] elsewhere."""
 
 import math
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Shaped, UInt, UInt8, UInt16
+
+LEVELS = {"uint8": 256, "uint16": 65_536}
+"""The number of levels of a pixel, by the type of the array. They divide [-1, 1] evenly, both ends included."""
+
+MAX_TILES = 8
+"""Most tiles that `viewable` shows of an image with many channels."""
 
 
-def to_float(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Maps uint8 levels to float32 in [-1, 1]."""
-    return images.astype(jnp.float32) / 127.5 - 1.0
+class Window(NamedTuple):
+    """The range of the data's values that the levels of 16 bits stand for.
+
+    Attributes:
+      low: the value of level 0.
+      high: the value of level 65,535.
+      dtype: type of the data, such as `uint16` or `int16`; values of whole numbers are rounded to the nearest.
+    """
+
+    low: float
+    high: float
+    dtype: str = "uint16"
 
 
-def to_uint8(images: Float[Array, "*shape"] | Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
-    """Maps floats in [-1, 1] to the nearest uint8 level, on the host; what lies outside the range is clipped."""
-    return np.clip(np.rint((np.asarray(images) + 1.0) * 127.5), 0, 255).astype(np.uint8)
+def levels_of(dtype: np.typing.DTypeLike) -> int:
+    """Returns the number of levels of arrays of a type.
+
+    Raises:
+      ValueError: if the type is not one of images.
+    """
+    name = np.dtype(dtype).name
+    if name not in LEVELS:
+        raise ValueError(f"Images are {name}, but must be {' or '.join(LEVELS)}.")
+    return LEVELS[name]
 
 
-def grid(images: UInt8[np.ndarray, "n h w c"], *, columns: int | None = None) -> UInt8[np.ndarray, "gh gw c"]:
-    """Tiles images row by row, a pixel apart, into one picture; nearly square unless `columns` says otherwise."""
+def dtype_of(levels: int) -> np.dtype:
+    """Returns the type of arrays of images with a number of levels."""
+    return np.dtype(np.uint8 if levels <= LEVELS["uint8"] else np.uint16)
+
+
+def to_float(images: UInt[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Maps the levels of uint8 or uint16 images to float32 in [-1, 1]."""
+    return images.astype(jnp.float32) / (0.5 * (levels_of(images.dtype) - 1)) - 1.0
+
+
+def to_levels(images: Float[Array, "*shape"] | Float[np.ndarray, "*shape"], levels: int) -> UInt[np.ndarray, "*shape"]:
+    """Maps floats in [-1, 1] to the nearest of a number of levels, on the host; what lies outside is clipped."""
+    scaled = np.rint((np.asarray(images) + 1.0) * (0.5 * (levels - 1)))
+    return np.clip(scaled, 0, levels - 1).astype(dtype_of(levels))
+
+
+def stretch(values: Shaped[np.ndarray, "*shape"], window: Window) -> tuple[UInt16[np.ndarray, "*shape"], int]:
+    """Maps the values of a window to the levels of 16 bits; also returns how many values lay outside and were clipped.
+
+    Raises:
+      ValueError: if a value is not a number.
+    """
+    exact = values.astype(np.float64)
+    if np.isnan(exact).any():
+        raise ValueError("it has values that are not numbers")
+    outside = int(np.count_nonzero((exact < window.low) | (exact > window.high)))
+    share = (np.clip(exact, window.low, window.high) - window.low) / (window.high - window.low)
+    return np.rint(share * (LEVELS["uint16"] - 1)).astype(np.uint16), outside
+
+
+def to_units(images: UInt[np.ndarray, "*shape"], window: Window | None) -> Shaped[np.ndarray, "*shape"]:
+    """Returns images in the units and the type of the data, from their levels: the inverse of `stretch`.
+
+    Values inside a window of at most 65,536 whole numbers come back exactly. Without a window, levels are the units.
+    """
+    if window is None:
+        return images
+    values = window.low + images.astype(np.float64) / (LEVELS["uint16"] - 1) * (window.high - window.low)
+    dtype = np.dtype(window.dtype)
+    return (np.rint(values) if dtype.kind in "ui" else values).astype(dtype)
+
+
+def viewable(images: UInt[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "n h w2 c2"]:
+    """Returns images as people can see them: of 8 bits, and with one channel or three.
+
+    Of images with other numbers of channels, tiles are shown from left to right: the first three channels as colors
+    where there are so many, and each further one as a gray picture; `MAX_TILES` tiles at most.
+    """
+    if images.dtype != np.uint8:
+        images = np.rint(images / (LEVELS["uint16"] - 1) * 255).astype(np.uint8)
+    channels = images.shape[-1]
+    if channels in (1, 3):
+        return images
+    colors = 3 if channels > 3 else 0
+    grays = [images[..., i : i + 1] for i in range(colors, channels)]
+    if not colors:
+        return np.concatenate(grays, axis=2)
+    tiles = [images[..., :3], *(gray.repeat(3, axis=-1) for gray in grays)]
+    return np.concatenate(tiles[:MAX_TILES], axis=2)
+
+
+def grid(images: UInt[np.ndarray, "n h w c"], *, columns: int | None = None) -> UInt8[np.ndarray, "gh gw c2"]:
+    """Tiles images [n, h, w, c] row by row, a pixel apart, into one picture for people (`viewable`).
+
+    The picture has nearly as many rows as columns unless `columns` says otherwise.
+    """
+    images = viewable(images)
     n, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)

@@ -5,9 +5,16 @@ import zlib
 import jax
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxgen.core.numbers import check_number
+
 
 def root_key(seed: int) -> Key[Array, ""]:
-    """Returns the root key of a run, from which all other keys are derived."""
+    """Returns the root key of a run, from which all other keys are derived.
+
+    Raises:
+      ValueError: if the seed is not in [0, 2^32), of which JAX would take the last 32 bits.
+    """
+    check_number(int(seed), where="The seed")
     return jax.random.key(seed)
 
 

@@ -128,4 +128,5 @@ def _draw(autoencoder: PyTree, deviation: float, key: Key[Array, ""], batch: Bat
 def _image_spec(spec: ModelSpec, autoencoder: GenerativeModel) -> ModelSpec:
     """Returns the spec of the model of images that a model of latents and its decoder make."""
     image_shape = autoencoder.spec.image_shape
-    return spec._replace(image_shape=image_shape, latent_shape=spec.image_shape, likelihood=None, sigma_data=None)
+    of_images = spec._replace(image_shape=image_shape, levels=autoencoder.spec.levels)
+    return of_images._replace(latent_shape=spec.image_shape, likelihood=None, sigma_data=None)

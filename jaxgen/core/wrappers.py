@@ -12,7 +12,7 @@ from jaxgen.core.contract import CONSTANT, Batch, GenerativeModel, Metrics, Phas
 
 
 def with_preprocessing(model: GenerativeModel, *, flip: bool = False) -> GenerativeModel:
-    """Returns the model with uint8 training images, which it maps to [-1, 1]; mirrors half of them if `flip`."""
+    """Returns the model with training images of levels, which it maps to [-1, 1]; mirrors half of them if `flip`."""
 
     def prepare(key: Key[Array, ""], batch: Batch) -> Batch:
         image = images.to_float(batch["image"])

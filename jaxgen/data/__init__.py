@@ -2,7 +2,7 @@
 
 from jaxgen.data.dataset import ENDLESS, Dataset, Example, Examples, Facts
 from jaxgen.data.loading import facts, load
-from jaxgen.data.pipeline import StepLayout, read_arrays, subset_indices, train_batches
+from jaxgen.data.pipeline import StepLayout, read_arrays, read_batches, subset_indices, train_batches
 
 __all__ = [
     "ENDLESS",
@@ -14,6 +14,7 @@ __all__ = [
     "facts",
     "load",
     "read_arrays",
+    "read_batches",
     "subset_indices",
     "train_batches",
 ]

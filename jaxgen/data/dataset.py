@@ -1,15 +1,20 @@
 """Datasets as the rest of the library sees them: random access to examples, and what arrays these hold."""
 
-import math
+import functools
+import inspect
+import itertools
+import os
 import struct
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from PIL import Image
 
 from jaxgen.core.conditioning import NONE, Conditions, classes, number_of_classes
+from jaxgen.core.images import Window
 
 Example = Mapping[str, Any]
 """`image`, an array of the dataset's `image_shape` and `image_dtype`, and an array for each of its conditions.
@@ -26,6 +31,9 @@ CACHE_BYTES = 2**28
 UNREADABLE = (OSError, ValueError, RuntimeError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 """Errors of Pillow (the last four, too) and array_record (RuntimeError) for damaged bytes."""
 
+_NAMED_CLASSES = 10
+_THREADS = min(32, max(4, os.cpu_count() or 1))
+_LEAST_PER_THREAD = 8  # since handing a part over takes as long as decoding half a small image
 _PROBED = 100
 """So many of the first examples are tried until one can be read, for its shape alone, which all must have."""
 
@@ -57,7 +65,7 @@ class Facts(NamedTuple):
     Attributes:
       image_shape: height, width, channels.
       conditioning: the arrays beside the image, by name.
-      image_dtype: `uint8` for pixels, `float32` for cached moments of latents.
+      image_dtype: `uint8` or `uint16` for pixels of 8 or 16 bits, `float32` for cached moments of latents.
       assumed: whether these are a source's assumption about data that it was not told the place of.
       autoencoder: the directory of what made the data, if they are latents.
     """
@@ -75,8 +83,8 @@ class Facts(NamedTuple):
 
     @property
     def of_latents(self) -> bool:
-        """True for the cached moments of latents, which have no 8-bit levels."""
-        return self.image_dtype != "uint8"
+        """True for the cached moments of latents, which have no levels."""
+        return self.image_dtype == "float32"
 
 
 class Dataset(NamedTuple):
@@ -90,8 +98,9 @@ class Dataset(NamedTuple):
       describe: names the example at an index, such as by its file.
       autoencoder: the directory of what made the data, if they are latents.
       fingerprint: another text if the data is another, such as after a file was removed; None if that is not known.
-      image_dtype: `uint8` for pixels, `float32` for cached moments of latents.
-      autoencoder: the directory of the autoencoder that made the arrays, for cached latents.
+      image_dtype: `uint8` or `uint16` for pixels of 8 or 16 bits, `float32` for cached moments of latents.
+      window: the values that the levels of 16-bit pixels stand for; None where these are the levels themselves.
+      notes: sentences about the data that are said when training begins, such as how many pictures are cropped.
     """
 
     examples: Examples
@@ -102,6 +111,8 @@ class Dataset(NamedTuple):
     fingerprint: str | None = None
     image_dtype: str = "uint8"
     autoencoder: Path | None = None
+    window: Window | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def facts(self) -> Facts:
@@ -113,17 +124,57 @@ class Dataset(NamedTuple):
         """The number of classes of `label`; 0 if there are no labels."""
         return number_of_classes(self.conditioning)
 
+    @property
+    def summary(self) -> str:
+        """A line of the number of images, their shape, and the classes with their numbers."""
+        kind, length = "latents" if self.facts.of_latents else "images", len(self.examples)
+        number = f"endless {kind}" if length == ENDLESS else f"{length:,} {kind}"
+        return f"Data: {number} of {'x'.join(map(str, self.image_shape))}, {_classes_by_name(self)}"
+
+
+def _classes_by_name(data: Dataset) -> str:
+    count, names = data.num_classes, data.class_names
+    if not count:
+        return "no classes"
+    if not names or list(names) == [str(number) for number in range(count)]:
+        return f"{count:,} classes, 0 to {count - 1:,}"
+    named = ", ".join(f"{number} {name}" for number, name in enumerate(names[:_NAMED_CLASSES]))
+    more = f" and {count - _NAMED_CLASSES:,} more" if count > _NAMED_CLASSES else ""
+    return f"{count:,} {'class' if count == 1 else 'classes'}: {named}{more}"
+
+
+def facts_by_loading(load: Callable[..., Dataset]) -> Callable[..., Facts]:
+    """Returns the function `facts` of a source that has to open its data: it takes the options of `load`."""
+
+    @functools.wraps(load)
+    def facts(**options: Any) -> Facts:
+        return load("train", **options).facts
+
+    signature = inspect.signature(load)
+    options = [option for name, option in signature.parameters.items() if name != "split"]
+    facts.__signature__ = signature.replace(parameters=options)  # type: ignore[attr-defined]  # it is looked up there
+    return facts
+
 
 def label_of(num_classes: int) -> Conditions:
     """Returns the condition `label` of that many classes; none for 0 classes."""
     return {"label": classes(num_classes)} if num_classes else NONE
 
 
+@functools.cache
+def _decoders() -> ThreadPoolExecutor:
+    """The threads that decode for all datasets of the process."""
+    return ThreadPoolExecutor(_THREADS, thread_name_prefix="decoding")
+
+
 class DecodedExamples:
-    """Examples decoded from stored items when they are asked for; kept from then on if the dataset is small."""
+    """Examples decoded from stored items when they are asked for; kept from then on if the dataset is small.
+
+    Of many at once, threads decode parts: Pillow decodes and resizes without Python's lock.
+    """
 
     def __init__(self, items: Sequence[Any], decode: Callable[[Any], Example], describe: Callable[[int], str]):
-        """Reads the first example that can be read, to learn the image shape.
+        """Reads the first example that can be read, to learn shape and type of the images.
 
         Args:
           items: what is stored, such as encoded records or paths; reading an item may fail.
@@ -135,8 +186,9 @@ class DecodedExamples:
         """
         self._items, self._decode, self._describe = items, decode, describe
         self._kept: dict[int, Example] = {}
-        self.image_shape = self._first_shape()
-        self._keeps = len(items) * math.prod(self.image_shape) <= CACHE_BYTES
+        first = self._first_image()
+        self.image_shape, self.image_dtype = first.shape, first.dtype.name
+        self._keeps = len(items) * first.nbytes <= CACHE_BYTES
 
     def __len__(self) -> int:
         return len(self._items)
@@ -156,19 +208,29 @@ class DecodedExamples:
         return example
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[Example]:
+        new = [index for index in dict.fromkeys(indices) if index not in self._kept]
+        size = max(_LEAST_PER_THREAD, -(-len(new) // _THREADS))
+        parts = [new[start : start + size] for start in range(0, len(new), size)]
+        if len(parts) < 2:
+            return [self[index] for index in indices]
+        read = zip(new, itertools.chain.from_iterable(_decoders().map(self._read_some, parts)), strict=True)
+        found = dict(read)
+        return [found[index] if index in found else self[index] for index in indices]
+
+    def _read_some(self, indices: Sequence[int]) -> list[Example]:
         return [self[index] for index in indices]
 
-    def _first_shape(self) -> tuple[int, int, int]:
+    def _first_image(self) -> Any:
         faults = []
         for index in range(min(len(self._items), _PROBED)):
             try:
-                return self._read(index)["image"].shape
+                return self._read(index)["image"]
             except FaultyExampleError as fault:
                 faults.append(fault)
         first = (
             f"{faults[0]} None of the first {len(faults)} examples can be read" if faults else "There are no examples"
         )
-        raise ValueError(f"{first}: restore the data, or prepare it again.")
+        raise ValueError(f"{first}: restore the data, prepare it again, or change the settings that do not fit it.")
 
     def _read(self, index: int) -> Example:
         try:
@@ -185,7 +247,19 @@ def decoded_dataset(
     *,
     class_names: tuple[str, ...] = (),
     fingerprint: str | None = None,
+    notes: tuple[str, ...] = (),
+    window: Window | None = None,
 ) -> Dataset:
-    """Returns a dataset over `DecodedExamples`, with the shape of its first image; `label` is one of the classes."""
+    """Returns a dataset over `DecodedExamples`, as its first image is; `label` is one of the classes."""
     examples = DecodedExamples(items, decode, describe)
-    return Dataset(examples, examples.image_shape, label_of(len(class_names)), class_names, describe, fingerprint)
+    return Dataset(
+        examples,
+        examples.image_shape,
+        label_of(len(class_names)),
+        class_names,
+        describe,
+        fingerprint,
+        examples.image_dtype,
+        window=window,
+        notes=notes,
+    )

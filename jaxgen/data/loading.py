@@ -1,11 +1,15 @@
 """Datasets by name: a module under `jaxgen/data/sources`, or else any image dataset of TensorFlow Datasets."""
 
+import contextlib
 import importlib
 import inspect
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
 from jaxgen.core.config import call, module_names
 from jaxgen.data.dataset import Dataset, Facts
+from jaxgen.data.recognition import advice
 
 _SOURCES = "jaxgen.data.sources"
 
@@ -52,8 +56,9 @@ def load(name: str, split: str, **options: Any) -> Dataset:
     if split not in ("train", "test"):
         raise ValueError(f"The split is {split!r}, but must be 'train' or 'test'.")
     source, arguments = _named(name)
-    given = _given(name, source.load, options, program=(*arguments, "split"))
-    return call(source.load, given, where="data", **arguments, split=split)
+    with _with_advice(name, options):
+        given = _given(name, source.load, options, program=(*arguments, "split"))
+        return call(source.load, given, where="data", **arguments, split=split)
 
 
 def facts(name: str, **options: Any) -> Facts:
@@ -63,8 +68,9 @@ def facts(name: str, **options: Any) -> Facts:
       ValueError: if there is no such dataset, or they cannot be known without it.
     """
     source, arguments = _named(name)
-    given = _given(name, source.facts, options, program=tuple(arguments))
-    return call(source.facts, given, where="data", **arguments)
+    with _with_advice(name, options):
+        given = _given(name, source.facts, options, program=tuple(arguments))
+        return call(source.facts, given, where="data", **arguments)
 
 
 def _named(name: str) -> _Named:
@@ -73,13 +79,34 @@ def _named(name: str) -> _Named:
     return _Named(source, {} if own else {"name": name})
 
 
+@contextlib.contextmanager
+def _with_advice(name: str, options: Mapping[str, Any]) -> Iterator[None]:
+    """Adds to a refusal the name of the source that reads what lies at `path`, if it is another one."""
+    try:
+        yield
+    except ValueError as error:
+        path = options.get("path")
+        more = advice(path, name=name) if isinstance(path, str) else ""
+        if more:
+            raise ValueError(f"{error} {more}") from error
+        raise
+
+
 def _given(name: str, function: Any, options: dict[str, Any], *, program: tuple[str, ...]) -> dict[str, Any]:
     """The options that are given, all of which the source takes."""
     given = {option: value for option, value in options.items() if value is not None}
     allowed = [option for option in inspect.signature(function).parameters if option not in program]
     for option in given:
         if option not in allowed:
-            raise ValueError(
-                f"data.{option} is not a setting of data.name={name!r}, which takes {', '.join(allowed)}: leave it out."
-            )
+            problem = f"data.{option} is not a setting of data.name={name!r}, which takes {', '.join(allowed)}"
+            raise ValueError(f"{problem}: {_remedy(option, given[option])}.")
     return given
+
+
+def _remedy(option: str, value: Any) -> str:
+    """Says what to do about an option that a source does not take."""
+    if option != "path" or not isinstance(value, str):
+        return "leave it out"
+    if not Path(value).expanduser().exists():
+        return f"leave it out, or correct it, since {value} is not there, and set data.name to what reads it"
+    return "set data.name to the source that reads what lies there, or leave data.path out"

@@ -1,9 +1,11 @@
-"""The host side of training: shuffle, repeat, a process's rows, batch; images stay uint8. The position is the step."""
+"""The host side of training: shuffle, repeat, a process's rows, batch; images stay levels. The position is the step."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import math
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import grain
@@ -15,6 +17,7 @@ from jaxgen.data.dataset import ENDLESS, Dataset
 
 _READ_AHEAD_STEPS = 4
 _CHUNK = 256
+_CHUNK_BYTES = 2**25
 
 
 class StepLayout(NamedTuple):
@@ -101,14 +104,45 @@ def read_arrays(
       ValueError: if the dataset is endless and there is no limit, if it lacks a condition, or if an example cannot be
         read.
     """
+    batches = read_batches(dataset, limit=limit, conditions=conditions, num_threads=num_threads)
+    parts = list(batches)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def read_batches(
+    dataset: Dataset, *, limit: int | None = None, conditions: Collection[str] | None = None, num_threads: int = 4
+) -> Iterator[dict[str, np.ndarray]]:
+    """Reads what `read_arrays` does, in its order, a batch at a time; a few batches are read ahead of their use.
+
+    A batch has 256 examples, and fewer where their images take more than 32 MiB, so that the memory does not depend on
+    the number of examples or on the size of their images. The arguments are those of `read_arrays`.
+
+    Raises:
+      ValueError: as of `read_arrays`; if an example cannot be read, when its batch comes.
+    """
     if conditions is None:
         conditions = [name for name in dataset.conditioning if name == "label"]
     read = functools.partial(_read, dataset, _present(dataset, conditions))
     indices = subset_indices(dataset, limit)
-    chunks = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
+    image_bytes = math.prod(dataset.image_shape) * np.dtype(dataset.image_dtype).itemsize
+    size = max(1, min(_CHUNK, _CHUNK_BYTES // image_bytes))
+    return _read_ahead(read, [indices[start : start + size] for start in range(0, len(indices), size)], num_threads)
+
+
+def _read_ahead(
+    read: Callable[[Sequence[int] | np.ndarray], dict[str, np.ndarray]],
+    chunks: Sequence[Sequence[int] | np.ndarray],
+    num_threads: int,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the results of all chunks in order, while as many as there are threads are being read."""
+    waiting: deque[Future[dict[str, np.ndarray]]] = deque()
     with ThreadPoolExecutor(num_threads) as pool:
-        parts = list(pool.map(read, chunks))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        for chunk in chunks:
+            waiting.append(pool.submit(read, chunk))
+            if len(waiting) > num_threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 @dataclasses.dataclass(frozen=True)

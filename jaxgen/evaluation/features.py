@@ -6,7 +6,7 @@ Inception features say little about 8x8 digits; a classifier of the data at hand
 
 import hashlib
 import math
-from pathlib import Path
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -14,10 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
+from flax import traverse_util
+from jaxtyping import Array, Float, Int, Key, PyTree, Shaped, UInt
 
-from jaxgen.core import keys, trees
-from jaxgen.evaluation import cache
+from jaxgen.core import keys
+from jaxgen.core.images import levels_of
+from jaxgen.evaluation.streams import FilledArray
 
 BATCH = 256
 """Images that are worked on at a time."""
@@ -71,7 +73,7 @@ class Classifier(NamedTuple):
       network: maps float images to features and logits.
       variables: its parameters.
       max_side: images are averaged down to this before they are given to the network.
-      fingerprint: hash of all that determines it: data, architecture, training settings, seed.
+      fingerprint: a hash of all that determines it: data, architecture, training settings, seed.
     """
 
     network: ConvClassifier
@@ -80,13 +82,13 @@ class Classifier(NamedTuple):
     fingerprint: str
 
 
-def average_down(images: UInt8[np.ndarray, "n h w c"], factor: int) -> Float[np.ndarray, "n hs ws c"]:
-    """Returns means over factor x factor blocks (the last ones of a side may be smaller), float32 in [0, 255]."""
+def average_down(images: UInt[np.ndarray, "n h w c"], factor: int) -> Float[np.ndarray, "n hs ws c"]:
+    """Returns means over factor x factor blocks (the last ones of a side may be smaller), float32 levels."""
     _, height, width, _ = images.shape
     rows, columns = np.arange(0, height, factor), np.arange(0, width, factor)
     areas = np.outer(np.diff(rows, append=height), np.diff(columns, append=width))[..., None].astype(np.float32)
 
-    def average(part: UInt8[np.ndarray, "m h w c"]) -> Float[np.ndarray, "m hs ws c"]:
+    def average(part: UInt[np.ndarray, "m h w c"]) -> Float[np.ndarray, "m hs ws c"]:
         return np.add.reduceat(np.add.reduceat(part, rows, axis=1, dtype=np.float32), columns, axis=2) / areas
 
     # In parts, since large images as floats would not fit where their averages do.
@@ -102,60 +104,85 @@ def pixel_factor(image_shape: tuple[int, ...], max_features: int) -> int:
     return factor
 
 
-def pixel_features(images: UInt8[np.ndarray, "n h w c"], *, max_features: int = 1024) -> Float[np.ndarray, "n d"]:
+def pixel_features(images: UInt[np.ndarray, "n h w c"], *, max_features: int = 1024) -> Float[np.ndarray, "n d"]:
     """Returns flattened pixels in [0, 1]; images of more than `max_features` numbers are averaged over blocks first."""
     averaged = average_down(images, pixel_factor(images.shape[1:], max_features))
-    return averaged.reshape(len(images), -1) / np.float32(255)
+    return averaged.reshape(len(images), -1) / np.float32(levels_of(images.dtype) - 1)
 
 
-def train_classifier(
-    images: UInt8[np.ndarray, "n h w c"],
-    labels: Int[np.ndarray, " n"],
-    num_classes: int,
-    *,
-    settings: ClassifierSettings,
-    cache_dir: str | Path | None = None,
+def classifier_inputs(images: UInt[np.ndarray, "n h w c"], max_side: int) -> Float[np.ndarray, "n hs ws c"]:
+    """Returns images as the classifier takes them: averaged down to `max_side` pixels a side at most, in [-1, 1]."""
+    half = np.float32(0.5 * (levels_of(images.dtype) - 1))
+    return average_down(images, classifier_factor(images.shape[1:], max_side)) / half - np.float32(1)
+
+
+def classifier_factor(image_shape: tuple[int, ...], max_side: int) -> int:
+    """Returns the side of the blocks that are averaged for the classifier."""
+    return math.ceil(max(image_shape[:2]) / max_side)
+
+
+class TrainingImages:
+    """The images that the classifier is trained on, which come batch by batch: averaged down, with a hash of them."""
+
+    def __init__(self, shape: tuple[int, int, int, int], num_classes: int, settings: ClassifierSettings) -> None:
+        """Takes the shape of all images, [n, h, w, c], their number of classes, and the settings of the training."""
+        self._num_classes, self._settings = num_classes, settings
+        self._network = ConvClassifier(num_classes, settings.width, settings.num_features)
+        self._digest = hashlib.sha256(f"{shape} {self._network!r} {settings!r}".encode())
+        self._inputs, self._labels = FilledArray(shape[0]), FilledArray(shape[0])
+
+    def add(self, images: UInt[np.ndarray, "b h w c"], labels: Int[np.ndarray, " b"] | None = None) -> None:
+        """Takes the next images.
+
+        Raises:
+          ValueError: if there are no labels, or they do not lie in [0, num_classes).
+        """
+        if labels is None:
+            raise ValueError(f"The data has {self._num_classes} classes, so its images must come with labels.")
+        if labels.min() < 0 or labels.max() >= self._num_classes:
+            raise ValueError(
+                f"Labels must lie in [0, {self._num_classes}), and they reach {labels.min()} and {labels.max()}."
+            )
+        self._inputs.add(classifier_inputs(images, self._settings.max_side))
+        self._labels.add(labels.astype(np.int32))
+        self._digest.update(np.ascontiguousarray(images).data)
+
+    @property
+    def inputs(self) -> Float[np.ndarray, "n hs ws c"]:
+        """The images as the classifier takes them, once all of them have come."""
+        return self._inputs.whole()
+
+    def train(self) -> Classifier:
+        """Trains the classifier on all images."""
+        labels = self._labels.whole()
+        key = keys.stream(keys.root_key(self._settings.seed), "classifier")
+        variables = jax.device_get(_fit(key, self._network, self._settings, self.inputs, labels))
+        digest = self._digest.copy()
+        digest.update(labels.tobytes())
+        return Classifier(self._network, variables, self._settings.max_side, digest.hexdigest()[:16])
+
+
+def restored_classifier(
+    arrays: Mapping[str, Shaped[np.ndarray, "..."]], num_classes: int, settings: ClassifierSettings, fingerprint: str
 ) -> Classifier:
-    """Trains the classifier, or reads it from `cache_dir` if the same one was trained before.
-
-    A damaged file in the cache is ignored with a warning, and the classifier is trained again.
-
-    Raises:
-      ValueError: if the labels do not lie in [0, num_classes).
-    """
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(f"Labels must lie in [0, {num_classes}), and they reach {labels.min()} and {labels.max()}.")
+    """Returns the classifier of parameters by their names, such as `core.trees.named_leaves` gives."""
     network = ConvClassifier(num_classes, settings.width, settings.num_features)
-    fingerprint = _fingerprint(images, labels, network, settings)
-    small = _inputs(images, settings.max_side)
-    key = keys.stream(keys.root_key(settings.seed), "classifier")
-    template = jax.eval_shape(network.init, key, small[:1])
-    arrays = cache.stored(cache_dir, f"classifier-{fingerprint}")
-    if arrays is None:
-        arrays = trees.named_leaves(jax.device_get(_fit(key, network, settings, small, labels.astype(np.int32))))
-        if cache_dir is not None:
-            cache.store(cache_dir, f"classifier-{fingerprint}", arrays)
-    variables = trees.map_named(lambda name, _: arrays[name], template)
+    variables = traverse_util.unflatten_dict(dict(arrays), sep="/")
     return Classifier(network, variables, settings.max_side, fingerprint)
 
 
 def classify(
-    classifier: Classifier, images: UInt8[np.ndarray, "n h w c"]
+    classifier: Classifier, inputs: Float[np.ndarray, "n hs ws c"]
 ) -> tuple[Float[np.ndarray, "n f"], Float[np.ndarray, "n k"]]:
-    """Returns penultimate features and class logits of images."""
+    """Returns penultimate features and class logits of images that are given as `classifier_inputs`."""
     features, logits = [], []
-    for start in range(0, len(images), BATCH):
-        batch = _inputs(images[start : start + BATCH], classifier.max_side)
+    for start in range(0, len(inputs), BATCH):
+        batch = inputs[start : start + BATCH]
         padded = np.pad(batch, ((0, BATCH - len(batch)), (0, 0), (0, 0), (0, 0)))  # one shape, one compilation
         outputs = jax.device_get(_apply(classifier.network, classifier.variables, padded))
         features.append(outputs[0][: len(batch)])
         logits.append(outputs[1][: len(batch)])
     return np.concatenate(features), np.concatenate(logits)
-
-
-def _inputs(images: UInt8[np.ndarray, "n h w c"], max_side: int) -> Float[np.ndarray, "n hs ws c"]:
-    factor = math.ceil(max(images.shape[1:3]) / max_side)
-    return average_down(images, factor) / np.float32(127.5) - np.float32(1)
 
 
 def _neighborhoods(x: Float[Array, "b h w c"], *, stride: int) -> Float[Array, "b hs ws c9"]:
@@ -209,15 +236,3 @@ def _draw(
     padded = jnp.pad(images[chosen], ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
     shifted = jax.vmap(lambda image, at: jax.lax.dynamic_slice(image, (*at, 0), images.shape[1:]))(padded, shifts)
     return shifted, optax.smooth_labels(jax.nn.one_hot(labels[chosen], num_classes), 0.05)
-
-
-def _fingerprint(
-    images: UInt8[np.ndarray, "n h w c"],
-    labels: Int[np.ndarray, " n"],
-    network: ConvClassifier,
-    settings: ClassifierSettings,
-) -> str:
-    digest = hashlib.sha256(f"{images.shape} {network!r} {settings!r}".encode())
-    digest.update(images.tobytes())
-    digest.update(labels.astype(np.int32).tobytes())
-    return digest.hexdigest()[:16]

@@ -24,11 +24,12 @@ def gaussian(features: Float[np.ndarray, "n d"]) -> Gaussian:
     """
     if len(features) < 2:
         raise ValueError(f"A covariance needs at least 2 rows of features, and there are {len(features)}.")
-    features = features.astype(np.float64)
-    if not np.isfinite(features).all():
+    scaled = features.astype(np.float64)
+    if not np.isfinite(scaled).all():
         raise ValueError("The features hold values that are not finite: look at the images they were computed from.")
-    mean = features.mean(axis=0)
-    scaled = (features - mean) / np.sqrt(len(features) - 1)  # a factor already, but of as many rows as images
+    mean = scaled.mean(axis=0)
+    scaled -= mean  # in place, since it may be large
+    scaled /= np.sqrt(len(features) - 1)  # a factor already, but of as many rows as images
     return Gaussian(mean, scaled if len(features) <= features.shape[1] else _root(scaled.T @ scaled))
 
 

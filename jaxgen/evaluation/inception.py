@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Key, PyTree, Shaped, UInt8
+from jaxtyping import Array, Float, Int, Key, PyTree, Shaped, UInt8
 
 from jaxgen.core import keys as key_tools
 from jaxgen.core import trees
-from jaxgen.evaluation import cache
 from jaxgen.evaluation.inception_score import SPLITS
+from jaxgen.evaluation.streams import FilledArray
 from jaxgen.nn.inception import InceptionV3
-from jaxgen.parallel.sampling import map_batches
+from jaxgen.parallel.streaming import StreamedMap
 
 BATCH_PER_DEVICE = 32
 """Images that are worked on at a time; 299x299 after the network's own resize, whatever their size."""
@@ -42,15 +42,6 @@ class Features(NamedTuple):
 
     pooled: Float[np.ndarray, "n 2048"]
     logits: Float[np.ndarray, "n 1008"]
-
-
-class SplitFeatures(NamedTuple):
-    """The features of the samples and of the real images, and the hash of the weights."""
-
-    samples: Features
-    train: Features
-    held_out: Features
-    fingerprint: str
 
 
 def save(directory: Path, variables: PyTree) -> None:
@@ -83,40 +74,47 @@ def load(directory: Path) -> Inception:
     return Inception(traverse_util.unflatten_dict(arrays, sep="/"), facts["sha256"][:16])
 
 
-def check(held_out: UInt8[np.ndarray, "n h w c"]) -> None:
-    """Raises an error for data that the network has no figures for.
+def check(*, count: int, channels: int, dtype: str) -> None:
+    """Raises an error for held-out images that the network has no figures for.
 
     Raises:
-      ValueError: if the images have neither one channel nor three, or there are too few.
+      ValueError: if the images have neither one channel nor three, or more than 8 bits, or there are too few.
     """
-    count, channels = held_out.shape[0], held_out.shape[-1]
     if channels not in (1, 3):
         raise ValueError(
             f"evaluate.inception is for gray and RGB images, and these have {channels} channels: set it to None."
         )
+    if dtype != "uint8":
+        raise ValueError(f"evaluate.inception is for images of 8 bits, and these are {dtype}: set it to None.")
     if count < SPLITS:
         raise ValueError(f"evaluate.inception needs {SPLITS} held-out images, and there are {count}: set it to None.")
 
 
-def extract(
-    inception: Inception, images: UInt8[np.ndarray, "n h w c"], *, mesh: Mesh, cache_dir: str | Path | None = None
-) -> Features:
-    """Returns features of gray or RGB images, from `cache_dir` if it has those of the same images and weights."""
-    name = f"inception-{inception.fingerprint}-{_hash({'images': images})[:16]}"
-    arrays = cache.stored(cache_dir, name)
-    if arrays is None:
-        arrays = _compute(inception, images, mesh)._asdict()
-        if cache_dir is not None:
-            cache.store(cache_dir, name, arrays)
-    return Features(**arrays)
+class Extraction:
+    """The features of gray or RGB images that come batch by batch."""
 
+    def __init__(self, inception: Inception, *, count: int, mesh: Mesh) -> None:
+        """Takes the number of images, and the devices to work on."""
+        self._rows = FilledArray(count)
+        self._map = StreamedMap(
+            _apply,
+            mesh,
+            inception.variables,
+            key=key_tools.root_key(0),  # of which nothing is drawn
+            count=count,
+            batch_size=BATCH_PER_DEVICE * mesh.devices.size,
+            take=lambda _, rows: self._rows.add(rows),
+        )
 
-def _compute(inception: Inception, images: UInt8[np.ndarray, "n h w c"], mesh: Mesh) -> Features:
-    unused = key_tools.per_example(key_tools.root_key(0), jnp.arange(len(images)))
-    size = BATCH_PER_DEVICE * mesh.devices.size
-    rows = np.concatenate([*map_batches(_apply, mesh, unused, inception.variables, images, batch_size=size)])
-    pooled, logits = np.split(rows, [2048], axis=1)
-    return Features(np.ascontiguousarray(pooled), np.ascontiguousarray(logits))
+    def add(self, images: UInt8[np.ndarray, "b h w c"], labels: Int[np.ndarray, " b"] | None = None) -> None:
+        """Takes the next images."""
+        del labels
+        self._map.add(images)
+
+    def features(self) -> Features:
+        """Returns the features of all images, once they have come."""
+        pooled, logits = np.split(self._rows.whole(), [2048], axis=1)
+        return Features(np.ascontiguousarray(pooled), np.ascontiguousarray(logits))
 
 
 def _apply(keys: Key[Array, " n"], variables: PyTree, images: UInt8[Array, "n h w c"]) -> Float[Array, "n d"]:

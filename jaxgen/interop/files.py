@@ -13,6 +13,7 @@ import numpy as np
 import safetensors
 from jaxtyping import Shaped
 
+from jaxgen.core import paths
 from jaxgen.interop import pickles
 
 _ZIP = b"PK\x03\x04"
@@ -38,6 +39,7 @@ def read_state_dict(path: Path, *, entry: str | None = None) -> dict[str, Shaped
     Raises:
       ValueError: if the file cannot be read, is of no known format, would run code, or leaves the choice open.
     """
+    path = paths.expanded(path)
     try:
         with path.open("rb") as file:
             arrays = _read(file, entry)

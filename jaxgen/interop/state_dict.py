@@ -80,6 +80,13 @@ def misfits(state_dict: StateDict, target: PyTree, official: OfficialName, *, ig
     return _match(state_dict, target, official, ignore)[1]
 
 
+def expected_entries(target: PyTree, official: OfficialName) -> set[str]:
+    """Returns the official entries that the parameters of a network come from."""
+    sources = [official(name) for name in trees.named_leaves(target)]
+    named = [source.name if isinstance(source, OfficialEntries) else source for source in sources]
+    return {entry for names in named for entry in ((names,) if isinstance(names, str) else names)}
+
+
 def summary(problems: list[str]) -> str:
     """Returns the first of many problems, and their number."""
     more = len(problems) - SHOWN

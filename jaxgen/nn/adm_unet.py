@@ -30,8 +30,8 @@ class ADMUNet(nn.Module):
       out_channels: channels of the output.
       base_channels: unit of the widths; `channel_multipliers` gives those of the levels.
       num_res_blocks: residual blocks a level on the way down; there is one more on the way up.
-      attention_resolutions: heights, in pixels, of the feature maps whose blocks end in self-attention; the middle
-        always has it. (The official class counts in factors of the image size.)
+      attention_resolutions: heights, in pixels and whatever the widths, of the feature maps whose blocks end in
+        self-attention; the middle always has it. (The official class counts in factors of the image size.)
       num_heads: attention heads, unless `head_channels` gives the channels of each.
       head_channels: channels of an attention head; 0 for a fixed number of heads.
       use_scale_shift_norm: whether the embedding scales and shifts normalized features, or is added before.

@@ -17,12 +17,20 @@ def num_halvings(height: int, width: int, *, base_side: int) -> int:
     """
     halvings = max((min(height, width) // base_side).bit_length() - 1, 0)
     if halvings == 0 or height % 2**halvings or width % 2**halvings:
-        fitting = base_side * 2 ** max(halvings, 1)
+        rows, columns = _fitting(height, width, base_side, max(halvings, 1))
         raise ValueError(
-            f"Images of {height}x{width} pixels cannot be halved evenly to a smaller side of {base_side} to "
-            f"{2 * base_side - 1} pixels: resize them, to {fitting}x{fitting} say, or choose another base_side."
+            f"Images of {height}x{width} pixels (height x width) cannot be halved evenly to a smaller side of "
+            f"{base_side} to {2 * base_side - 1} pixels: resize them, to {rows}x{columns} say, or choose another "
+            "base_side."
         )
     return halvings
+
+
+def _fitting(height: int, width: int, base_side: int, halvings: int) -> tuple[int, int]:
+    """Returns a height and width of about the same ratio that can be halved so often."""
+    stride, smaller = 2**halvings, min(height, width)
+    rows, columns = (max(round(base_side * side / smaller), base_side) * stride for side in (height, width))
+    return rows, columns
 
 
 class ConvEncoder(nn.Module):

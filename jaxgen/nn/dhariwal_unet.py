@@ -22,7 +22,8 @@ class DhariwalUNet(nn.Module):
       out_channels: channels of the output.
       base_channels: width of the first level; `channel_multipliers` gives the others, one level each.
       num_res_blocks: residual blocks a level on the way down; there is one more on the way up.
-      attention_resolutions: heights, in pixels, of the feature maps whose blocks end in self-attention.
+      attention_resolutions: heights, in pixels and whatever the widths, of the feature maps whose blocks end in
+        self-attention.
       head_channels: channels of each attention head; narrower levels have no attention, as in the official code.
       dropout: rate within each residual block, drawn from `dropout_keys`.
       num_classes: number of classes; 0 for an unconditional network.

@@ -129,8 +129,8 @@ class EDM2UNet(nn.Module):
       num_classes: number of classes; 0 for an unconditional network.
       base_channels: width of the first level; `channel_multipliers` gives the others, one level each.
       num_res_blocks: residual blocks a level on the way down; there is one more on the way up.
-      attention_resolutions: heights, in pixels, of the feature maps whose blocks end in self-attention; the first block
-        of the decoder always does.
+      attention_resolutions: heights, in pixels and whatever the widths, of the feature maps whose blocks end in
+        self-attention; the first block of the decoder always does.
       channels_per_head: width of an attention head.
       dropout: rate within each residual block, drawn from `dropout_keys`.
       label_balance: share of the class, against the noise level, in the embedding.

@@ -36,8 +36,8 @@ class SongUNet(nn.Module):
       out_channels: channels of the output.
       base_channels: width of the first convolution; `channel_multipliers` gives those of the levels.
       num_res_blocks: residual blocks a level on the way down; there is one more on the way up.
-      attention_resolutions: heights, in pixels, of the feature maps whose blocks end in self-attention: all blocks on
-        the way down, the last of the level on the way up.
+      attention_resolutions: heights, in pixels and whatever the widths, of the feature maps whose blocks end in
+        self-attention: all blocks on the way down, the last of the level on the way up.
       embedding: of the noise level: sines and cosines of geometric or of random frequencies.
       frequencies: of the Fourier embedding, base_channels * noise_channel_multiplier / 2 numbers; none for the
         network's own, which are N(0, 16^2) by a fixed seed. They are constants and no parameters: official weights

@@ -16,6 +16,8 @@ from jaxgen.core.config import Section, call
 from jaxgen.core.contract import GenerativeModel, ModelSpec, require
 from jaxgen.parallel import mesh as meshes
 
+_CALLS_AT_ONCE = 64  # of the model, for which keys are made together
+
 
 class SampleSettings(NamedTuple):
     """The config's section `sample`.
@@ -39,8 +41,21 @@ def sample_settings(config: Section) -> SampleSettings:
     return settings
 
 
+def rows_of_call(mesh: Mesh, batch_size: int, count: int) -> int:
+    """Returns the number of examples in each call for `count` of them, a multiple of the devices that split a batch."""
+    shards = meshes.batch_shards(mesh)
+    return -(-min(batch_size, count) // shards) * shards
+
+
 def map_batches(
-    fn: Callable[..., Array], mesh: Mesh, keys: Key[Array, " n"], variables: PyTree, rows: PyTree, *, batch_size: int
+    fn: Callable[..., Array],
+    mesh: Mesh,
+    keys: Key[Array, " n"],
+    variables: PyTree,
+    rows: PyTree,
+    *,
+    batch_size: int,
+    of: int | None = None,
 ) -> Iterator[np.ndarray]:
     """Applies `fn(keys, variables, rows)` to n examples in batches, split over the mesh; yields results on the host.
 
@@ -52,11 +67,12 @@ def map_batches(
       rows: a tree of numpy arrays [n, ...] to go with the keys; None for nothing.
       batch_size: examples in a call; rounded up to a multiple of the devices that split a batch. The last call is
         filled up by repetition.
+      of: the number of all examples, if these are some of them; the calls are as large as those for all would be.
     """
-    n, shards = keys.shape[0], meshes.batch_shards(mesh)
-    size = -(-min(batch_size, n) // shards) * shards
+    n = keys.shape[0]
+    size = rows_of_call(mesh, batch_size, of or n)
     split, whole = meshes.batch_sharding(mesh, axis=0), meshes.replicated(mesh)
-    variables = jax.tree.map(lambda x: x if _lies_on(mesh, x) else meshes.place(x, whole), variables)
+    variables = on_mesh(mesh, variables)
     placed = jax.tree.map(lambda x: x.sharding, variables)
     # Of several processes, each needs all the results, and can read only what its own devices hold.
     out = split if jax.process_count() == 1 else whole
@@ -67,6 +83,12 @@ def map_batches(
         batch = jax.tree.map(lambda x, chosen=chosen: meshes.place(x[chosen], split), (keys, rows))
         result = compiled(batch[0], variables, batch[1])
         yield np.asarray(result)[: n - start]
+
+
+def on_mesh(mesh: Mesh, variables: PyTree) -> PyTree:
+    """Returns variables whose arrays are on the mesh, whole where they were elsewhere."""
+    whole = meshes.replicated(mesh)
+    return jax.tree.map(lambda x: x if _lies_on(mesh, x) else meshes.place(x, whole), variables)
 
 
 def _lies_on(mesh: Mesh, x: Any) -> bool:
@@ -92,15 +114,14 @@ def balanced_labels(spec: ModelSpec, count: int, chosen: Sequence[int] = ()) -> 
         )
     if not spec.num_classes:
         return None
-    cycle = np.asarray(chosen or range(spec.num_classes), np.int32)
-    return cycle[np.arange(count) % len(cycle)]
+    return np.resize(np.asarray(chosen or range(spec.num_classes), np.int32), count)
 
 
 class NonfiniteImagesError(ValueError):
     """Images that a model has drawn are not finite."""
 
 
-def draw_images(
+def draw_batches(
     model: GenerativeModel,
     variables: PyTree,
     labels: np.ndarray | None,
@@ -110,25 +131,66 @@ def draw_images(
     mesh: Mesh,
     batch_size: int,
     more: Mapping[str, np.ndarray] = MappingProxyType({}),
-    on_batch: Callable[[int], None] = lambda done: None,
-) -> np.ndarray:
-    """Draws uint8 images [count, h, w, c]; image i is a function of the seed, i, its label and other conditions alone.
+    start: int = 0,
+    stop: int | None = None,
+) -> Iterator[np.ndarray]:
+    """Draws images of `count`, in batches [b, h, w, c]; image i is a function of the seed, i and its conditions.
 
-    The other conditions are in `more`, by name, an array [count, ...] of each.
+    Batches begin at multiples of one size, so that images from `start` to `stop` come in the batches of all `count`.
 
-    `on_batch` is called after each batch with the number of images that are done.
+    Args:
+      model: the model.
+      variables: of the model.
+      labels: the class of each of the `count` images; None if the model is unconditional.
+      count: of images, of which some may be drawn elsewhere.
+      seed: of all images.
+      mesh: the devices.
+      batch_size: images in a call, as in `map_batches`.
+      more: the other conditions by name, an array [count, ...] of each.
+      start: the first image to draw.
+      stop: the image before which to end; all if None.
+
+    Yields:
+      Images [b, h, w, c], uint8 or uint16 as the model's `spec.levels` asks for.
 
     Raises:
       NonfiniteImagesError: if an image is not finite; says what the model gives for a cause.
     """
-    image_keys = key_tools.per_example(key_tools.stream(key_tools.root_key(seed), "sample"), jnp.arange(count))
+    stop = count if stop is None else stop
+    key = key_tools.stream(key_tools.root_key(seed), "sample")
     cond = {**more, **({} if labels is None else {"label": labels})} or None
+    size = rows_of_call(mesh, batch_size, count)
+    for first in range(start - start % size, stop, size * _CALLS_AT_ONCE):
+        last = min(first + size * _CALLS_AT_ONCE, stop)
+        image_keys = key_tools.per_example(key, jnp.arange(first, last))
+        rows = jax.tree.map(lambda x, first=first, last=last: x[first:last], cond)
+        done = first
+        for batch in map_batches(model.sample, mesh, image_keys, variables, rows, batch_size=batch_size, of=count):
+            done += len(batch)
+            _check_finite(batch, done, model.nonfinite_hint)
+            if done > start:
+                yield images.to_levels(batch[max(0, start - done + len(batch)) :], model.spec.levels)
+
+
+def draw_images(
+    model: GenerativeModel,
+    variables: PyTree,
+    labels: np.ndarray | None,
+    *,
+    on_batch: Callable[[int], None] = lambda done: None,
+    **options: Any,
+) -> np.ndarray:
+    """Draws images [count, h, w, c] of levels; the arguments are those of `draw_batches`.
+
+    `on_batch` is called after each batch with the number of images that are done.
+
+    Raises:
+      NonfiniteImagesError: if an image is not finite.
+    """
     drawn: list[np.ndarray] = []
-    for batch in map_batches(model.sample, mesh, image_keys, variables, cond, batch_size=batch_size):
-        done = sum(map(len, drawn)) + len(batch)
-        _check_finite(batch, done, model.nonfinite_hint)
-        drawn.append(images.to_uint8(batch))
-        on_batch(done)
+    for batch in draw_batches(model, variables, labels, **options):
+        drawn.append(batch)
+        on_batch(sum(map(len, drawn)))
     return np.concatenate(drawn)
 
 
@@ -140,16 +202,8 @@ def _check_finite(batch: np.ndarray, done: int, hint: str) -> None:
         raise NonfiniteImagesError(f"{failed} of {done} images are not finite: {cause}.")
 
 
-def reconstruct_images(
-    model: GenerativeModel,
-    variables: PyTree,
-    originals: np.ndarray,
-    labels: np.ndarray | None,
-    *,
-    mesh: Mesh,
-    batch_size: int,
-) -> np.ndarray:
-    """Encodes and decodes uint8 images [n, h, w, c] by a model with `encode` and `decode`."""
+def reconstruction(model: GenerativeModel) -> Callable[..., Array]:
+    """Returns `fn(keys, variables, rows)` that encodes and decodes the `image` of rows, and gives floats in [-1, 1]."""
     require(model, "encode", "decode", by="Reconstruction")
 
     def reconstruct(image_keys: Key[Array, " n"], variables: PyTree, rows: PyTree) -> Array:
@@ -159,8 +213,24 @@ def reconstruct_images(
         latents = model.encode(image_keys, variables, images.to_float(rows["image"]), cond)
         return model.decode(variables, latents, cond)
 
-    batches = _map_images(reconstruct, model, variables, originals, labels, mesh=mesh, batch_size=batch_size)
-    return np.concatenate([images.to_uint8(batch) for batch in batches])
+    return reconstruct
+
+
+def likelihood(model: GenerativeModel) -> Callable[..., Array]:
+    """Returns `fn(keys, variables, rows)` that gives log-likelihoods of the `image` of rows in nats."""
+    require(model, "log_prob", by="The likelihood")
+
+    def score(image_keys: Key[Array, " n"], variables: PyTree, rows: PyTree) -> Array:
+        assert model.log_prob is not None
+        cond = {name: rows[name] for name in model.spec.conditioning if name in rows}  # null ones for the others
+        return model.log_prob(image_keys, variables, images.to_float(rows["image"]), cond)
+
+    return score
+
+
+def stream_of(fn: Callable[..., Array]) -> Key[Array, ""]:
+    """Returns the key of a function of held-out images, such as `reconstruction`; the same in all evaluations."""
+    return key_tools.stream(key_tools.root_key(0), fn.__name__)
 
 
 def score_images(
@@ -172,28 +242,8 @@ def score_images(
     mesh: Mesh,
     batch_size: int,
 ) -> np.ndarray:
-    """Returns log-likelihoods [n], in nats, of uint8 images [n, h, w, c] by a model with `log_prob`."""
-    require(model, "log_prob", by="The likelihood")
-
-    def score(image_keys: Key[Array, " n"], variables: PyTree, rows: PyTree) -> Array:
-        assert model.log_prob is not None
-        cond = {name: rows[name] for name in model.spec.conditioning if name in rows}  # null ones for the others
-        return model.log_prob(image_keys, variables, images.to_float(rows["image"]), cond)
-
-    return np.concatenate([*_map_images(score, model, variables, originals, labels, mesh=mesh, batch_size=batch_size)])
-
-
-def _map_images(
-    fn: Callable[..., Array],
-    model: GenerativeModel,
-    variables: PyTree,
-    originals: np.ndarray,
-    labels: np.ndarray | None,
-    *,
-    mesh: Mesh,
-    batch_size: int,
-) -> Iterator[np.ndarray]:
-    """Applies `fn(keys, variables, rows)` to images, with their labels where the model is conditional."""
-    image_keys = key_tools.per_example(key_tools.stream(key_tools.root_key(0), fn.__name__), jnp.arange(len(originals)))
+    """Returns log-likelihoods [n], in nats, of images [n, h, w, c] of levels by a model with `log_prob`."""
+    fn = likelihood(model)
+    image_keys = key_tools.per_example(stream_of(fn), jnp.arange(len(originals)))
     rows = {"image": originals} | ({"label": labels} if model.spec.num_classes else {})
-    return map_batches(fn, mesh, image_keys, variables, rows, batch_size=batch_size)
+    return np.concatenate([*map_batches(fn, mesh, image_keys, variables, rows, batch_size=batch_size)])

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from jaxgen.core import paths
 from jaxgen.core.config import Section
 from jaxgen.runs import frozen, new_run
 from jaxgen.runs.opened import Run
@@ -32,6 +33,7 @@ def reconstruct(run: Run, output: Path, *, sigma_rel: float) -> Reconstructed:
       ValueError: if the run kept none, the width cannot be had from them, or the directory is taken.
     """
     config = run.config
+    output = paths.expanded(output)
     new_run.check_free(output)
     stored = _widths(config)
     state, step = run.restore()

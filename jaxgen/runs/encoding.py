@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
+from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
-from jaxgen.core import images, keys
+from jaxgen.core import images, keys, paths
 from jaxgen.core.contract import Posterior
 from jaxgen.data import ENDLESS, Dataset, subset_indices
 from jaxgen.data.sources import latents
@@ -80,6 +80,7 @@ def encode(
       RefusedError: if the run is of no autoencoder, the data cannot be had, or the directory is taken.
     """
     with agreed():
+        output = paths.expanded(output)
         _check_free(output)
         if num_train is not None and num_train < 1:
             raise ValueError(f"The number of training images is {num_train}, but must be at least 1.")
@@ -89,7 +90,10 @@ def encode(
     with whole_directory(output) as unfinished:
         cached = write_splits(unfinished, encoder, data, num_train=num_train, mirror=config.data.flip, dtype=dtype)
         home, spec = unfinished / latents.AUTOENCODER, run.experiment.spec
-        frozen.save_autoencoder(home, config, spec, encoder.variables, shift=cached.shift, scale=cached.scale)
+        window = data["train"].window
+        frozen.save_autoencoder(
+            home, config, spec, encoder.variables, window=window, shift=cached.shift, scale=cached.scale
+        )
         latents.save_facts(
             unfinished,
             data["train"],
@@ -170,7 +174,7 @@ class Reader:
     label: Int[np.ndarray, " n"]
     mirrored: bool = False
 
-    def __getitem__(self, indices: Int[np.ndarray, " b"]) -> UInt8[np.ndarray, "b h w c"]:
+    def __getitem__(self, indices: Int[np.ndarray, " b"]) -> Shaped[np.ndarray, "b h w c"]:
         examples = self.data.examples.__getitems__([int(self.chosen[index]) for index in indices])
         if self.data.num_classes:
             self.label[indices] = [example["label"] for example in examples]

@@ -4,11 +4,11 @@ import importlib.metadata
 import logging
 import os
 import platform
-import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from jaxgen.core import paths
 
 # XLA's own CPU convolutions are slow in jaxlib 0.10. With this value of the option a library runs each product and
 # convolution by itself: 3x3 convolutions with their gradients were 1.7 times as fast with 0.10.2, and 0.9 times with
@@ -22,28 +22,40 @@ _CPU_VERSIONS = ("0.10.0", "0.10.1", "0.10.2", "0.11.0", "0.11.1", "0.11.2", "0.
 _PLAN_DEVICES = 2_048  # XLA's CPU client has no more; see runs.planning
 
 
-def prepare(arguments: Sequence[str] = ()) -> None:
+def prepare(*, plan_devices: int | None = None) -> None:
     """Sets the environment of JAX, leaving alone what the user has set.
 
-    The command `plan` compiles for simulated CPU devices; their number is that of its flag.
+    `JAXGEN_XLA_FLAGS=0` keeps XLA_FLAGS as they are; `JAX_COMPILATION_CACHE_DIR` moves the compilation cache, which
+    there is none of where neither it nor a home directory is known.
 
-    `JAXGEN_XLA_FLAGS=0` keeps XLA_FLAGS as they are; `JAX_COMPILATION_CACHE_DIR` moves the compilation cache.
+    Args:
+      plan_devices: how many simulated CPU devices to compile for, and never to run on; None for the devices that are
+        there.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     verified = importlib.metadata.version("jaxlib") in _CPU_VERSIONS
     if os.environ.get("JAXGEN_XLA_FLAGS") != "0" and _CPU_OPTION not in flags and verified:
         os.environ["XLA_FLAGS"] = f"{flags} {_CPU_OPTION}={_CPU_VALUE}".strip()
-    if "plan" in arguments[1:]:
+    if plan_devices is not None:
         os.environ["JAX_PLATFORMS"] = "cpu"
-        count = min(_devices_asked_for(arguments), _PLAN_DEVICES)
+        count = min(plan_devices, _PLAN_DEVICES)
         # What is planned is never run: no time is spent on machine code.
         added = f"--xla_force_host_platform_device_count={count} --xla_backend_optimization_level=0"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {added}".strip()
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxgen" / "compilation"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    cache = _cache_directory()
+    if cache is not None:
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "jaxgen" / "compilation"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     # Orbax and TFDS would otherwise say on the terminal what they do all the time.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def _cache_directory() -> Path | None:
+    """Returns the directory of the user's caches; None where it is neither named nor in a home directory."""
+    named, home = os.environ.get("XDG_CACHE_HOME"), paths.home()
+    if named:
+        return Path(named)
+    return None if home is None else home / ".cache"
 
 
 def ready() -> None:
@@ -66,7 +78,7 @@ def ready() -> None:
             ("jax_compilation_cache_dir", None, str),
             ("jax_persistent_cache_min_compile_time_secs", 1.0, float),
         ):
-            if getattr(jax.config, option) == default:
+            if getattr(jax.config, option) == default and option.upper() in os.environ:
                 jax.config.update(option, read(os.environ[option.upper()]))
     absl = logging.getLogger("absl")
     if _is_no_step_of_orbax not in absl.filters:
@@ -85,12 +97,6 @@ def ready() -> None:
 def _is_no_step_of_orbax(record: logging.LogRecord) -> bool:
     """Filters the log: Orbax logs each of its steps, and warns of errors that it raises as exceptions as well."""
     return f"{os.sep}orbax{os.sep}" not in record.pathname
-
-
-def _devices_asked_for(arguments: Sequence[str]) -> int:
-    """Returns the number in --devices=N, or 1 where the command line will be refused."""
-    found = [re.fullmatch(r"--?devices=(\d+)", argument) for argument in arguments]
-    return max([int(match[1]) for match in found if match], default=1)
 
 
 def record() -> dict[str, Any]:

@@ -14,6 +14,7 @@ from jaxgen.core import keys, latents
 from jaxgen.core.build import build_inner, build_model
 from jaxgen.core.config import Section
 from jaxgen.core.contract import Env, GenerativeModel, ModelSpec, TrainState
+from jaxgen.core.images import dtype_of, levels_of
 from jaxgen.data import Dataset, Facts, StepLayout, facts, load, train_batches
 from jaxgen.data.dataset import label_of
 from jaxgen.data.faults import Faults, tolerant
@@ -170,10 +171,21 @@ def make_faults(settings: Settings, split: str, directory: Path | None = None, *
     return Faults(settings.data.faults, split=split, file=None if directory is None else directory / FAULTS, say=say)
 
 
+def pixel_settings(settings: Settings, directory: Path) -> Settings:
+    """Returns the settings of the images of the run in a directory: for a model of latents, its autoencoder's."""
+    home = home_of_pixels(directory)
+    return settings if home == directory else parse(load_config(home))
+
+
+def home_of_pixels(directory: Path) -> Path:
+    """Returns the directory whose config and facts are of the images of a run: of its autoencoder, if it has one."""
+    autoencoder = frozen.kept(directory, latents.ROLE)
+    return autoencoder if autoencoder.exists() else directory
+
+
 def load_pixels(settings: Settings, directory: Path, split: str, faults: Faults) -> Dataset:
     """Loads a split of the images of the run in a directory: for a model of latents, those of its autoencoder."""
-    autoencoder = frozen.kept(directory, latents.ROLE)
-    return load_data(parse(load_config(autoencoder)) if autoencoder.exists() else settings, split, faults)
+    return load_data(pixel_settings(settings, directory), split, faults)
 
 
 def load_data(settings: Settings, split: str, faults: Faults | None = None) -> Dataset:
@@ -225,7 +237,9 @@ def known_facts(
 
 def spec_of(data: Dataset | Facts) -> ModelSpec:
     """Returns the spec of data."""
-    return ModelSpec(data.image_shape, data.conditioning)
+    known = data if isinstance(data, Facts) else data.facts
+    spec = ModelSpec(known.image_shape, known.conditioning)
+    return spec if known.of_latents else spec._replace(levels=levels_of(known.image_dtype))
 
 
 def batches(experiment: Experiment, data: Dataset) -> Callable[[int], Batches]:
@@ -289,7 +303,7 @@ def example(experiment: Experiment) -> PyTree:
 def batch_shapes(experiment: Experiment, size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes of a training batch of images, or of cached latents, for a size of a microbatch."""
     model, shape = experiment.model, (experiment.model.microbatches, size)
-    dtype = np.float32 if latents.ROLE in experiment.frozen else np.uint8
+    dtype = np.float32 if latents.ROLE in experiment.frozen else dtype_of(experiment.spec.levels)
     shapes = {
         "image": jax.ShapeDtypeStruct((*shape, *experiment.spec.image_shape), dtype),
         "index": jax.ShapeDtypeStruct(shape, np.int32),

@@ -19,10 +19,11 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import Float, PyTree
 
-from jaxgen.core import latents, trees
+from jaxgen.core import latents, paths, trees
 from jaxgen.core.build import build_model
-from jaxgen.core.config import Section
+from jaxgen.core.config import Section, differences
 from jaxgen.core.contract import GenerativeModel, ModelSpec
+from jaxgen.core.images import Window
 from jaxgen.parallel.runner import NOTHING, Frozen
 from jaxgen.training import workdir
 from jaxgen.training.durability.whole_files import write_whole
@@ -71,7 +72,7 @@ def named(config: Section) -> dict[str, str]:
     for role, run in found.items():
         if not isinstance(run, str):
             raise ValueError(f"frozen.{role} is {run!r}, but must be the work directory of a run, or None.")
-    return found
+    return {role: str(paths.expanded(run, where=f"frozen.{role}")) for role, run in found.items()}
 
 
 def kept(home: Path, role: str) -> Path:
@@ -80,15 +81,25 @@ def kept(home: Path, role: str) -> Path:
 
 
 def described(home: Path | None, role: str, run: str) -> tuple[Path, int | None]:
-    """Returns the directory that describes the run for a role, and the step that a run in `home` began with, if any."""
-    if home is not None:
-        try:
-            source = json.loads((kept(home, role) / _SOURCE).read_text())
-        except (OSError, ValueError):
-            source = {}
-        if source.get("run") == run:
-            return kept(home, role), source["step"]
-    return Path(run), None
+    """Returns the directory that describes the run for a role, and the step that a run in `home` began with, if any.
+
+    A run of the same config in another place may be the same one, moved: its step counts, too.
+    """
+    if home is None:
+        return Path(run), None
+    known = kept(home, role)
+    try:
+        source = json.loads((known / _SOURCE).read_text())
+    except (OSError, ValueError):
+        return Path(run), None
+    if source.get("run") == run:
+        return known, source["step"]
+    return Path(run), source.get("step") if _same_config(Path(run), known) else None
+
+
+def _same_config(run: Path, known: Path) -> bool:
+    one, other = workdir.load_config(run), workdir.load_config(known)
+    return not differences(one, other, ignore=workdir.UNCOMPARED)
 
 
 def keep(sources: Sources, home: Path) -> None:
@@ -171,12 +182,13 @@ def save_autoencoder(
     spec: ModelSpec,
     variables: PyTree,
     *,
+    window: Window | None = None,
     shift: Float[np.ndarray, " c"],
     scale: Float[np.ndarray, " c"],
 ) -> None:
     """Writes an autoencoder, and shift and scale that standardize its latents, into a new directory."""
     workdir.prepare(directory, config)
-    workdir.save_spec(directory, spec)
+    workdir.save_spec(directory, spec, window=window)
     found = {_VARIABLES + name: np.asarray(leaf) for name, leaf in trees.named_leaves(variables).items()}
     np.savez(directory / _ARRAYS, shift=shift, scale=scale, **found)  # type: ignore[arg-type]
 

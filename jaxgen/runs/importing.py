@@ -14,12 +14,13 @@ from flax import linen as nn
 from jaxtyping import Float, PyTree
 
 from jaxgen.core import config as configs
-from jaxgen.core import trees
+from jaxgen.core import paths, trees
 from jaxgen.core.contract import ModelSpec, TrainState
 from jaxgen.core.latents import ROLE as AUTOENCODER
 from jaxgen.evaluation import inception
 from jaxgen.interop.format import ExtractorFormat, Format, RunFormat, Target
-from jaxgen.interop.state_dict import AVERAGE, Part, StateDict, misfits, summary, to_params
+from jaxgen.interop.prefixes import Renamed, nothing_fits, without_prefix
+from jaxgen.interop.state_dict import AVERAGE, Part, StateDict, expected_entries, misfits, summary, to_params
 from jaxgen.nn.networks import make_network
 from jaxgen.runs import experiment as experiments
 from jaxgen.runs import frozen, new_run
@@ -55,11 +56,15 @@ class Imported(NamedTuple):
       name: the config of the run, or the class of the feature extractor.
       numbers: size of what was imported, in numbers.
       fresh: names of the parameters that the weights do not fill, which are initialized as in a new run.
+      prefix: of the names in the weights, without which they fit.
+      others: how many entries of the weights had no such prefix, and were left out.
     """
 
     name: str
     numbers: int
     fresh: tuple[str, ...] = ()
+    prefix: str = ""
+    others: int = 0
 
 
 class _Candidate(NamedTuple):
@@ -68,8 +73,17 @@ class _Candidate(NamedTuple):
     name: str
     experiment: Experiment
     state: TrainState
+    target: Target
     parts: list[Part]
     problems: list[str]
+
+
+class _NoneFitsError(ValueError):
+    """Weights that fit no config; `closest` is the one with the fewest entries that do not fit."""
+
+    def __init__(self, sentence: str, closest: _Candidate) -> None:
+        super().__init__(sentence)
+        self.closest = closest
 
 
 def find_format(name: str, *, where: str = "format") -> Format:
@@ -89,13 +103,18 @@ def import_extractor(directory: Path, format: ExtractorFormat, weights: StateDic
     Raises:
       ValueError: if the weights do not fit the network; if the directory is not empty, or cannot be written.
     """
+    directory = paths.expanded(directory)
     new_run.check_free(directory)
     network = format.network
     target = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3), jnp.uint8)))
-    variables = to_params(weights, target, format.official, ignore=format.ignored)
+    expected = expected_entries(target, format.official)
+    renamed = Renamed("", weights) if expected & set(weights) else without_prefix(weights, lambda _: expected)
+    if renamed is None:
+        raise ValueError(f"The weights do not fit {type(network).__name__}: {nothing_fits(weights, expected)}.")
+    variables = to_params(renamed.weights, target, format.official, ignore=format.ignored)
     with whole_directory(directory) as unfinished:
         inception.save(unfinished, variables)
-    return Imported(type(network).__name__, trees.count(variables))
+    return Imported(type(network).__name__, trees.count(variables), prefix=renamed.prefix, others=renamed.others)
 
 
 def import_run(
@@ -123,6 +142,7 @@ def import_run(
       ValueError: if the weights fit none, with the entries that do not fit the closest; if a setting or an argument
         cannot be had; if the directory is not empty, or cannot be written.
     """
+    directory = paths.expanded(directory)
     new_run.check_free(directory)
     candidates = config_variants(f"configs/{format.config}.py") if candidates is None else candidates
     with whole_directory(directory) as unfinished:
@@ -135,9 +155,9 @@ def import_run(
                 return experiments.build(settings, experiments.spec_of(known), autoencoder=known.autoencoder)
             return _build_with_autoencoder(settings, autoencoder, num_classes, unfinished)
 
-        chosen = _choose(format, weights, candidates, build)
+        chosen, renamed = _choose_by_any_prefix(format, weights, candidates, build)
         filled = {
-            part.place: to_params(weights, _at(chosen.state, part.place), part.official, ignore=part.ignored)
+            part.place: to_params(renamed.weights, _at(chosen.state, part.place), part.official, ignore=part.ignored)
             for part in chosen.parts
         }
         state = _fill(_initial_state(chosen.experiment), filled)
@@ -145,7 +165,34 @@ def import_run(
         frozen.keep(chosen.experiment.frozen, unfinished)
         new_run.write(unfinished, config, chosen.experiment.spec, state, step=0)
     fresh = tuple(name for name in state.params if not any(_is_below(place, f"params/{name}") for place in filled))
-    return Imported(chosen.name, trees.count(filled), fresh)
+    return Imported(chosen.name, trees.count(filled), fresh, renamed.prefix, renamed.others)
+
+
+def _choose_by_any_prefix(
+    format: RunFormat, weights: StateDict, candidates: Mapping[str, Config], build: Build
+) -> tuple[_Candidate, Renamed]:
+    """Returns the first config that the weights fit, without a prefix of their names if no name fits with it.
+
+    Raises:
+      ValueError: if they fit none.
+    """
+    try:
+        return _choose(format, weights, candidates, build), Renamed("", weights)
+    except _NoneFitsError as error:
+        closest = error.closest
+        if _expected(format, closest, weights) & set(weights):
+            raise
+        renamed = without_prefix(weights, lambda own: _expected(format, closest, own))
+        if renamed is None:
+            reason = nothing_fits(weights, _expected(format, closest, weights))
+            raise ValueError(f"The weights do not fit {closest.name}: {reason}.") from error
+    return _choose(format, renamed.weights, candidates, build), renamed
+
+
+def _expected(format: RunFormat, candidate: _Candidate, weights: StateDict) -> set[str]:
+    """Returns the names that a format expects in weights for a config."""
+    parts = format.parts(candidate.target, weights)
+    return set().union(*(expected_entries(_at(candidate.state, part.place), part.official) for part in parts))
 
 
 def _choose(format: RunFormat, weights: StateDict, candidates: Mapping[str, Config], build: Build) -> _Candidate:
@@ -170,7 +217,8 @@ def _choose(format: RunFormat, weights: StateDict, candidates: Mapping[str, Conf
         raise ValueError(f"The weights can be compared with no config: {'; '.join(refused)}.")
     closest = min(compared, key=lambda candidate: len(candidate.problems))
     others = f", nor any other variant of {closest.name.partition(':')[0]}" if len(candidates) > 1 else ""
-    raise ValueError(f"The weights do not fit {closest.name}{others}: {summary(closest.problems + refused)}.")
+    sentence = f"The weights do not fit {closest.name}{others}: {summary(closest.problems + refused)}."
+    raise _NoneFitsError(sentence, closest)
 
 
 def _compare(format: RunFormat, weights: StateDict, name: str, config: Config, build: Build) -> _Candidate:
@@ -191,7 +239,7 @@ def _compare(format: RunFormat, weights: StateDict, name: str, config: Config, b
         for part in parts
         for problem in misfits(weights, _at(state, part.place), part.official, ignore=part.ignored)
     ]
-    return _Candidate(name, experiment, state, parts, problems)
+    return _Candidate(name, experiment, state, target, parts, problems)
 
 
 def _describe(config: Config, build: Build) -> tuple[Experiment, TrainState, Target]:
@@ -237,7 +285,7 @@ def _keep_autoencoder(latents: Latents, home: Path) -> ModelSpec:
     Raises:
       ValueError: if the run is of no autoencoder, or shift and scale are no numbers for its channels.
     """
-    run = latents.autoencoder
+    run = paths.expanded(latents.autoencoder)
     config, spec = workdir.load_config(run), workdir.load_spec(run)
     experiment = experiments.build(parse(config), spec)
     shape = experiment.model.spec.latent_shape
@@ -248,16 +296,21 @@ def _keep_autoencoder(latents: Latents, home: Path) -> ModelSpec:
     variables, _ = experiments.load_variables(experiment, run, None)
     kept = frozen.kept(home, AUTOENCODER)
     kept.parent.mkdir()
-    frozen.save_autoencoder(kept, config, spec, variables, shift=shift, scale=scale)
+    window = workdir.load_window(run)
+    frozen.save_autoencoder(kept, config, spec, variables, window=window, shift=shift, scale=scale)
     return experiment.model.spec
 
 
 def _per_channel(numbers: Sequence[float | str], channels: int, flag: str) -> Float[np.ndarray, " c"]:
+    given = ",".join(map(str, numbers))
     try:
-        return np.broadcast_to(np.array(numbers, np.float32), (channels,))
+        found = np.broadcast_to(np.array(numbers, np.float32), (channels,))
     except ValueError as error:
-        given = ",".join(map(str, numbers))
         raise ValueError(f"--{flag} is {given}, but must be one number, or {channels} of them.") from error
+    if not np.isfinite(found).all() or (flag == "latent_scale" and not found.all()):
+        allowed = "finite and not 0, since latents are divided by it" if flag == "latent_scale" else "finite"
+        raise ValueError(f"--{flag} is {given}, but must be {allowed}.")
+    return found
 
 
 def _initial_state(experiment: Experiment) -> TrainState:

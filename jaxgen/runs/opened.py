@@ -2,26 +2,28 @@
 
 import functools
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, PyTree, Shaped, UInt8
+from jaxtyping import Array, Float, Int, Key, PyTree, Shaped, UInt
 
-from jaxgen.core import conditioning, keys
+from jaxgen.core import conditioning, keys, latents, paths
 from jaxgen.core import images as image_tools
 from jaxgen.core.contract import Decode, Encode, GenerativeModel, ModelSpec, TrainState, require
+from jaxgen.core.images import Window
 from jaxgen.data import Dataset
 from jaxgen.parallel import sampling
-from jaxgen.runs import environment
+from jaxgen.runs import environment, frozen
 from jaxgen.runs import experiment as experiments
 from jaxgen.runs.config_files import Config, with_settings
 from jaxgen.runs.messages import Say, silent
 from jaxgen.runs.settings import parse
-from jaxgen.training.workdir import load_class_names, load_config, load_spec
+from jaxgen.training.checkpoint import directory_of, saved_steps
+from jaxgen.training.workdir import load_class_names, load_config, load_spec, load_window
 
 Label: TypeAlias = int | np.integer | Sequence[int] | np.ndarray | None
 """A class, several in turn, or None: all of them in turn."""
@@ -43,7 +45,8 @@ def open_run(directory: str | Path, *, step: int | None = None, **settings: Any)
       ValueError: if there is no run, a setting does not exist, or the backend of JAX computes wrong.
     """
     environment.ready()
-    return Run(Path(directory), with_settings(load_config(Path(directory)), settings), step=step)
+    found = paths.expanded(directory)
+    return Run(found, with_settings(load_config(found), settings), step=step)
 
 
 class Run:
@@ -70,7 +73,7 @@ class Run:
         Raises:
           ValueError: if a setting of the sections that all methods share is wrong.
         """
-        self.directory = directory
+        self.directory = paths.expanded(directory)
         self.settings = parse(config)
         self.config = self.settings.config
         self.batch_size = self.settings.sample.batch_size
@@ -100,6 +103,16 @@ class Run:
         return load_class_names(self.directory)
 
     @functools.cached_property
+    def window(self) -> Window | None:
+        """The values that the levels of images stand for, in the units of the data; None if they are the units."""
+        described = frozen.kept(self.directory, latents.ROLE)
+        return load_window(described if described.exists() else self.directory)
+
+    def in_units(self, images: UInt[np.ndarray, "*shape"]) -> Shaped[np.ndarray, "*shape"]:
+        """Returns images such as `sample` draws in the units and the type of the data (`window`)."""
+        return image_tools.to_units(images, self.window)
+
+    @functools.cached_property
     def _restored(self) -> tuple[PyTree, int]:
         return experiments.load_variables(self.experiment, self.directory, self._step)
 
@@ -112,6 +125,11 @@ class Run:
     def step(self) -> int:
         """The step of the checkpoint."""
         return self._restored[1]
+
+    @property
+    def is_newest(self) -> bool:
+        """True if the checkpoint is the newest one, or the newest whole one where no step was asked for."""
+        return self._step is None or self._step == saved_steps(directory_of(self.directory))[0]
 
     def restore(self) -> tuple[TrainState, int]:
         """Returns the whole state of the checkpoint, for those who train it on by `model.update`, and its step."""
@@ -137,8 +155,8 @@ class Run:
         label: Label = None,
         cond: Mapping[str, Any] = MappingProxyType({}),
         on_batch: Callable[[int], None] = lambda done: None,
-    ) -> UInt8[np.ndarray, "n h w c"]:
-        """Draws images.
+    ) -> UInt[np.ndarray, "n h w c"]:
+        """Draws images: uint8, or uint16 of 16-bit data, whose levels `in_units` maps to the data's values.
 
         Args:
           count: how many.
@@ -152,9 +170,40 @@ class Run:
           ValueError: if `count` is not positive, the model does not have the class or another condition, or an image is
             not finite.
         """
+        drawn: list[np.ndarray] = []
+        for batch in self.sample_batches(count, seed=seed, label=label, cond=cond):
+            drawn.append(batch)
+            on_batch(sum(map(len, drawn)))
+        return np.concatenate(drawn)
+
+    def sample_batches(
+        self,
+        count: int,
+        *,
+        seed: int = 0,
+        label: Label = None,
+        cond: Mapping[str, Any] = MappingProxyType({}),
+        start: int = 0,
+        stop: int | None = None,
+    ) -> Iterator[UInt[np.ndarray, "b h w c"]]:
+        """Returns an iterator over the images of `sample`, in batches that are drawn one by one.
+
+        Args:
+          count: how many there are in all; those before `start` and from `stop` on are not drawn.
+          seed: as of `sample`.
+          label: as of `sample`.
+          cond: as of `sample`.
+          start: the first image to draw.
+          stop: the image before which to end; all if None.
+
+        Raises:
+          ValueError: as `sample`; what the arguments say is checked before the first batch is drawn.
+        """
         if count < 1:
             raise ValueError(f"The number of samples is {count}, but must be at least 1.")
-        return sampling.draw_images(
+        if not 0 <= start <= (count if stop is None else stop) <= count:
+            raise ValueError(f"The images from {start} to {stop} are asked for, but there are {count} samples.")
+        return sampling.draw_batches(
             self.model,
             self.variables,
             self.labels(count, label),
@@ -162,8 +211,9 @@ class Run:
             seed=seed,
             mesh=self.experiment.runner.mesh,
             batch_size=self.batch_size,
-            more=self._conditions(cond, count),
-            on_batch=on_batch,
+            more=self.conditions(cond, count),
+            start=start,
+            stop=stop,
         )
 
     def data(self, split: str, *, say: Say = silent) -> Dataset:
@@ -183,7 +233,7 @@ class Run:
         """Returns the latents of images, of a model that has latents.
 
         Args:
-          images: uint8 [n, h, w, c], of the shape `spec.image_shape`.
+          images: uint8 or, of 16-bit data, uint16 [n, h, w, c], of the shape `spec.image_shape`, as `data` has them.
           labels: their classes, where the model is conditional.
           seed: of the latents that are drawn, where the model draws them.
 
@@ -196,7 +246,7 @@ class Run:
         encode = _encoder(self.model.encode)  # type: ignore[arg-type]  # functions are hashable
         return self._map(encode, rows, key=keys.stream(keys.root_key(seed), "encode"))
 
-    def decode(self, latents: Shaped[np.ndarray, "..."], *, labels: Labels = None) -> UInt8[np.ndarray, "n h w c"]:
+    def decode(self, latents: Shaped[np.ndarray, "..."], *, labels: Labels = None) -> UInt[np.ndarray, "n h w c"]:
         """Returns the images of latents [n, ...] such as `encode` returns.
 
         Raises:
@@ -209,10 +259,10 @@ class Run:
             raise ValueError(f"The latents are of shape {given.shape}, but must be of shape {('n', *(shape or ()))}.")
         rows = {"latent": given, **self._cond(labels, len(given))}
         decode = _decoder(self.model.decode)  # type: ignore[arg-type]  # functions are hashable
-        return image_tools.to_uint8(self._map(decode, rows, key=keys.root_key(0)))
+        return image_tools.to_levels(self._map(decode, rows, key=keys.root_key(0)), self.spec.levels)
 
     def log_prob(self, images: Shaped[np.ndarray, "..."], *, labels: Labels = None) -> Float[np.ndarray, " n"]:
-        """Returns log-likelihoods of uint8 images [n, h, w, c] in nats.
+        """Returns log-likelihoods of images [n, h, w, c] in nats, as `encode` takes them.
 
         They are exact or lower bounds, as `spec.likelihood` says; `evaluate` gives their mean in bits per dimension.
 
@@ -228,13 +278,14 @@ class Run:
 
     def _images(self, images: np.ndarray) -> np.ndarray:
         given, shape = np.asarray(images), tuple(self.spec.image_shape)
-        if given.dtype != np.uint8 or given.shape[1:] != shape or len(given) == 0:
+        dtype = image_tools.dtype_of(self.spec.levels)
+        if given.dtype != dtype or given.shape[1:] != shape or len(given) == 0:
             raise ValueError(
-                f"The images are {given.dtype} of shape {given.shape}, but must be uint8 of shape {('n', *shape)}."
+                f"The images are {given.dtype} of shape {given.shape}, but must be {dtype} of shape {('n', *shape)}."
             )
         return given
 
-    def _conditions(self, cond: Mapping[str, Any], count: int) -> dict[str, np.ndarray]:
+    def conditions(self, cond: Mapping[str, Any], count: int) -> dict[str, np.ndarray]:
         """The conditions but for the class, an array [count, ...] of each."""
         if "label" in cond:
             raise ValueError("cond has 'label', but the class is given by the argument of that name.")

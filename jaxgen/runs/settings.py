@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from jaxgen.core import config as configs
+from jaxgen.core import shared_settings
 from jaxgen.core.config import Section, call
 from jaxgen.data.faults import NEEDS as FAULT_NEEDS
 from jaxgen.data.faults import FaultSettings
@@ -39,7 +39,7 @@ class Settings(NamedTuple):
     """All settings of a run. Those that all methods share are read; methods read their own when they are built.
 
     Attributes:
-      config: the whole config, which cannot be changed.
+      config: the whole config, which cannot be changed; paths in it are as given, elsewhere they are expanded.
       seed: of everything that is random.
       data: the section `data`.
       train: the section `train`.
@@ -68,17 +68,18 @@ def parse(config: Config) -> Settings:
       ValueError: names the first setting of the shared sections that is wrong.
     """
     config = read_only(config)
-    configs.check_shared(config)
+    shared_settings.check_shared(config)
+    located = shared_settings.located(config)
     return Settings(
         config,
         config.seed,
-        _data_settings(config.data),
-        train_settings(config),
+        _data_settings(located.data),
+        train_settings(located),
         health_settings(config),
         log_settings(config),
         call(ParallelSettings, config.parallel, where="parallel", needs=PARALLEL_NEEDS),
         sample_settings(config),
-        evaluation_settings(config),
+        evaluation_settings(located),
     )
 
 

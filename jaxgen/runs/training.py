@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxgen.core import paths
 from jaxgen.data import Dataset
 from jaxgen.data.faults import DataFaultError, Faults
 from jaxgen.parallel import agreement, hosts
-from jaxgen.runs import environment, evaluation, extension, frozen, warm_start
+from jaxgen.runs import environment, evaluation_checks, extension, frozen, warm_start
 from jaxgen.runs import experiment as experiments
 from jaxgen.runs.config_files import Config, with_settings
 from jaxgen.runs.experiment import Experiment
@@ -28,7 +29,7 @@ from jaxgen.training.durability.interruption import Interruption
 from jaxgen.training.durability.out_of_memory import OutOfMemoryError
 from jaxgen.training.durability.whole_files import write_whole
 from jaxgen.training.durability.write_errors import Tolerance, WriteError, writing
-from jaxgen.training.logging import Log, Progress, ProgressMode
+from jaxgen.training.logging import Log, Progress, ProgressMode, check_writers
 from jaxgen.training.means import UnknownMetricError
 from jaxgen.training.settings import retention
 
@@ -81,7 +82,7 @@ def train(
     """
     environment.ready()
     changes = {} if init_from is None else {"train.init_from": str(init_from)}
-    config, directory = with_settings(config, changes), Path(directory)
+    config, directory = with_settings(config, changes), paths.expanded(directory)
     outcome = advance(config, directory, started=time.monotonic(), extend=extend, say=say)
     if outcome.interrupted is not None:
         signal.raise_signal(outcome.interrupted)
@@ -114,10 +115,10 @@ def advance(
     with contextlib.ExitStack() as stack:
         with agreed():
             settings = parse(config)
-            if settings.evaluate.num_samples:
-                evaluation.network_of(settings.evaluate)
+            check_writers(settings.log)
             faults = experiments.make_faults(settings, "train", directory, say=say)
             data = experiments.load_data(settings, "train", faults)
+            evaluation_checks.check_before_training(settings, data)
             spec = experiments.spec_of(data)
             experiment = experiments.build(settings, spec, directory, autoencoder=data.autoencoder)
             start, lines = _starting_point(experiment, directory, extend=extend)
@@ -183,7 +184,8 @@ def _know_data(job: _Job, saved: int | None) -> None:
     if saved is not None:
         workdir.check_data(job.directory, job.data, say=job.say)
     with _making_room(job.directory):
-        workdir.save_spec(job.directory, job.experiment.spec, job.data)
+        workdir.save_paths(job.directory, job.settings.config)
+        workdir.save_spec(job.directory, job.experiment.spec, job.data, window=job.data.window)
 
 
 @contextlib.contextmanager
@@ -207,6 +209,8 @@ def _train(job: _Job) -> Outcome:
         if start >= settings.num_steps:
             job.say(f"{directory} is finished: all {settings.num_steps:,} steps are done.")
             return Outcome(start)
+        for line in (job.data.summary, *job.data.notes) if hosts.is_first() else ():
+            job.say(line)
         batch_size = job.settings.data.batch_size
         progress = Progress(settings.num_steps, start, batch_size, mode=job.progress_mode, say=job.say)
         tolerance = Tolerance(settings.on_write_error, progress.say)
@@ -229,6 +233,7 @@ def _train(job: _Job) -> Outcome:
                 checkpoints=checkpoints,
                 log=log,
                 progress=progress,
+                class_names=job.data.class_names,
                 interrupted=interruption or (lambda: False),
                 started=job.started,
             )

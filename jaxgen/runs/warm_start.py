@@ -88,9 +88,12 @@ def find(settings: TrainSettings, target: TrainState, directory: Path) -> Start 
       ValueError: if the other run or a whole checkpoint of it cannot be had, or nothing of it fits.
     """
     begun = agreement.from_first(lambda: bool(checkpoint.saved_steps(checkpoint.directory_of(directory))))
-    if settings.init_from is None or begun:
+    if settings.init_from is None:
         return None
     run = Path(settings.init_from)
+    if begun:
+        agreement.from_first(lambda: _check_moved(str(run), directory))
+        return None
     workdir.load_config(run)  # says in a sentence that there is no run
     recorded = agreement.from_first(lambda: _recorded(directory))
     step = checkpoint.choose_step(run, None if recorded is None else recorded["step"])
@@ -198,6 +201,25 @@ def runner_from(runner: Runner, start: Start) -> Runner:
 def record(start: Start, directory: Path) -> None:
     """Writes down in a work directory what its run starts from; process 0 alone does this."""
     write_whole(directory / NAME, json.dumps(start.origin._asdict(), indent=2) + "\n")
+
+
+def _check_moved(run: str, directory: Path) -> None:
+    """Compares the run that `train.init_from` names with the one that the run in a directory has started from.
+
+    Raises:
+      ValueError: if it is named by another path, and does not have the same checkpoint.
+    """
+    recorded = _recorded(directory)
+    if recorded is None or Path(recorded["run"]) == Path(run):
+        return
+    step = recorded["step"]
+    if step not in checkpoint.saved_steps(checkpoint.directory_of(Path(run))) or (
+        checkpoint.digest(Path(run), step) != recorded["digest"]
+    ):
+        raise ValueError(
+            f"The run in {directory} has started from step {step} of {recorded['run']}, which is not in {run}: give "
+            "that path, or choose another --workdir."
+        )
 
 
 def _recorded(directory: Path) -> dict[str, Any] | None:

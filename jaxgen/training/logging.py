@@ -6,17 +6,22 @@ step, too, which replace a file that was damaged.
 """
 
 import contextlib
+import importlib
 import json
 import math
+import os
+import shlex
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from jaxgen.core import grids
 from jaxgen.core import images as image_tools
 from jaxgen.core.config import Section, call
 from jaxgen.parallel import hosts
@@ -27,6 +32,7 @@ from jaxgen.training.tensorboard import EventFile
 ProgressMode = Literal["bar", "lines"]
 
 _CURVES = "TensorBoard's file"
+_LONG_SECONDS = 10.0  # of work beside training, before a line says what it is
 
 
 class LogSettings(NamedTuple):
@@ -56,6 +62,22 @@ def log_settings(config: Section) -> LogSettings:
     return settings
 
 
+def check_writers(settings: LogSettings) -> None:
+    """Checks that what the settings name is installed.
+
+    Raises:
+      ValueError: if it is not.
+    """
+    if not settings.wandb:
+        return
+    try:
+        importlib.import_module("wandb")
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            'log.wandb needs Weights & Biases: pip install "jaxgen[wandb]", or log.wandb=False.'
+        ) from error
+
+
 class Log:
     """Writers of one run's metrics and images, as a context manager that closes them; of several processes, in one.
 
@@ -75,7 +97,7 @@ class Log:
         say: Callable[[str], None] = print,
     ) -> None:
         self._tolerate, self._writes = tolerate, hosts.is_first()
-        self._wandb = _wandb(workdir, config) if settings.wandb and self._writes else None  # first, since it may refuse
+        self._wandb = _wandb(workdir, config, say) if settings.wandb and self._writes else None
         self._tensorboard = None
         self._history = bytearray()
         if not self._writes:
@@ -146,11 +168,23 @@ class Log:
         if self._wandb is not None:
             self._wandb.log(values, step=step)
 
-    def images(self, name: str, step: int, images: np.ndarray, *, columns: int | None = None) -> Path | None:
-        """Records uint8 images [n, h, w, c] as one grid, `samples/NAME_STEP.png`; returns its path where it writes."""
+    def images(
+        self,
+        name: str,
+        step: int,
+        images: np.ndarray,
+        *,
+        columns: int | None = None,
+        labels: np.ndarray | None = None,
+        class_names: Sequence[str] = (),
+    ) -> Path | None:
+        """Records images [n, h, w, c] as one picture, `samples/NAME_STEP.png`; returns its path where it writes.
+
+        The other arguments are those of `grids.picture`.
+        """
         if not self._writes:
             return None
-        picture = image_tools.grid(images, columns=columns)
+        picture = grids.picture(images, columns=columns, labels=labels, class_names=class_names)
         path = self._samples / f"{name}_{step:08d}.png"
         with self._tolerate(), writing(f"{path.parent.name}/{path.name}"):
             self._samples.mkdir(exist_ok=True)
@@ -200,14 +234,26 @@ def _step_of(line: bytes) -> int | None:
     return step if isinstance(step, int) else None
 
 
-def _wandb(workdir: Path, config: dict[str, Any]) -> Any:
+def _wandb(workdir: Path, config: dict[str, Any], say: Callable[[str], None]) -> Any:
+    """Starts a run of Weights & Biases; an offline one where there is no account or no connection, which is said."""
+    import wandb
+
+    given = {"project": "jaxgen", "name": workdir.name, "dir": str(workdir), "config": config, "resume": "allow"}
+    if not os.environ.get("WANDB_MODE") and not wandb.login(prompt=False, verify=False):
+        say(f"No account of Weights & Biases is logged in here (wandb login): {_offline(workdir)}")
+        return wandb.init(**given, mode="offline")
     try:
-        import wandb
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            'log.wandb needs Weights & Biases: pip install "jaxgen[wandb]", or log.wandb=False.'
-        ) from error
-    return wandb.init(project="jaxgen", name=workdir.name, dir=str(workdir), config=config, resume="allow")
+        return wandb.init(**given)
+    except wandb.errors.Error as error:  # a wrong key, or no connection
+        reason = " ".join(str(error).split()).rstrip(".")
+        say(f"Weights & Biases cannot be reached ({reason}): {_offline(workdir)}")
+        return wandb.init(**given, mode="offline")
+
+
+def _offline(workdir: Path) -> str:
+    return (
+        f"this run is logged offline; send it later by: wandb sync {shlex.quote(str(workdir / 'wandb'))}/offline-run-*"
+    )
 
 
 def _print(text: str) -> None:
@@ -264,6 +310,22 @@ class Progress:
             left = (self._num_steps - step) / self._rate if self._rate else 0.0
             self._say(f"step {step}/{self._num_steps}  {status}  {left:,.0f} s left")
 
+    @contextlib.contextmanager
+    def working(self, text: str) -> Iterator[None]:
+        """Shows other work than training, until the context ends: in the bar, or by a line if it takes long."""
+        if self._bar is not None:
+            self._bar.update(self._task, status=text)
+            yield
+            return
+        line = threading.Timer(_LONG_SECONDS, self._say, [f"{text} ..."])
+        line.daemon = True
+        line.start()
+        try:
+            yield
+        finally:
+            line.cancel()
+            line.join()
+
     def say(self, text: str) -> None:
         """Says a line without disturbing the bar."""
         if self._bar is not None:
@@ -273,8 +335,9 @@ class Progress:
 
 
 def progress_mode() -> ProgressMode:
-    """Returns `bar` where standard output is a terminal, `lines` elsewhere."""
-    return "bar" if sys.stdout.isatty() else "lines"
+    """Returns `bar` where standard output is a terminal that can show one, `lines` elsewhere."""
+    movable = os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+    return "bar" if movable and sys.stdout is not None and sys.stdout.isatty() else "lines"
 
 
 def _bar() -> Any:

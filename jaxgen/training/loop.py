@@ -9,6 +9,7 @@ from jaxtyping import PyTree
 
 from jaxgen.core.contract import Phase
 from jaxgen.training.durability.watchdog import Watchdog
+from jaxgen.training.waiting import DataWait
 
 HostMetrics = dict[str, np.ndarray]
 """Metrics [S] of the S steps of a dispatch, on the host."""
@@ -45,6 +46,7 @@ def fit(
     hooks: Sequence[Hook],
     interrupted: Callable[[], bool],
     watchdog: Watchdog,
+    waiting: DataWait,
 ) -> tuple[PyTree, int | None]:
     """Runs the dispatches of a plan.
 
@@ -58,6 +60,7 @@ def fit(
       hooks: called after each dispatch that reaches or passes a multiple of their steps, the metrics up to there known.
       interrupted: returns whether to stop after the present dispatch.
       watchdog: informed of what the loop waits for.
+      waiting: measures how long the devices wait for batches.
 
     Returns:
       The state, and the step at which the run was interrupted, or None if it came to the end of the plan.
@@ -70,10 +73,12 @@ def fit(
             on_metrics(step, jax.device_get(metrics))
 
     unread: tuple[int, PyTree] | None = None
+    waiting.restart_clock()
     for dispatch in plan:
         watchdog.watch(f"reading the batches of steps {dispatch.first + 1} to {dispatch.last}")
-        batch = put(_stack([next(batches) for _ in range(dispatch.num_steps)]))
+        batch = put(_stack(waiting.read(batches, dispatch.num_steps)))
         state, metrics = update(dispatch, state, batch)
+        waiting.dispatched(metrics)
         read(unread)  # of the previous dispatch, while the devices compute this one
         unread = (dispatch.last, metrics)
 
@@ -85,6 +90,7 @@ def fit(
         for hook in due:
             with watchdog.paused():
                 hook.run(dispatch.last, state)
+            waiting.restart_clock()
         if stop:
             return state, dispatch.last
     read(unread)

@@ -19,11 +19,11 @@ from jaxtyping import PyTree
 from jaxgen.core import trees
 from jaxgen.core.config import Section
 from jaxgen.core.contract import GenerativeModel, TrainState
-from jaxgen.parallel import sampling
 from jaxgen.parallel.runner import Compiled, Runner
 from jaxgen.parallel.sampling import SampleSettings
 from jaxgen.training import loop, snapshots
 from jaxgen.training.checkpoint import Checkpoints
+from jaxgen.training.drawing import GridSettings, SampleGrids
 from jaxgen.training.durability import health, out_of_memory, rollback, spikes
 from jaxgen.training.durability.health import HealthSettings
 from jaxgen.training.durability.rollback import Rollback
@@ -35,8 +35,7 @@ from jaxgen.training.means import Means
 from jaxgen.training.profiling import Profiler
 from jaxgen.training.programs import Programs
 from jaxgen.training.settings import TrainSettings
-
-GRID_IMAGES = 80  # eight rows of the ten classes that most small datasets have
+from jaxgen.training.waiting import DataWait
 
 
 class TrainingRun(NamedTuple):
@@ -57,6 +56,7 @@ class TrainingRun(NamedTuple):
       checkpoints: where the state is saved.
       log: where numbers and pictures go.
       progress: what the terminal shows.
+      class_names: the names of the classes, by number; none if they have none.
       interrupted: returns whether to stop soon.
       started: `time.monotonic()` when the process started.
     """
@@ -75,6 +75,7 @@ class TrainingRun(NamedTuple):
     checkpoints: Checkpoints
     log: Log
     progress: Progress
+    class_names: tuple[str, ...]
     interrupted: Callable[[], bool]
     started: float
 
@@ -98,12 +99,14 @@ def train(run: TrainingRun, saved: int | None) -> int | None:
       WriteError: if the last checkpoint cannot be written, or anything and the settings say `stop`.
       UnknownMetricError: if the metric that the settings name for the best checkpoints does not exist.
     """
-    watchdog, profiler = _watchdog(run), _profiler(run)
-    programs = Programs(run.runner.compile, on_compiled=_on_compiled(run), watchdog=watchdog, profiler=profiler)
-    with out_of_memory.explained(run.directory, run.config), profiler:
+    watchdog, profiler, waiting = _watchdog(run), _profiler(run), DataWait()
+    grids = _grids(run)
+    on_compiled = _on_compiled(run, waiting)
+    programs = Programs(run.runner.compile, on_compiled=on_compiled, watchdog=watchdog, profiler=profiler)
+    with out_of_memory.explained(run.directory, run.config), profiler, contextlib.closing(waiting):
         while True:
             try:
-                return _train_from(run, saved, programs, watchdog)
+                return _train_from(run, saved, programs, watchdog, waiting, grids)
             except health.UnhealthyError as error:
                 if not _may_roll_back(run, error):
                     raise
@@ -111,7 +114,14 @@ def train(run: TrainingRun, saved: int | None) -> int | None:
             run, saved = _roll_back(run, failure)
 
 
-def _train_from(run: TrainingRun, saved: int | None, programs: Programs, watchdog: Watchdog) -> int | None:
+def _train_from(
+    run: TrainingRun,
+    saved: int | None,
+    programs: Programs,
+    watchdog: Watchdog,
+    waiting: DataWait,
+    grids: SampleGrids,
+) -> int | None:
     """Trains as `train` does, without rollbacks: an `UnhealthyError` ends it."""
     settings, start = run.settings, saved or 0
     statistics = Statistics(dict(run.loss_statistics), Means(settings.keep_best))
@@ -126,15 +136,16 @@ def _train_from(run: TrainingRun, saved: int | None, programs: Programs, watchdo
             loop.dispatches(start, settings.num_steps, settings.steps_per_dispatch, run.model.phase),
             put=run.runner.put,
             update=programs.update,
-            on_metrics=_on_metrics(run, statistics),
-            hooks=_hooks(run, statistics),
+            on_metrics=_on_metrics(run, statistics, waiting),
+            hooks=_hooks(run, statistics, grids),
             interrupted=run.interrupted,
             watchdog=watchdog,
+            waiting=waiting,
         )
     last = settings.num_steps if stopped is None else stopped
     _save(run, last, state, statistics, tolerate=Tolerance("stop", run.progress.say))  # the result of the run
     if stopped is None and last % settings.sample_every_steps:
-        _sample(run, last, state)
+        _sample(run, last, state, grids)
     run.checkpoints.wait()
     return stopped
 
@@ -161,7 +172,7 @@ def _size(state: TrainState) -> str:
     return f"{total} ({', '.join(f'{player} {trees.count(state.params[player]):,}' for player in state.opt_state)})"
 
 
-def _on_metrics(run: TrainingRun, statistics: Statistics) -> Callable[[int, loop.HostMetrics], None]:
+def _on_metrics(run: TrainingRun, statistics: Statistics, waiting: DataWait) -> Callable[[int, loop.HostMetrics], None]:
     every, num_steps = run.settings.log_every_steps, run.settings.num_steps
 
     def on_metrics(step: int, metrics: loop.HostMetrics) -> None:
@@ -173,7 +184,9 @@ def _on_metrics(run: TrainingRun, statistics: Statistics) -> Callable[[int, loop
         run.progress.update(step, _losses(shown), line=due)
         if due:
             run.log.metrics(step, shown)
-            run.log.clock(step, {"images_per_second": run.progress.images_per_second})
+            speed = {"images_per_second": run.progress.images_per_second, "data/wait_share": waiting.take_share()}
+            run.log.clock(step, speed)
+            waiting.say_once(run.progress.say)
 
     return on_metrics
 
@@ -183,7 +196,7 @@ def _losses(metrics: dict[str, float]) -> str:
     return "  ".join(f"{name.removeprefix('loss/')} {metrics[name]:.4g}" for name in spikes.loss_names(metrics))
 
 
-def _on_compiled(run: TrainingRun) -> Callable[[loop.Dispatch, Compiled, float], None]:
+def _on_compiled(run: TrainingRun, waiting: DataWait) -> Callable[[loop.Dispatch, Compiled, float], None]:
     def on_compiled(dispatch: loop.Dispatch, compiled: Compiled, seconds: float) -> None:
         facts = [f"Compiled in {seconds:.1f} s"]
         if compiled.flops:
@@ -193,15 +206,16 @@ def _on_compiled(run: TrainingRun) -> Callable[[loop.Dispatch, Compiled, float],
         facts.append(f"{time.monotonic() - run.started:.1f} s since the start")
         run.progress.say(", ".join(facts))
         run.progress.restart_clock(dispatch.first)
+        waiting.restart_clock()
 
     return on_compiled
 
 
-def _hooks(run: TrainingRun, statistics: Statistics) -> list[loop.Hook]:
+def _hooks(run: TrainingRun, statistics: Statistics, grids: SampleGrids) -> list[loop.Hook]:
     settings, tolerate = run.settings, _tolerance(run)
 
     def sample(step: int, state: PyTree) -> None:
-        _sample(run, step, state)
+        _sample(run, step, state, grids)
 
     def save(step: int, state: PyTree) -> None:
         _save(run, step, state, statistics, tolerate=tolerate)
@@ -215,22 +229,23 @@ def _hooks(run: TrainingRun, statistics: Statistics) -> list[loop.Hook]:
     return hooks
 
 
-def _sample(run: TrainingRun, step: int, state: PyTree) -> None:
-    """Draws the same keys and labels at every step, so that the grids of a run can be compared."""
+def _grids(run: TrainingRun) -> SampleGrids:
+    settings = GridSettings(
+        num_images=run.settings.sample_num_images,
+        share=run.settings.sample_share,
+        batch_size=run.sample.batch_size,
+        seed=run.seed,
+        class_names=run.class_names,
+    )
+    return SampleGrids(
+        settings, run.model, run.runner.mesh, log=run.log, progress=run.progress, interrupted=run.interrupted
+    )
+
+
+def _sample(run: TrainingRun, step: int, state: PyTree, grids: SampleGrids) -> None:
+    """Draws the grid of a step; that of the last one in any case."""
     variables = run.model.eval_variables(run.runner.to_contract(state))
-    try:
-        images = sampling.draw_images(
-            run.model,
-            variables,
-            sampling.balanced_labels(run.model.spec, GRID_IMAGES),
-            count=GRID_IMAGES,
-            seed=run.seed,
-            mesh=run.runner.mesh,
-            batch_size=min(GRID_IMAGES, run.sample.batch_size),
-        )
-        run.log.images("samples", step, images, columns=10)
-    except sampling.NonfiniteImagesError as error:  # training may yet come to images that are
-        run.progress.say(f"warning: no samples of step {step}: {error}")
+    grids.draw(step, variables, always=step >= run.settings.num_steps)
     run.progress.restart_clock(step)
 
 

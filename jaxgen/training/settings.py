@@ -20,6 +20,9 @@ class TrainSettings(NamedTuple):
         checkpoint and go on with other data, `health.max_rollbacks` times at most.
       log_every_steps: distance between lines in metrics.jsonl. These durations are rounded up to whole dispatches.
       sample_every_steps: distance between grids of samples.
+      sample_num_images: images in such a grid.
+      sample_share: the share of the time of training that drawing grids may take, beside 10 s of each process; a grid
+        that takes longer has the first images only, or is left out. None: all grids have all images.
       checkpoint_every_steps: distance between checkpoints.
       keep_checkpoints: how many of the newest are kept.
       keep_every_steps: checkpoints whose step is a multiple of it are kept for ever; None for none.
@@ -42,6 +45,8 @@ class TrainSettings(NamedTuple):
     nonfinite: Literal["stop", "skip", "rollback"] = "stop"
     log_every_steps: int = 100
     sample_every_steps: int = 1_000
+    sample_num_images: int = 80
+    sample_share: float | None = 0.05
     checkpoint_every_steps: int = 1_000
     keep_checkpoints: int = 2
     keep_every_steps: int | None = None
@@ -72,6 +77,10 @@ def train_settings(config: Section) -> TrainSettings:
     for name, value in settings._asdict().items():
         if isinstance(value, int) and value < 1:
             raise ValueError(f"train.{name} is {value}, but must be at least 1.")
+    if settings.sample_share is not None and not 0 < settings.sample_share <= 1:
+        raise ValueError(
+            f"train.sample_share is {settings.sample_share}, but must be above 0 and at most 1, or None for no limit."
+        )
     refuse_unused(TrainSettings, settings._asdict(), NEEDS, where="train")
     if settings.snapshot_every_steps is not None and config.ema.get("kind") != "power":
         raise ValueError("train.snapshot_every_steps is set, but only the averages of ema.kind=power have snapshots.")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from jaxgen.core import conditioning
 from jaxgen.core import config as configs
 from jaxgen.core.contract import ModelSpec
+from jaxgen.core.images import Window
+from jaxgen.core.shared_settings import path_settings
 from jaxgen.data import Dataset
 from jaxgen.training.durability import lock, manifest
 from jaxgen.training.durability.whole_files import write_whole
@@ -17,10 +20,14 @@ from jaxgen.training.durability.whole_files import write_whole
 _KEEPING = ("checkpoints", "every_steps", "best", "best_count", "best_mode")
 UNCOMPARED = (
     *("parallel", "log", "sample", "evaluate", "health", "data.on_fault", "data.max_faults"),
+    *("data.path", "data.data_dir"),  # what lies there is compared: `check_data`
     *(f"train.keep_{name}" for name in _KEEPING),
     "train.on_write_error",
+    *("train.sample_num_images", "train.sample_share"),
 )
 """Sections and settings that may differ between a run and its continuation: none of them changes the trajectory."""
+
+_OTHER_RUNS = ("frozen.", "train.init_from")  # settings of paths whose content is compared by its digest
 
 _BEGUN = (lock.NAME, ".config.json.tmp.json")  # what a process leaves that dies before the config is written
 
@@ -59,7 +66,9 @@ def check(workdir: Path, config: configs.Section) -> bool:
     existed = (workdir / "config.json").exists()
     if existed:
         grown = () if grown_from(workdir, config) is None else ("train.num_steps",)
-        different = configs.differences(config, load_config(workdir), ignore=(*UNCOMPARED, *grown))
+        kept = load_config(workdir)
+        moved = [name for name in _moved(config, kept) if name.startswith(_OTHER_RUNS)]
+        different = configs.differences(config, kept, ignore=(*UNCOMPARED, *moved, *grown))
         if different:
             raise ValueError(
                 f"{workdir} holds a run with another config: choose another --workdir, or the same settings. "
@@ -70,6 +79,27 @@ def check(workdir: Path, config: configs.Section) -> bool:
     elif workdir.exists() and any(path.name not in _BEGUN for path in workdir.iterdir()):
         raise ValueError(f"{workdir} is not empty and holds no run (no config.json): choose another --workdir.")
     return existed
+
+
+def _moved(config: configs.Section, kept: configs.Section) -> dict[str, str]:
+    """Returns the paths that a run goes on with and that are others than before, by setting."""
+    before, now = path_settings(kept), path_settings(config)
+    return {name: path for name, path in now.items() if name in before and before[name] != path}
+
+
+def save_paths(workdir: Path, config: configs.Section) -> None:
+    """Writes the paths of the data and of other runs that a run goes on with into its config, to be found there later.
+
+    Call it when what lies there has been compared.
+    """
+    kept = load_config(workdir)
+    changes: dict[str, Any] = {
+        name: path for name, path in _moved(config, kept).items() if name.startswith(_OTHER_RUNS)
+    }
+    changes |= {f"data.{name}": config.data.get(name) for name in ("path", "data_dir") if name in kept.data}
+    changed = kept.replaced(changes)
+    if configs.differences(changed, kept):
+        save_config(workdir, changed)
 
 
 def grown_from(workdir: Path, config: configs.Section) -> int | None:
@@ -93,50 +123,74 @@ def load_config(workdir: Path) -> configs.Section:
     """
     path = workdir / "config.json"
     if not path.exists():
-        raise ValueError(
-            f"{workdir} holds no run (no config.json): train one with launch.py train --workdir={workdir}."
-        )
+        there = shlex.quote(str(workdir))
+        raise ValueError(f"{workdir} holds no run (no config.json): train one with launch.py train --workdir={there}.")
     try:
         return configs.from_json(json.dumps(manifest.unsealed(path.read_text())))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}): restore it, or start in another --workdir.") from error
 
 
-def save_spec(workdir: Path, spec: ModelSpec, data: Dataset | None = None) -> None:
-    """Keeps shape, conditions, class names and fingerprint of the data; sampling does not need the data itself then."""
+def save_spec(workdir: Path, spec: ModelSpec, data: Dataset | None = None, *, window: Window | None = None) -> None:
+    """Keeps what sampling needs to know of the data, and their fingerprint: sampling does not need them then.
+
+    Args:
+      workdir: the work directory.
+      spec: shape, conditions and levels of the data.
+      data: their class names and fingerprint, where these are to be kept.
+      window: the values that the levels stand for, in the units of the data.
+    """
     told = conditioning.to_json(spec.conditioning)
-    facts: dict[str, Any] = {"image_shape": spec.image_shape, "conditioning": told}
+    facts: dict[str, Any] = {"image_shape": spec.image_shape, "conditioning": told, "levels": spec.levels}
+    if data is not None:
+        facts["num_examples"] = len(data.examples)
     if data is not None and data.class_names:
         facts["class_names"] = data.class_names
+    if window is not None:
+        facts["window"] = window._asdict()
     if data is not None and data.fingerprint is not None:
-        facts |= {"num_examples": len(data.examples), "fingerprint": data.fingerprint}
+        facts["fingerprint"] = data.fingerprint
     write_whole(_data_file(workdir), manifest.sealed(facts))
 
 
 def check_data(workdir: Path, data: Dataset, *, say: Callable[[str], None] = print) -> None:
     """Compares the data of a run that goes on with what `save_spec` kept, and will mend where that was damaged.
 
+    The fingerprints decide or, where the source gives none, the number of examples.
+
     Raises:
       ValueError: if they are known to differ.
     """
     path = _data_file(workdir)
     try:
-        facts = manifest.unsealed(path.read_text())
-    except FileNotFoundError:  # removed, since a change is meant
-        return
+        change = change_of_data(workdir, data)
     except (OSError, ValueError) as error:
         say(f"{path} was damaged ({error}): it is written anew, and the data are taken for those of the run.")
         return
-    then, count = facts.get("fingerprint"), facts.get("num_examples", 0)
-    if None in (then, data.fingerprint) or data.fingerprint == then:
-        return
+    if change is not None:
+        raise ValueError(
+            f"The data of the run in {workdir} was changed since it began ({change}), so that it cannot go on as it "
+            "would have: restore the data, or start in another --workdir. If the change is meant, remove "
+            f"{path}."
+        )
+
+
+def change_of_data(workdir: Path, data: Dataset) -> str | None:
+    """Returns what tells data from those that a run began with; None if nothing is known to, or was kept.
+
+    Raises:
+      OSError: if the file with the facts of the run's data cannot be read.
+      ValueError: if it is damaged.
+    """
+    try:
+        facts = manifest.unsealed(_data_file(workdir).read_text())
+    except FileNotFoundError:  # removed, since a change is meant
+        return None
     now = len(data.examples)
-    change = f"{count:,} examples then, {now:,} now" if count != now else f"{now:,} examples, but not the same ones"
-    raise ValueError(
-        f"The data of the run in {workdir} was changed since it began ({change}), so that it cannot go on as it would "
-        "have: restore the data, or start in another --workdir. If the change is meant, remove "
-        f"{path}."
-    )
+    then, count = facts.get("fingerprint"), facts.get("num_examples", now)
+    if (count == now) if None in (then, data.fingerprint) else (data.fingerprint == then):
+        return None
+    return f"{count:,} examples then, {now:,} now" if count != now else f"{now:,} examples, but not the same ones"
 
 
 def load_spec(workdir: Path) -> ModelSpec:
@@ -146,7 +200,8 @@ def load_spec(workdir: Path) -> ModelSpec:
       ValueError: if the run was never started, or the file cannot be read.
     """
     with _reading(workdir) as facts:
-        return ModelSpec(tuple(facts["image_shape"]), conditioning.from_json(facts["conditioning"]))
+        spec = ModelSpec(tuple(facts["image_shape"]), conditioning.from_json(facts["conditioning"]))
+        return spec._replace(levels=facts.get("levels", spec.levels))  # runs of before had 8 bits
 
 
 def load_class_names(workdir: Path) -> tuple[str, ...]:
@@ -157,6 +212,16 @@ def load_class_names(workdir: Path) -> tuple[str, ...]:
     """
     with _reading(workdir) as facts:
         return tuple(facts.get("class_names", ()))
+
+
+def load_window(workdir: Path) -> Window | None:
+    """Returns the window that `save_spec` wrote; None if the levels are the units of the data.
+
+    Raises:
+      ValueError: if the run was never started, or the file cannot be read.
+    """
+    with _reading(workdir) as facts:
+        return Window(**facts["window"]) if "window" in facts else None
 
 
 @contextlib.contextmanager

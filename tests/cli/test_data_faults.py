@@ -11,6 +11,7 @@ from PIL import Image
 from jaxgen.data.pipeline import shuffled
 
 COUNT = 50
+CLEAR = 7  # may be transparent
 DAMAGED = int(shuffled(np.arange(COUNT), length=COUNT, seed=0)[-1])  # read in the last of four steps
 
 
@@ -22,7 +23,8 @@ def stopped(tmp_path_factory):
     for split in ("train", "test"):
         (folder / split).mkdir()
         for number, pixels in enumerate(values):
-            Image.fromarray(pixels).save(folder / split / f"{number:02}.png")
+            picture = Image.fromarray(pixels).convert("RGBA" if number == CLEAR else "RGB")
+            picture.save(folder / split / f"{number:02}.png")
     damaged = folder / "train" / f"{DAMAGED:02}.png"
     damaged.write_bytes(damaged.read_bytes()[:100])
     return folder, folder / "run", train(folder, folder / "run")
@@ -42,6 +44,14 @@ def test_a_run_stops_with_the_name_of_the_file_and_of_the_last_checkpoint(stoppe
         "data.on_fault=skip to do without it. Stopped; the last whole checkpoint is that of step 2, in "
         f"{workdir}/checkpoints.\n"
     )
+
+
+def test_the_data_are_said_when_training_begins(stopped):
+    lines = stopped[2].out.splitlines()
+    note = "Transparent parts are put on data.background=white in 1 of 50 pictures."
+    at = lines.index("Data: 50 images of 8x8x3, no classes")
+    assert lines[at + 1] == note
+    assert lines.count(note) == 1
 
 
 def test_it_goes_on_without_the_picture_where_that_is_asked_for(stopped, tmp_path):

@@ -127,7 +127,7 @@ def test_mirrored_images_are_examples_of_their_own(first_stage, tmp_path):
 def test_a_run_on_latents_can_do_without_them(second_stage):
     outcome = launch("sample", f"--workdir={second_stage}", "--num_samples=5")
     assert outcome.code == 0, outcome.err
-    with np.load(second_stage / "samples" / "seed0_5.npz") as arrays:
+    with np.load(second_stage / "samples" / "step1_seed0_n5.npz") as arrays:
         assert arrays["images"].shape == (5, 8, 8, 1)
         assert arrays["labels"].tolist() == [0, 1, 2, 3, 4]
 

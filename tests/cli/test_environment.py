@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import pwd
 import subprocess
 import sys
 import types
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from launching import launch
 
-from jaxgen.cli import main
+from jaxgen.cli import commands, main
 from jaxgen.parallel import backend
 from jaxgen.runs import environment
 
@@ -23,15 +24,15 @@ CHOSEN = f"{OPTION}=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 
 @pytest.fixture
 def prepared(monkeypatch):
-    """`prepared(version, arguments, **variables)`: the variables of a process after `prepare`."""
+    """`prepared(version, **variables)`: the variables of a process after `prepare`."""
     names = ("XLA_FLAGS", "JAXGEN_XLA_FLAGS", "JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR", "TF_CPP_MIN_LOG_LEVEL")
 
-    def prepare(version, arguments=(), **variables):
+    def prepare(version, *, plan_devices=None, **variables):
         values = dict.fromkeys(names) | variables
         variables = {name: value for name, value in values.items() if value is not None}
         monkeypatch.setattr(environment.os, "environ", variables)
         monkeypatch.setattr(importlib.metadata, "version", {"jaxlib": version}.__getitem__)
-        environment.prepare(arguments)
+        environment.prepare(plan_devices=plan_devices)
         return variables
 
     return prepare
@@ -62,25 +63,26 @@ def test_compiled_programs_are_kept_for_the_next_start(prepared):
     assert variables["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "0.1"
 
 
-@pytest.mark.parametrize(
-    ("flags", "count"),
-    [
-        ((), 1),
-        (("--devices=64",), 64),
-        (("-devices=3", "--devices=5"), 5),
-        (("--devices=x",), 1),
-        (("--devices=4096",), 2048),
-    ],
-)
-def test_plan_compiles_for_the_devices_that_it_is_asked_about(prepared, flags, count):
-    variables = prepared("0.13.0", ("launch.py", "plan", *flags), JAX_PLATFORMS="tpu")
+@pytest.mark.parametrize(("devices", "count"), [(1, 1), (64, 64), (4096, 2048)])
+def test_plan_compiles_for_the_devices_that_it_is_asked_about(prepared, devices, count):
+    variables = prepared("0.13.0", plan_devices=devices, JAX_PLATFORMS="tpu")
     assert variables["JAX_PLATFORMS"] == "cpu"
     expected = f"--xla_force_host_platform_device_count={count} --xla_backend_optimization_level=0"
     assert variables["XLA_FLAGS"] == expected
 
 
 def test_only_plan_takes_the_place_of_the_devices(prepared):
-    assert "JAX_PLATFORMS" not in prepared("0.10.2", ("plan.py", "train"))
+    assert "JAX_PLATFORMS" not in prepared("0.10.2")
+
+
+def test_without_a_home_directory_compiled_programs_are_not_kept(prepared, monkeypatch):
+    def unknown(uid):
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert "JAX_COMPILATION_CACHE_DIR" not in prepared("0.10.2")
+    assert prepared("0.10.2", HOME="/home")["JAX_COMPILATION_CACHE_DIR"] == "/home/.cache/jaxgen/compilation"
+    assert prepared("0.10.2", XDG_CACHE_HOME="", HOME="/h")["JAX_COMPILATION_CACHE_DIR"].startswith("/h/.cache/")
 
 
 def test_a_run_records_what_repeats_it(monkeypatch):
@@ -140,14 +142,14 @@ def test_devices_that_have_started_are_checked_as_they_are(tmp_path):
 def wrong_backend(monkeypatch):
     """A backend that computes a product wrong, and commands that do nothing but end with code 0."""
     done = types.SimpleNamespace(main=lambda *arguments, **options: 0)
-    for command in main.COMMANDS:
-        monkeypatch.setitem(sys.modules, f"jaxgen.cli.{command}", done)
+    for command in commands.COMMANDS.values():
+        monkeypatch.setitem(sys.modules, f"jaxgen.cli.{command.module}", done)
     monkeypatch.setattr(backend, "errors", lambda: {"sums": 0.0, "products": 0.5})
-    monkeypatch.setattr(main, "_config", lambda command: None)
+    monkeypatch.setattr(main, "_config", lambda line: None)
 
 
 @pytest.mark.usefixtures("wrong_backend")
-@pytest.mark.parametrize("command", main.COMMANDS)
+@pytest.mark.parametrize("command", [name for name in commands.COMMANDS if name not in commands.TOPICS])
 def test_every_command_that_computes_refuses_a_wrong_backend(command):
     outcome = launch(command)
     if command in ("checkpoints", "plan"):  # which run no program

@@ -154,9 +154,36 @@ def test_random_constants_of_a_network_go_into_its_config(place, tmp_path):
     np.testing.assert_array_equal(np.float32(load_config(tmp_path / "run").model.frequencies), frequencies)
 
 
+def test_weights_of_a_wrapped_network_among_others_are_imported_without_their_prefix(place, tmp_path):
+    directory, state_dict, ours = place
+    wrapped = {f"module._orig_mod.{name}": array for name, array in state_dict.items()}
+    np.savez(tmp_path / "wrapped.npz", **wrapped, **{"cond_stage_model.x": np.zeros(3)})
+    outcome = launch(
+        "import", "--format=dit", f"--weights={tmp_path}/wrapped.npz", f"--config={directory}/config.py",
+        f"--workdir={tmp_path}/run",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    sentence = "Their names fit without 'module._orig_mod.' at the beginning; 1 entries without it are left out.\n"
+    assert sentence in outcome.out
+    jax.tree.map(np.testing.assert_array_equal, state_of(tmp_path / "run").params["network"], ours)
+
+
+def test_weights_whose_names_fit_nothing_are_shown_beside_those_that_are_expected(place, tmp_path):
+    np.savez(tmp_path / "other.npz", **{f"layer{i}.w": np.zeros(2, np.float32) for i in range(5)})
+    config = f"--config={place[0]}/config.py"
+    outcome = launch("import", "--format=dit", f"--weights={tmp_path}/other.npz", config, f"--workdir={tmp_path}/run")
+    assert outcome.code == 2
+    assert (
+        "fits: they have layer0.w, layer1.w, layer2.w and 2 more, where blocks.0.adaLN_modulation.1.bias, "
+        in outcome.err
+    )
+    assert outcome.err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 REFUSED = {
     "format": (["--format=dti"], r"--format is 'dti', but must be one of .*dit.* Did you mean dit"),
-    "no format": (["--format="], r"--format is '', but must be one of adm, autoencoder-kl, .*iddpm"),
+    "no format": (["--format="], "--format is empty: give a value"),
     "a tool": (["--format=files"], r"--format is 'files', but must be one of"),
     "no weights": (
         ["--config=configs/ddpm.py", "--weights={directory}/none.pt"],

@@ -12,7 +12,7 @@ from launching import TINY, contents, launch
 
 from jaxgen.evaluation import inception
 from jaxgen.parallel import sampling
-from jaxgen.runs import evaluation
+from jaxgen.runs import evaluation_features
 
 pytestmark = pytest.mark.xdist_group("cli")
 
@@ -42,7 +42,7 @@ def run(trained, tmp_path_factory):
 @pytest.fixture
 def few_images(monkeypatch):
     """Little data, since a single image costs some billions of operations."""
-    monkeypatch.setattr(evaluation, "EVALUATION_IMAGES", COUNT)
+    monkeypatch.setattr(evaluation_features, "EVALUATION_IMAGES", COUNT)
 
 
 def import_arguments(weights, workdir, *more):
@@ -99,11 +99,14 @@ def test_flags_that_mean_nothing_are_refused(place, tmp_path, flag, sentence):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_is_judged_by_it(place, run, few_images):
+def test_a_run_is_judged_by_it(place, run, few_images, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXGEN_CACHE_DIR", str(tmp_path))
     arguments = evaluate_arguments(run, place / "network")
     outcome = launch(*arguments)
     assert outcome.code == 0, outcome.err
-    figures = json.loads((run / "evaluation.json").read_text())["figures"]
+    (path,) = (run / "evaluations").glob("step4_inception=*")  # the directory of the network is in its name
+    assert re.fullmatch(r"step4_inception=.*_[0-9a-f]{8}\.json", path.name)
+    figures = json.loads(path.read_text())["figures"]
     assert [name for name in figures if "inception" in figures[name]] == FIGURES
     for name in FIGURES:
         assert np.isfinite(figures[name]["value"])
@@ -114,14 +117,15 @@ def test_a_run_is_judged_by_it(place, run, few_images):
     assert figures["fid_held_out"]["reference"] == "held-out, 10 images"
     assert "2048-d" in figures["kid"]["features"]
     assert "Frechet distance of 10 images in 2048 dimensions: biased upwards" in outcome.out
-    assert len(list((run / "evaluation").glob("inception-*.npz"))) == 2  # of the real images, for the next evaluation
+    kept = {path.name.split("-")[2] for path in (tmp_path / "evaluation").glob("inception-*.npz")}
+    assert {"train", "held", "gaussian", "radii", "similarity", "kid", "score"} <= kept  # for the next evaluation
 
 
 def test_a_network_that_cannot_be_read_is_refused_before_anything_is_drawn(place, run, tmp_path, monkeypatch):
     def no_samples(*args, **options):
         raise AssertionError("images were drawn")
 
-    monkeypatch.setattr(sampling, "draw_images", no_samples)
+    monkeypatch.setattr(sampling, "draw_batches", no_samples)
     cut = shutil.copytree(place / "network", tmp_path / "cut")
     content = (cut / "variables.npz").read_bytes()
     (cut / "variables.npz").write_bytes(content[: len(content) // 2] + b"!" + content[len(content) // 2 + 1 :])

@@ -1,12 +1,13 @@
 """`launch.py plan`, on the eight devices of the tests."""
 
 import functools
+import sys
 
 import pytest
 from launching import launch
 
 from configs import dit, vae
-from jaxgen.cli import plan
+from jaxgen.cli import main, plan, start
 from jaxgen.core import trees
 from jaxgen.data.dataset import Facts, label_of
 from jaxgen.parallel.plan import splits
@@ -67,8 +68,8 @@ def test_what_a_source_assumes_is_said():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "plan needs --devices=N, at least 1, and it is None"),
-        (["--devices=0"], "at least 1, and it is 0"),
+        ([], "plan needs --devices=N, the number of devices to compile for"),
+        (["--devices=0"], "--devices is 0, but must be at least 1"),
         (["--devices=9"], "There are 8 devices here, and the plan needs 9"),
         (["--devices=8", "--mesh=fsdp=3"], "parallel.fsdp=3, parallel.tensor=1 does not fit 8 devices"),
         (["--devices=8", "--mesh=width=2"], "config.parallel.width is not a setting"),
@@ -88,22 +89,26 @@ def test_plans_that_cannot_be_had_are_refused(arguments, sentence):
 
 @pytest.mark.parametrize(
     ("arguments", "count"),
-    [(["plan", "--devices=64"], 64), (["--devices=5000", "plan"], 2048), (["plan", "--devices=x"], 1)],
+    [
+        (["plan", "--devices=64"], 64),
+        (["--devices=5", "plan"], 5),
+        (["--devices", "7", "plan"], 7),
+        (["plan"], 1),
+        (["train", "--workdir=plan"], None),
+        (["train", "--workdir", "plan"], None),
+        (["--workdir", "plan"], None),
+    ],
 )
 def test_devices_are_made_before_jax_starts(arguments, count, monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "")
-    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
-    environment.prepare(["launch.py", *arguments])
-    assert f"--xla_force_host_platform_device_count={count}" in environment.os.environ["XLA_FLAGS"].split()
-    assert environment.os.environ["JAX_PLATFORMS"] == "cpu"
-
-
-def test_other_commands_keep_their_devices(monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "")
-    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
-    environment.prepare(["launch.py", "train", "--workdir=plan"])
-    assert "device_count" not in environment.os.environ["XLA_FLAGS"]
-    assert environment.os.environ["JAX_PLATFORMS"] == "tpu"
+    """Those of `plan` only, whatever else has that name."""
+    prepared = []
+    monkeypatch.setattr(environment, "prepare", lambda *, plan_devices: prepared.append(plan_devices))
+    monkeypatch.setattr(main, "run", lambda line, *, started: sys.exit(0))
+    monkeypatch.setattr(start.streams, "prepare", lambda: None)
+    monkeypatch.setattr("sys.argv", ["launch.py", *arguments])
+    with pytest.raises(SystemExit):
+        start._run("jaxgen", 0.0)
+    assert prepared == [count]
 
 
 def test_what_is_frozen_is_told_apart():

@@ -19,7 +19,11 @@ TRAIN = {
     "command": (["trian"], "There is no command 'trian'; there are train, sample, evaluate.* Did you mean train"),
     "word": (["train", "again"], "'again' is one word too many"),
     "flag": (["train", "--wrokdir=x"], "wrokdir"),
-    "flag type": (["train", "--seed=x"], "seed.*x"),
+    "flag type": (["plan", "--devices=x"], "--devices is 'x', but must be a whole number"),
+    "flag of another command": (
+        ["train", "--num_samples=3"],
+        "train does not take --num_samples, .* sample and encode",
+    ),
     "config": (["--config=configs/vea.py"], r"no config 'configs/vea\.py'; there are .*configs/vae\.py"),
     "config directory": (["--config=nowhere/vae.py"], r"no config 'nowhere/vae\.py'"),
     "variant": (["--config=configs/vae.py:tinny"], "no variant 'tinny'; this config has digits, tiny"),
@@ -28,7 +32,7 @@ TRAIN = {
     "key below no section": ([TINY, "--config.seed.a=3"], r"seed\.a is not a setting"),
     "type": ([TINY, "--config.train.num_steps=ten"], r"train\.num_steps is 'ten', but must be of type int"),
     "float for int": ([TINY, "--config.train.num_steps=2.5"], r"train\.num_steps is '2\.5', but must be of type int"),
-    "no value": ([TINY, "--config.train.num_steps"], r"train\.num_steps is '', but must be of type int"),
+    "no value": ([TINY, "--config.train.num_steps"], r"has no value: give it as --config\.train\.num_steps=VALUE"),
     "nothing for int": ([TINY, "--config.train.num_steps=None"], r"train\.num_steps is '?None'?, but must be"),
     "no seed": ([TINY, "--config.seed=None"], r"seed is None, but must be of type int"),
     "no batch": ([TINY, "--config.data.batch_size=None"], r"data\.batch_size is None, but must be of type int"),
@@ -62,11 +66,14 @@ def test_train_refuses(what, tmp_path, monkeypatch):
 
 
 SAMPLE = {
-    "no number": ([], "--num_samples is None, but must be at least 1"),
+    "no number": ([], "sample needs --num_samples=N"),
     "zero": (["--num_samples=0"], "--num_samples is 0, but must be at least 1"),
-    "labels": (["--num_samples=4", "--labels=a,b"], "--labels is a,b, but must be class numbers"),
-    "class": (["--num_samples=4", "--labels=3,10"], "no class 10; its classes are the numbers from 0 to 9"),
-    "name": (["--num_samples=4", "--output=new/x.png"], r"--output is new/x\.png, but must end in \.npz"),
+    "labels": (
+        ["--num_samples=4", "--labels=a,b"],
+        "There is no class 'a'; the classes are 0, 1, 2, 3, 4,",
+    ),
+    "class": (["--num_samples=4", "--labels=3,10"], "There is no class '10'; the classes are 0, 1,"),
+    "name": (["--num_samples=4", "--output=new/x.png"], r"--output is new/x\.png, but .* a file that ends in \.npz"),
     "step": (["--num_samples=4", "--step=3"], "no checkpoint of step 3; it has 4, 2"),
     "step elsewhere": (["--num_samples=4", "--step=3", "--output=new/x.npz"], "no checkpoint of step 3"),
     "config": (["--num_samples=4", TINY], "takes its config from the run in --workdir"),
@@ -88,17 +95,22 @@ def test_sample_refuses(what, trained, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("command", ["sample", "evaluate"])
+ON_A_RUN = {"sample": ["--num_samples=4"], "evaluate": []}
+
+
+@pytest.mark.parametrize("command", ON_A_RUN)
 def test_commands_on_a_run_refuse_where_there_is_none(command, tmp_path):
-    assert_refused(launch(command, "--num_samples=4"), f"{command} needs --workdir=DIR")
-    assert_refused(launch(command, "--num_samples=4", f"--workdir={tmp_path}"), r"holds no run \(no config\.json\)")
+    assert_refused(launch(command, *ON_A_RUN[command]), f"{command} needs --workdir=DIR")
+    outcome = launch(command, *ON_A_RUN[command], f"--workdir={tmp_path}")
+    assert_refused(outcome, r"holds no run \(no config\.json\)")
 
 
-@pytest.mark.parametrize("command", ["sample", "evaluate"])
+@pytest.mark.parametrize("command", ON_A_RUN)
 def test_commands_on_a_run_refuse_what_was_not_trained_yet(command, trained, tmp_path):
     for name in ("config.json", "data.json"):
         (tmp_path / name).write_bytes((trained.workdir / name).read_bytes())
-    assert_refused(launch(command, "--num_samples=4", f"--workdir={tmp_path}"), "no whole checkpoint: train first")
+    outcome = launch(command, *ON_A_RUN[command], f"--workdir={tmp_path}")
+    assert_refused(outcome, "no whole checkpoint: train first")
     assert set(contents(tmp_path)) == {"config.json", "data.json"}
 
 

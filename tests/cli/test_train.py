@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from launching import TINY, contents, environment, launch
 
-from jaxgen.cli.main import COMMANDS
+from jaxgen.cli.commands import COMMANDS
 from jaxgen.runs import experiment as experiments
 from jaxgen.runs.config_files import load_config_file
 from jaxgen.runs.settings import parse
@@ -145,7 +145,8 @@ class Interrupting:
             os.kill(os.getpid(), signal.SIGINT)
 
 sys.meta_path.insert(0, Interrupting())
-runpy.run_path(sys.argv[1], run_name="__main__")
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 

@@ -19,11 +19,10 @@ def finished(tmp_path_factory):
 
 
 def images(directory, *arguments):
-    outcome = launch(
-        "sample", f"--workdir={directory}", "--num_samples=8", f"--output={directory}/drawn.npz", *arguments
-    )
+    output = directory / f"drawn-{len(arguments)}.npz"
+    outcome = launch("sample", f"--workdir={directory}", "--num_samples=8", f"--output={output}", *arguments)
     assert outcome.code == 0, outcome.err
-    with np.load(directory / "drawn.npz") as arrays:
+    with np.load(output) as arrays:
         return arrays["images"]
 
 

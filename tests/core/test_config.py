@@ -363,16 +363,3 @@ def test_numbers_within_their_bounds_pass(share, count):
 def test_numbers_out_of_their_bounds_are_refused_by_name(share, count, sentence):
     with pytest.raises(ValueError, match=sentence):
         configs.check_bounds(Numbers(share, count), {"share": (0, 1), "count": (2, math.inf)}, where="section")
-
-
-@pytest.mark.parametrize("path", configs.SHARED)
-@pytest.mark.parametrize("value", [None, 1.5])
-def test_what_all_commands_read_must_be_of_its_type(path, value):
-    config = ConfigDict({"seed": 3, "method": "a.b", "data": {"name": "digits", "batch_size": 4, "flip": True}})
-    configs.check_shared(config)
-    *sections, key = path.split(".")
-    with config.ignore_type():
-        (config[sections[0]] if sections else config)[key] = value
-    kind = configs.SHARED[path].__name__
-    with pytest.raises(ValueError, match=rf"^{re.escape(path)} is {value}, but must be of type {kind}\.$"):
-        configs.check_shared(config)

@@ -12,13 +12,13 @@ def test_all_levels_survive_the_way_to_floats_and_back():
     assert floats.dtype == jnp.float32
     assert (floats.min(), floats.max()) == (-1.0, 1.0)
     np.testing.assert_allclose(np.diff(floats), 2 / 255, rtol=1e-4)
-    np.testing.assert_array_equal(images.to_uint8(floats), levels)
+    np.testing.assert_array_equal(images.to_levels(floats, 256), levels)
 
 
-def test_to_uint8_takes_the_nearest_level_and_clips_what_lies_outside():
+def test_a_float_takes_the_nearest_level_and_clips_what_lies_outside():
     level = 2 / 255
     values = np.array([-7.0, -1.0 + 0.4 * level, -1.0 + 0.6 * level, 1.0 - 0.6 * level, 1.0 + level, 3.0], np.float32)
-    np.testing.assert_array_equal(images.to_uint8(values), [0, 0, 1, 254, 255, 255])
+    np.testing.assert_array_equal(images.to_levels(values, 256), [0, 0, 1, 254, 255, 255])
 
 
 def test_a_grid_goes_row_by_row_with_gaps_of_one_pixel():
@@ -70,4 +70,86 @@ def test_a_png_is_enlarged_as_long_as_its_longer_side_stays_within_the_side_aske
 
 def test_floats_are_fractions_of_127_and_a_half():
     np.testing.assert_allclose(images.to_float(jnp.asarray([0, 51, 255], jnp.uint8)), [-1.0, -0.6, 1.0], rtol=1e-6)
-    np.testing.assert_array_equal(images.to_uint8(jnp.array([-1.0, -0.6, 0.25, 1.0])), [0, 51, 159, 255])
+    np.testing.assert_array_equal(images.to_levels(jnp.array([-1.0, -0.6, 0.25, 1.0]), 256), [0, 51, 159, 255])
+
+
+def test_all_levels_of_16_bits_survive_the_way_to_floats_and_back():
+    levels = np.arange(65_536, dtype=np.uint16)
+    floats = images.to_float(jnp.asarray(levels))
+    assert floats.dtype == jnp.float32
+    np.testing.assert_allclose(floats, np.linspace(-1.0, 1.0, 65_536), atol=2e-7)
+    back = images.to_levels(np.asarray(floats), 65_536)
+    assert back.dtype == np.uint16
+    np.testing.assert_array_equal(back, levels)
+    assert images.to_levels(np.float32([-2.0, 2.0]), 65_536).tolist() == [0, 65_535]
+
+
+def test_a_few_levels_are_levels_too():
+    assert images.to_levels(np.float32([-1.0, -0.4, 0.3, 1.0]), 4).tolist() == [0, 1, 2, 3]
+    assert images.to_levels(np.float32([1.0]), 4).dtype == np.uint8
+    assert (images.levels_of("uint8"), images.levels_of(np.uint16)) == (256, 65_536)
+    assert (images.dtype_of(256), images.dtype_of(65_536)) == (np.uint8, np.uint16)
+    with pytest.raises(ValueError, match="Images are int32, but must be uint8 or uint16"):
+        images.levels_of(np.int32)
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        images.Window(0, 65_535),
+        images.Window(1000, 5095),
+        images.Window(-1000, 3000, "int16"),
+        images.Window(100_000, 165_535, "int32"),
+    ],
+)
+def test_whole_numbers_in_a_window_come_back_exactly(window):
+    values = np.arange(window.low, window.high + 1).astype(window.dtype)
+    levels, outside = images.stretch(values, window)
+    assert (levels.dtype, levels[0], levels[-1], outside) == (np.uint16, 0, 65_535, 0)
+    back = images.to_units(levels, window)
+    assert back.dtype == window.dtype
+    np.testing.assert_array_equal(back, values)
+
+
+def test_values_outside_of_a_window_are_clipped_and_counted():
+    window = images.Window(10, 20, "int16")
+    levels, outside = images.stretch(np.int16([[-5, 10], [15, 20], [21, 900]]), window)
+    np.testing.assert_array_equal(levels, [[0, 0], [32_768, 65_535], [65_535, 65_535]])
+    assert outside == 3
+    np.testing.assert_array_equal(images.to_units(levels, window), [[10, 10], [15, 20], [20, 20]])
+
+
+def test_numbers_that_are_not_whole_stay_so_and_those_that_are_none_are_refused():
+    window = images.Window(-0.5, 0.5, "float32")
+    levels, _ = images.stretch(np.float32([-0.5, 0.25]), window)
+    assert levels.tolist() == [0, 49_151]
+    np.testing.assert_allclose(images.to_units(levels, window), [-0.5, 0.25], atol=1e-5)
+    with pytest.raises(ValueError, match="not numbers"):
+        images.stretch(np.float32([np.nan]), window)
+
+
+def test_levels_without_a_window_are_the_units():
+    levels = np.uint8([[1, 2]])
+    assert images.to_units(levels, None) is levels
+
+
+def test_people_see_the_upper_bits_and_the_channels_as_colors_and_gray_tiles():
+    def channel(value, dtype=np.uint8):
+        return np.full((2, 3, 4, 1), value, dtype)
+
+    of_16_bits = images.viewable(np.concatenate([channel(v, np.uint16) for v in (0, 32_896, 65_535)], axis=-1))
+    assert (of_16_bits.dtype, of_16_bits[0, 0, 0].tolist()) == (np.uint8, [0, 128, 255])
+
+    two = images.viewable(np.concatenate([channel(10), channel(20)], axis=-1))
+    assert two.shape == (2, 3, 8, 1)
+    assert (two[..., :4, 0] == 10).all()
+    assert (two[..., 4:, 0] == 20).all()
+
+    five = images.viewable(np.concatenate([channel(v) for v in (1, 2, 3, 4, 5)], axis=-1))
+    assert five.shape == (2, 3, 12, 3)
+    np.testing.assert_array_equal(five[0, 0, ::4], [[1, 2, 3], [4, 4, 4], [5, 5, 5]])
+
+    many = images.viewable(np.concatenate([channel(v) for v in range(40)], axis=-1))
+    assert many.shape == (2, 3, 4 * images.MAX_TILES, 3)
+    assert many[0, 0, -1].tolist() == [9, 9, 9]
+    assert images.grid(np.concatenate([channel(7)] * 4, axis=-1)).shape == (3, 2 * 9 - 1, 3)

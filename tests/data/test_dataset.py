@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 
@@ -32,6 +34,32 @@ def test_large_datasets_are_decoded_at_every_reading(monkeypatch):
     assert len(calls) == 1 + 6
 
 
+def test_threads_decode_parts_of_many_examples_each_once_and_in_order():
+    threads, calls = set(), []
+
+    def decode(item):
+        threads.add(threading.current_thread().name)
+        calls.append(item)
+        return {"image": np.full((1, 1, 1), item, np.uint8)}
+
+    examples = DecodedExamples(range(100), decode, str)
+    wanted = [*range(99, 20, -1), 40, 40]
+    for _ in range(2):
+        assert [int(example["image"][0, 0, 0]) for example in examples.__getitems__(wanted)] == wanted
+    assert sorted(calls) == [0, *range(21, 100)]  # and the first one, for its shape
+    assert {name.partition("_")[0] for name in threads - {"MainThread"}} == {"decoding"}
+    calls.clear()
+    examples.__getitems__(list(range(1, 9)))  # too few to be divided
+    assert calls == list(range(1, 9))
+
+
+def test_the_first_fault_among_many_examples_is_named():
+    items = [2] * 40 + ["broken"] + [2] * 40 + ["broken"] + [2] * 10
+    examples = DecodedExamples(items, decoder([]), lambda index: f"Picture {index}")
+    with pytest.raises(FaultyExampleError, match="Picture 40 cannot be read"):
+        examples.__getitems__(range(len(items)))
+
+
 def test_a_dataset_knows_its_shape_and_classes():
     dataset = decoded_dataset([2, 2], decoder([]), str, class_names=("cat", "dog"))
     assert (len(dataset.examples), dataset.image_shape, dataset.num_classes) == (2, (2, 2, 1), 2)
@@ -59,3 +87,33 @@ def test_an_example_of_another_shape_is_named():
     examples = DecodedExamples([2, 3], decoder([]), lambda index: f"Picture {index}")
     with pytest.raises(FaultyExampleError, match=r"Picture 1 has shape \(3, 2, 1\).*\(2, 2, 1\): set data.image_size"):
         examples[1]
+
+
+@pytest.mark.parametrize(
+    ("count", "names", "shape", "expected"),
+    [
+        (3, ("cat", "dog"), (2, 3, 1), "Data: 3 images of 2x3x1, 2 classes: 0 cat, 1 dog"),
+        (1_200, ("cat",), (2, 3, 3), "Data: 1,200 images of 2x3x3, 1 class: 0 cat"),
+        (3, (), (2, 3, 1), "Data: 3 images of 2x3x1, no classes"),
+        (3, tuple("0123"), (2, 3, 1), "Data: 3 images of 2x3x1, 4 classes, 0 to 3"),
+        (
+            3,
+            tuple("abcdefghijkl"),
+            (2, 3, 1),
+            "Data: 3 images of 2x3x1, 12 classes: 0 a, 1 b, 2 c, 3 d, 4 e, 5 f, 6 g, 7 h, 8 i, 9 j and 2 more",
+        ),
+        (dataset_lib.ENDLESS, tuple("ab"), (2, 3, 1), "Data: endless images of 2x3x1, 2 classes: 0 a, 1 b"),
+    ],
+)
+def test_a_dataset_is_summed_up_in_a_line(count, names, shape, expected):
+    dataset = dataset_lib.Dataset(range(count), shape, dataset_lib.label_of(len(names)), names)
+    assert dataset.summary == expected
+
+
+def test_the_summary_of_what_has_no_names():
+    dataset = dataset_lib.Dataset(range(5), (4, 4, 8), dataset_lib.label_of(1_000), image_dtype="float32")
+    assert dataset.summary == "Data: 5 latents of 4x4x8, 1,000 classes, 0 to 999"
+
+
+def test_notes_stay_with_the_dataset():
+    assert decoded_dataset([2], decoder([]), str, notes=("One.",)).notes == ("One.",)

@@ -21,7 +21,11 @@ from jaxgen.data.sources.shapes import CONDITIONING
         ("celeb_a", {"crop": 140}, Facts((140, 140, 3))),
         ("celeb_a", {"crop": 140, "image_size": 32}, Facts((32, 32, 3))),
         ("celeb_a", {"crop": "none"}, Facts((218, 178, 3))),
-        ("celeb_a", {}, Facts((178, 178, 3))),
+        ("celeb_a", {}, Facts((218, 178, 3))),
+        ("celeb_a", {"crop": "center"}, Facts((178, 178, 3))),
+        ("celeb_a", {"image_size": (32, 16)}, Facts((32, 16, 3))),
+        ("celeb_a", {"crop": (100, 50), "channels": 1}, Facts((100, 50, 1))),
+        ("mnist", {"channels": 3}, Facts((28, 28, 3), label_of(10))),
         ("imagenet2012", {"crop": 99}, Facts((99, 99, 3), label_of(1000))),
     ],
 )
@@ -69,7 +73,10 @@ def test_facts_are_those_of_the_data(name, digits_dir, tmp_path):
         ({"image_size": 7, "crop": "none", "channels": 1, "split_seed": 3}, (7, 7, 1)),
         ({"crop": "none"}, (5, 9, 3)),
         ({"crop": 4}, (4, 4, 3)),
-        ({}, (5, 5, 3)),
+        ({"crop": "center"}, (5, 5, 3)),
+        ({}, (5, 9, 3)),
+        ({"image_size": (3, 6)}, (3, 6, 3)),
+        ({"crop": (4, 7), "background": "red", "max_megapixels": 1.0}, (4, 7, 3)),
     ],
 )
 def test_facts_of_pictures_are_those_of_their_options(options, shape, tmp_path):
@@ -85,9 +92,11 @@ def test_facts_of_pictures_are_those_of_their_options(options, shape, tmp_path):
         (
             "cifar10",
             {"radius": 3},
-            r"radius is not a setting of data\.name='cifar10', which takes data_dir, image_size, crop:",
+            r"radius is not a setting of .*'cifar10', which takes data_dir, image_size, crop, channels, background:",
         ),
         ("folder", {}, "data lacks path"),
+        ("cifar10", {"crop": 33}, r"No image of cifar10 can be used: it is 32x32 .*, too small for data\.crop=33\."),
+        ("celeb_a", {"crop": 64, "image_size": (16, 32)}, r"data\.crop=64 cuts out 64x64 .*=\(16, 32\) \(16x32\)"),
         ("latents", {"path": "nowhere"}, "data.path=nowhere holds no latents"),
         (
             "shapes",

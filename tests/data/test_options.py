@@ -10,13 +10,25 @@ from PIL import Image
 from configs import common
 from jaxgen.data import read_arrays
 from jaxgen.data.loading import source_names
-from jaxgen.data.sources import digits, folder, latents, shapes
+from jaxgen.data.sources import archive, arrays, cifar, digits, fashion, folder, idx, latents, parquet, shapes
 from jaxgen.data.sources import tfds as tfds_source
 from jaxgen.runs.config_files import override
 from jaxgen.runs.experiment import load_data
 from jaxgen.runs.settings import parse
 
-SOURCES = {"digits": digits, "folder": folder, "latents": latents, "shapes": shapes, "tfds": tfds_source}
+SOURCES = {
+    "archive": archive,
+    "arrays": arrays,
+    "cifar": cifar,
+    "digits": digits,
+    "fashion": fashion,
+    "folder": folder,
+    "idx": idx,
+    "latents": latents,
+    "parquet": parquet,
+    "shapes": shapes,
+    "tfds": tfds_source,
+}
 
 
 def open_data(split="train", **options):
@@ -56,7 +68,14 @@ def test_no_option_is_given_by_default():
 def test_a_crop_is_a_word_or_a_number_of_pixels(pictures):
     whole = read_arrays(open_data(name="folder", path=pictures, crop="none"))["image"][0]
     assert whole.shape == (4, 6, 3)
-    for text, expected in (("3", whole[:3, 1:4]), ("center", whole[:, 1:5]), ("None", whole[:, 1:5])):
+    parts = {
+        "3": whole[:3, 1:4],
+        "(2,4)": whole[1:3, 1:5],
+        "2,4": whole[1:3, 1:5],
+        "center": whole[:, 1:5],
+        "None": whole,
+    }
+    for text, expected in parts.items():
         np.testing.assert_array_equal(open_data(name="folder", path=pictures, crop=text).examples[0]["image"], expected)
 
 
@@ -108,13 +127,37 @@ def test_the_directory_of_prepared_data(digits_dir, monkeypatch):
             r"data\.image_size is not .*'latents', which takes path:",
         ),
         ({"name": "folder", "path": "x", "seed": "1"}, r"data\.seed is not a setting of data\.name='folder', which"),
-        ({"name": "cifar10", "channels": "1"}, r"data\.channels is not .* which takes data_dir, image_size, crop:"),
+        (
+            {"name": "cifar10", "split_seed": "1"},
+            r"data\.split_seed is not .* which takes data_dir, image_size, crop, ch",
+        ),
+        ({"name": "digits", "background": "red"}, r"data\.background is not .* which takes data_dir:"),
+        ({"name": "cifar10", "max_megapixels": "9"}, r"data\.max_megapixels is not a setting of data\.name='cifar10'"),
+        ({"name": "cifar10", "channels": "5"}, r"data\.channels is 5, but must be 1 \(gray\), 3 \(RGB\), or 2 or 4"),
         ({"name": "folder", "path": "x", "crop": "left"}, r"data\.crop is 'left', but must be of type "),
         ({"name": "folder", "path": "x", "crop": "1.5"}, r"data\.crop is 1\.5, but must be of type "),
         ({"name": "folder", "path": "x", "crop": "0"}, r"data\.crop is 0, but must be at least 1"),
         ({"name": "cifar10", "crop": "-3"}, r"data\.crop is -3, but must be at least 1"),
         ({"name": "cifar10", "image_size": "0"}, r"data\.image_size is 0, but must be at least 1"),
-        ({"name": "folder", "path": "x", "channels": "4"}, r"data\.channels is 4, but must be 1 \(gray\) or 3 \(RGB\)"),
+        ({"name": "cifar10", "image_size": "(8,0)"}, r"data\.image_size is \(8, 0\), but must be at least 1"),
+        (
+            {"name": "cifar10", "image_size": "(8,8,3)"},
+            r"data\.image_size is \(8, 8, 3\), but must be of type int",
+        ),
+        ({"name": "cifar10", "image_size": "8x8"}, r"data\.image_size is '8x8', but must be of type int \| tuple"),
+        ({"name": "cifar10", "image_size": "100000"}, r"data\.image_size is 100000, but .* at most 32,768"),
+        ({"name": "shapes", "image_size": "(8,16)"}, r"data\.image_size is \(8, 16\), but must be of type int"),
+        ({"name": "folder", "path": "x", "crop": "(3,-1)"}, r"data\.crop is \(3, -1\), but must be at least 1"),
+        (
+            {"name": "folder", "path": "x", "background": "whit"},
+            r"data\.background is 'whit', but must be a color such",
+        ),
+        ({"name": "folder", "path": "x", "background": "256"}, r"data\.background is 256, but must be a color"),
+        ({"name": "folder", "path": "x", "background": "#ff000080"}, r"data\.background is '#ff000080', but must be"),
+        ({"name": "cifar10", "background": "0.5"}, r"data\.background is 0\.5, but must be of type int \| str"),
+        ({"name": "folder", "path": "x", "max_megapixels": "0"}, r"data\.max_megapixels is 0\.0, but must be positive"),
+        ({"name": "folder", "path": "x", "split_seed": "1.5"}, r"config\.data\.split_seed is '1\.5', but must be of "),
+        ({"name": "folder", "path": "x", "channels": "0"}, r"data\.channels is 0, but must be 1 \(gray\), 3 \(RGB\)"),
         ({"name": "shapes", "seed": "one"}, r"config\.data\.seed is 'one', but must be of type int"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 import jaxgen.data
 from jaxgen.core import subsets
 from jaxgen.core.conditioning import classes, tokens, vector
-from jaxgen.data import ENDLESS, Dataset, StepLayout, read_arrays, subset_indices, train_batches
+from jaxgen.data import ENDLESS, Dataset, StepLayout, pipeline, read_arrays, read_batches, subset_indices, train_batches
 from jaxgen.data.dataset import decoded_dataset, label_of
 from jaxgen.data.pipeline import shuffled
 
@@ -322,3 +322,33 @@ def test_read_arrays_reads_the_label_or_what_is_asked_for():
 def test_read_arrays_leaves_labels_out_where_there_are_none():
     dataset: Dataset = numbered(5, num_classes=0)
     assert read_arrays(dataset).keys() == {"image"}
+
+
+@pytest.mark.parametrize(("limit_bytes", "size"), [(2**25, 64), (6 * 30 + 5, 30), (5, 1)])
+def test_batches_are_those_of_the_arrays_and_smaller_where_images_are_large(limit_bytes, size, monkeypatch):
+    monkeypatch.setattr(pipeline, "_CHUNK", 64)
+    monkeypatch.setattr(pipeline, "_CHUNK_BYTES", limit_bytes)
+    dataset = numbered(250)
+    whole = read_arrays(dataset, limit=201)
+    batches = list(read_batches(dataset, limit=201))
+    assert [len(batch["image"]) for batch in batches] == [min(size, 201 - start) for start in range(0, 201, size)]
+    for name in ("image", "label"):
+        np.testing.assert_array_equal(np.concatenate([batch[name] for batch in batches]), whole[name])
+    np.testing.assert_array_equal(whole["image"][:, 0, 0, 0], subset_indices(dataset, 201))
+
+
+def test_batches_are_read_a_few_ahead_of_their_use_and_no_more():
+    read = []
+
+    class Recording:
+        def __len__(self):
+            return 256 * 50
+
+        def __getitems__(self, indices):
+            read.append(len(indices))
+            return [{"image": np.zeros((2, 3, 1), np.uint8)} for _ in indices]
+
+    batches = read_batches(Dataset(Recording(), (2, 3, 1)), num_threads=3)
+    next(batches)
+    batches.close()
+    assert 1 <= len(read) <= 5

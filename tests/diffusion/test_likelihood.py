@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from gaussian_targets import MU, TAU, ideal_denoiser, keys_of, ode_solution
 
+from jaxgen.core.gaussians import bin_width
 from jaxgen.diffusion.likelihood import ode
 from jaxgen.diffusion.process import levels, schedules
 
+BIN = bin_width(256)
 LEVELS = levels.exponential(schedules.linear(), 40, sigma_min=0.01, sigma_max=80.0)
 X = MU + TAU * jax.random.normal(jax.random.key(0), (5, 2, 2, 1))
 
@@ -71,15 +73,15 @@ def test_traces_of_correlated_pixels():
 
 
 def test_dequantization_spreads_images_over_their_levels():
-    images = jnp.full((4, 16, 16, 1), 3.0 * ode.BIN - 1.0)
-    offsets = (ode.dequantize(keys_of(4), images) - images) / ode.BIN
+    images = jnp.full((4, 16, 16, 1), 3.0 * BIN - 1.0)
+    offsets = (ode.dequantize(keys_of(4), images, 256) - images) / BIN
     assert np.abs(offsets).max() <= 0.5 + 1e-4
     np.testing.assert_allclose([offsets.mean(), offsets.var()], [0.0, 1.0 / 12.0], atol=0.03)
 
 
 def test_the_probability_of_a_level_is_its_bins():
     # A density that is nearly constant over a bin gives the level a probability of density times width.
-    images = jnp.round((X + 1.0) / ode.BIN) * ode.BIN - 1.0
-    ours = jax.jit(lambda x: ode.log_prob(keys_of(5), ideal_denoiser(), x, LEVELS))(images)
+    images = jnp.round((X + 1.0) / BIN) * BIN - 1.0
+    ours = jax.jit(lambda x: ode.log_prob(keys_of(5), ideal_denoiser(), x, LEVELS, levels=256))(images)
     expected = gaussian_log_density(images, MU, TAU**2 + 0.01**2) + 4 * np.log(2.0 / 255.0)
     np.testing.assert_allclose(ours, expected, atol=0.08)

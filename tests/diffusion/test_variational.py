@@ -60,7 +60,7 @@ def test_the_reverse_step_matches_the_official_one(case):
 def test_the_terms_match_the_official_ones(case):
     step = variational.transition(case.table, case.timestep)
     model = variational.reverse(step, case.x, case.x0, variational.learned_logvar(step, case.interpolation))
-    ours = variational.bits_per_dim(variational.term(step, case.x, case.clean, model), case.clean)
+    ours = variational.bits_per_dim(variational.term(step, case.x, case.clean, model, levels=256), case.clean)
     first = np.asarray(case.timestep) == 0
     np.testing.assert_allclose(ours[~first], case.golden["vb_bpd"][~first], rtol=1e-4)
     # The official decoder's approximation of the normal distribution is coarse in the tails, where it also rounds.
@@ -70,7 +70,9 @@ def test_the_terms_match_the_official_ones(case):
 
 
 def test_the_hybrid_loss_matches_the_official_one(case):
-    hybrid = variational.hybrid_term(case.table, case.timestep, case.x, case.clean, case.x0, case.interpolation)
+    hybrid = variational.hybrid_term(
+        case.table, case.timestep, case.x, case.clean, case.x0, case.interpolation, levels=256
+    )
     np.testing.assert_allclose(hybrid[1:], case.golden["vb_rescaled"][1:], rtol=1e-4)
     eps = case.golden["model_output"][..., :3]
     mse = jnp.mean(jnp.square(eps - case.golden["noise"]), axis=(1, 2, 3))
@@ -79,7 +81,9 @@ def test_the_hybrid_loss_matches_the_official_one(case):
 
 def test_the_hybrid_term_trains_the_variance_alone(case):
     def loss(x0, interpolation):
-        return variational.hybrid_term(case.table, case.timestep, case.x, case.clean, x0, interpolation).sum()
+        return variational.hybrid_term(
+            case.table, case.timestep, case.x, case.clean, x0, interpolation, levels=256
+        ).sum()
 
     to_x0, to_interpolation = jax.grad(loss, argnums=(0, 1))(case.x0, case.interpolation)
     np.testing.assert_array_equal(to_x0, 0.0)
@@ -111,7 +115,7 @@ def gaussian_bound(num_timesteps: int, mu: float, tau: float) -> tuple[float, fl
         small = jnp.where(step.first > 0.0, 0.0, jnp.exp(step.log_small))
         return variational.reverse(step, x, x0, jnp.log(small + error))
 
-    nats = jax.jit(lambda keys: variational.bound(keys, reverse_step, table, clean))(keys_of(64))
+    nats = jax.jit(lambda keys: variational.bound(keys, reverse_step, table, clean, levels=256))(keys_of(64))
     return float(nats.mean()) / 64, float(entropy)
 
 
@@ -172,11 +176,11 @@ def test_terms_are_a_decoder_and_divergences_with_the_learned_variance():
     np.testing.assert_allclose(logvar, expected_logvar, rtol=1e-4)
     model = variational.reverse(step, x, x0, logvar)
     expected = terms_by_hand(*small_batch()[:3], expected_logvar)
-    np.testing.assert_allclose(variational.term(step, x, clean, model), expected, rtol=1e-3)
+    np.testing.assert_allclose(variational.term(step, x, clean, model, levels=256), expected, rtol=1e-3)
     bits = expected / (6 * np.log(2.0))
     np.testing.assert_allclose(variational.bits_per_dim(jnp.float32(expected), clean), bits, rtol=1e-5)
     for options, rescale in (({}, 1e-3), ({"rescale": 0.3}, 0.3)):
-        hybrid = variational.hybrid_term(TABLE, jnp.asarray(STEPS), x, clean, x0, interpolation, **options)
+        hybrid = variational.hybrid_term(TABLE, jnp.asarray(STEPS), x, clean, x0, interpolation, levels=256, **options)
         np.testing.assert_allclose(hybrid, rescale * 4 * bits, rtol=1e-3)
     broadcast = variational.reverse(step, x, x0, step.log_large)
     np.testing.assert_allclose(broadcast.logvar, np.log(column(large)) * np.ones((4, 2, 3, 1)), rtol=1e-5)
@@ -191,10 +195,14 @@ def test_the_bound_adds_all_terms_with_noise_of_their_own_and_the_prior():
         noise = keys.normal(keys.fold_each(image_keys, timestep), (2, 3, 1))
         x = clean + TABLE[timestep] * noise
         model = variational.reverse(step, x, 0.7 * x, step.log_large + 0.1)
-        total += np.asarray(variational.term(step, x, clean, model))
+        total += np.asarray(variational.term(step, x, clean, model, levels=256))
     nats = jax.jit(
         lambda image_keys, clean: variational.bound(
-            image_keys, lambda step, x: variational.reverse(step, x, 0.7 * x, step.log_large + 0.1), TABLE, clean
+            image_keys,
+            lambda step, x: variational.reverse(step, x, 0.7 * x, step.log_large + 0.1),
+            TABLE,
+            clean,
+            levels=256,
         )
     )(image_keys, clean)
     np.testing.assert_allclose(nats, total, rtol=1e-4)

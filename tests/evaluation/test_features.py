@@ -1,3 +1,4 @@
+import hashlib
 import itertools
 
 import flax.linen as nn
@@ -10,22 +11,33 @@ from halves import TINY, halves
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from jaxgen.core import keys
+from jaxgen.core import keys, trees
 from jaxgen.evaluation import features
-from jaxgen.evaluation.features import ClassifierSettings, average_down, classify, pixel_features, train_classifier
+from jaxgen.evaluation.features import (
+    ClassifierSettings,
+    TrainingImages,
+    average_down,
+    classifier_inputs,
+    classify,
+    pixel_features,
+    restored_classifier,
+)
 
 DATA = halves(0, 60)
 
 
+def collected(images, labels, num_classes, *, settings, part=25):
+    """The training images of a classifier, which come in parts."""
+    training = TrainingImages(images.shape, num_classes, settings)
+    for start in range(0, len(images), part):
+        training.add(images[start : start + part], labels[start : start + part])
+    return training
+
+
 @pytest.fixture(scope="module")
-def cached(tmp_path_factory):
-    """The classifier of TINY and the directory that keeps it."""
-    directory = tmp_path_factory.mktemp("cache")
-    return train_classifier(*DATA, 2, settings=TINY, cache_dir=directory), directory
-
-
-def no_training(*args):
-    raise AssertionError("the classifier was trained again")
+def trained():
+    """The classifier of TINY."""
+    return collected(*DATA, 2, settings=TINY).train()
 
 
 def test_blocks_are_averaged_also_where_they_do_not_fit():
@@ -58,30 +70,34 @@ def test_classifier_learns_digits():
     values, labels = load_digits(return_X_y=True)
     images = np.round(values * 255 / 16).astype(np.uint8).reshape(-1, 8, 8, 1)
     train, test = train_test_split(np.arange(len(labels)), test_size=360, stratify=labels, random_state=0)
-    classifier = train_classifier(images[train], labels[train], 10, settings=ClassifierSettings())
-    activations, logits = classify(classifier, images[test])
+    classifier = collected(images[train], labels[train], 10, settings=ClassifierSettings()).train()
+    activations, logits = classify(classifier, classifier_inputs(images[test], 32))
     assert activations.shape == (360, 64)
     assert np.mean(logits.argmax(axis=1) == labels[test]) >= 0.98
 
 
-def test_features_do_not_depend_on_the_batch(cached, monkeypatch):
-    images, classifier = DATA[0], cached[0]
-    whole = classify(classifier, images)
+def test_features_do_not_depend_on_the_batch(trained, monkeypatch):
+    inputs = classifier_inputs(DATA[0], 32)
+    whole = classify(trained, inputs)
     monkeypatch.setattr(features, "BATCH", 50)
-    for ours, expected in zip(classify(classifier, images), whole, strict=True):
+    for ours, expected in zip(classify(trained, inputs), whole, strict=True):
         np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
-def test_a_cached_classifier_is_the_trained_one(cached, monkeypatch):
-    classifier, directory = cached
-    monkeypatch.setattr(features, "_fit", no_training)
-    again = train_classifier(*DATA, 2, settings=TINY, cache_dir=directory)
-    jax.tree.map(np.testing.assert_array_equal, again, classifier)
-    assert not list(directory.glob("*.tmp"))
+@pytest.mark.parametrize("part", [7, 60])
+def test_a_classifier_does_not_depend_on_the_parts_that_its_images_come_in(trained, part):
+    again = collected(*DATA, 2, settings=TINY, part=part).train()
+    jax.tree.map(np.testing.assert_array_equal, again, trained)
+
+
+def test_a_classifier_is_restored_from_its_parameters_by_name(trained):
+    again = restored_classifier(trees.named_leaves(trained.variables), 2, TINY, trained.fingerprint)
+    jax.tree.map(np.testing.assert_array_equal, again, trained)
+    assert (again.network, again.max_side) == (trained.network, trained.max_side)
 
 
 @pytest.mark.parametrize("change", ["image", "label", "seed", "training_steps", "width"])
-def test_whatever_decides_the_classifier_is_in_its_fingerprint(cached, change, monkeypatch):
+def test_whatever_decides_the_classifier_is_in_its_fingerprint(trained, change, monkeypatch):
     images, labels = (array.copy() for array in DATA)
     settings = TINY
     if change == "image":
@@ -90,26 +106,23 @@ def test_whatever_decides_the_classifier_is_in_its_fingerprint(cached, change, m
         labels[-1] ^= 1
     else:
         settings = TINY._replace(**{change: getattr(TINY, change) + 1})
-    monkeypatch.setattr(features, "_fit", no_training)
-    with pytest.raises(AssertionError, match="trained again"):
-        train_classifier(images, labels, 2, settings=settings, cache_dir=cached[1])
+    monkeypatch.setattr(features, "_fit", lambda *args: {})
+    assert collected(*DATA, 2, settings=TINY).train().fingerprint == trained.fingerprint
+    assert collected(images, labels, 2, settings=settings).train().fingerprint != trained.fingerprint
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: data[:500] + b"!" + data[501:]])
-def test_a_damaged_cache_is_passed_over_and_mended(cached, tmp_path, caplog, damage):
-    classifier, directory = cached
-    (original,) = directory.iterdir()
-    (tmp_path / original.name).write_bytes(damage(original.read_bytes()))
-    again = train_classifier(*DATA, 2, settings=TINY, cache_dir=tmp_path)
-    assert len(caplog.messages) == 1
-    assert f"{original.name} is damaged" in caplog.text
-    jax.tree.map(np.testing.assert_array_equal, again, classifier)
-    assert (tmp_path / original.name).read_bytes() == original.read_bytes()
-
-
-def test_labels_out_of_range_are_refused():
+def test_labels_out_of_range_or_missing_are_refused():
     with pytest.raises(ValueError, match=r"Labels must lie in \[0, 1\)"):
-        train_classifier(*DATA, 1, settings=TINY)
+        collected(*DATA, 1, settings=TINY)
+    with pytest.raises(ValueError, match="has 2 classes, so its images must come with labels"):
+        TrainingImages(DATA[0].shape, 2, TINY).add(DATA[0])
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_pixels_and_inputs_are_fractions_of_the_largest_level(bits):
+    images = np.array([0, 2**bits - 1], np.uint8 if bits == 8 else np.uint16).reshape(2, 1, 1, 1)
+    np.testing.assert_allclose(pixel_features(images)[:, 0], [0.0, 1.0])
+    np.testing.assert_allclose(classifier_inputs(images, 32)[:, 0, 0, 0], [-1.0, 1.0])
 
 
 def test_the_protocol_of_the_classifier_does_not_change_unnoticed():
@@ -152,7 +165,7 @@ def test_large_sets_are_averaged_in_parts(monkeypatch):
 def test_the_classifier_sees_images_of_limited_side_in_minus_one_to_one(shape, small):
     images = np.full((2, *shape, 1), 255, np.uint8)
     images[1] = 51
-    seen = features._inputs(images, 8)
+    seen = classifier_inputs(images, 8)
     assert seen.shape == (2, *small, 1)
     np.testing.assert_allclose(seen[0], 1.0, rtol=1e-6)
     np.testing.assert_allclose(seen[1], -0.6, rtol=1e-6)
@@ -222,7 +235,7 @@ def test_training_is_adamw_on_a_one_cycle_schedule_written_out():
             return flat, nn.Dense(self.num_classes)(flat)
 
     settings = TINY._replace(training_steps=4, batch_size=8, learning_rate=0.1)
-    images, labels = features._inputs(DATA[0], 32), DATA[1].astype(np.int32)
+    images, labels = classifier_inputs(DATA[0], 32), DATA[1].astype(np.int32)
     key, network = keys.root_key(3), Linear(2, 1, 1)
     trained = features._fit(key, network, settings, images, labels)
     variables = network.init(keys.stream(key, "init"), images[:1])
@@ -251,31 +264,39 @@ def test_training_is_adamw_on_a_one_cycle_schedule_written_out():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4), trained, variables)
 
 
-def test_labels_reach_from_zero_to_the_number_of_classes(monkeypatch):
-    monkeypatch.setattr(features, "_fit", no_training)
+def test_labels_reach_from_zero_to_the_number_of_classes():
     images, labels = DATA
     for wrong in (labels - 1, labels + 1):
         with pytest.raises(ValueError, match=rf"\[0, 2\), and they reach {wrong.min()} and {wrong.max()}\.$"):
-            train_classifier(images, wrong, 2, settings=TINY)
-    with pytest.raises(AssertionError, match="trained again"):
-        train_classifier(images, labels, 2, settings=TINY)
+            collected(images, wrong, 2, settings=TINY, part=60)
 
 
-def test_a_classifier_keeps_what_it_was_made_with(cached):
-    classifier = cached[0]
-    assert classifier.network == features.ConvClassifier(2, TINY.width, TINY.num_features)
-    assert classifier.max_side == TINY.max_side
-    assert len(classifier.fingerprint) == 16
-    activations, logits = classify(classifier, DATA[0][:1])
+def test_a_classifier_keeps_what_it_was_made_with(trained):
+    assert trained.network == features.ConvClassifier(2, TINY.width, TINY.num_features)
+    assert trained.max_side == TINY.max_side
+    assert len(trained.fingerprint) == 16
+    activations, logits = classify(trained, classifier_inputs(DATA[0][:1], 32))
     assert (activations.shape, logits.shape) == ((1, 8), (1, 2))
 
 
-def test_the_shape_of_the_images_and_the_classes_are_in_the_fingerprint():
+def test_the_shape_of_the_images_and_the_classes_are_in_the_fingerprint(monkeypatch):
+    monkeypatch.setattr(features, "_fit", lambda *args: {})
     images, labels = DATA
     prints = {
-        features._fingerprint(pixels, labels.astype(kind), features.ConvClassifier(classes, 4, 8), TINY)
+        collected(pixels, labels.astype(kind), classes, settings=TINY).train().fingerprint
         for pixels in (images, images.reshape(60, 4, 16, 1))
         for classes in (2, 3)
         for kind in (np.int32, np.int64)
     }
     assert len(prints) == 4  # the type of the labels is no matter
+
+
+def test_the_fingerprint_of_a_classifier_is_what_it_always_was(monkeypatch):
+    """It stands in the reports of all evaluations."""
+    monkeypatch.setattr(features, "_fit", lambda *args: {})
+    settings = ClassifierSettings()
+    network = features.ConvClassifier(2, settings.width, settings.num_features)
+    digest = hashlib.sha256(f"{DATA[0].shape} {network!r} {settings!r}".encode())
+    digest.update(DATA[0].tobytes())
+    digest.update(DATA[1].astype(np.int32).tobytes())
+    assert collected(*DATA, 2, settings=settings).train().fingerprint == digest.hexdigest()[:16]

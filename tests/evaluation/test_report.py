@@ -2,19 +2,20 @@ import json
 
 import numpy as np
 import pytest
-from halves import TINY, halves
+from halves import TINY, LabeledImages, features_of, figures_of, halves
 from ml_collections import ConfigDict
 
 from jaxgen.evaluation.features import ClassifierSettings
 from jaxgen.evaluation.frechet import frechet_distance
-from jaxgen.evaluation.inception import Features, SplitFeatures
+from jaxgen.evaluation.inception import Features
 from jaxgen.evaluation.inception_score import inception_score
 from jaxgen.evaluation.kid import kernel_distance
 from jaxgen.evaluation.neighbors import precision_recall_density_coverage
+from jaxgen.evaluation.reference import SPACES, ImageSet, Reference
 from jaxgen.evaluation.report import (
     EvaluationSettings,
-    LabeledImages,
     Likelihood,
+    Reconstructions,
     evaluate,
     evaluation_settings,
     format_table,
@@ -27,20 +28,13 @@ SPACE_FIGURES = ["frechet", "precision", "recall", "density", "coverage"]
 TRAIN, HELD_OUT, SAMPLES = (LabeledImages(*halves(seed, count)) for seed, count in enumerate((60, 20, 50)))
 
 
-@pytest.fixture(scope="module")
-def cache_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-def judge(samples, cache_dir=None, *, num_classes=2, **options):
+def judge(samples, *, num_classes=2, **options):
     settings = SETTINGS._replace(num_samples=len(samples.images))
-    return evaluate(
-        samples, TRAIN, HELD_OUT, num_classes=num_classes, settings=settings, cache_dir=cache_dir, **options
-    )
+    return figures_of(samples, TRAIN, HELD_OUT, num_classes=num_classes, settings=settings, **options)
 
 
-def test_every_figure_stands_with_its_protocol(cache_dir):
-    figures = judge(SAMPLES, cache_dir)
+def test_every_figure_stands_with_its_protocol():
+    figures = judge(SAMPLES)
     expected = {f"{name}_{space}" for name in SPACE_FIGURES for space in ("classifier", "pixels")}
     assert expected | {"class_accuracy", "nearest_train_distance_ratio", "duplicate_fraction"} <= set(figures)
     assert all(figure.keys() >= {"value", "num_samples", "seed", "features", "better"} for figure in figures.values())
@@ -53,8 +47,8 @@ def test_every_figure_stands_with_its_protocol(cache_dir):
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
 
 
-def test_new_images_of_the_data_score_like_held_out_ones(cache_dir):
-    figures = judge(SAMPLES, cache_dir)
+def test_new_images_of_the_data_score_like_held_out_ones():
+    figures = judge(SAMPLES)
     assert figures["class_accuracy"]["value"] == 1.0
     assert figures["nearest_train_distance_ratio"]["value"] == pytest.approx(1.0, abs=0.05)
     for name in ("precision_pixels", "density_pixels", "coverage_classifier"):
@@ -63,8 +57,8 @@ def test_new_images_of_the_data_score_like_held_out_ones(cache_dir):
         assert held_out["samples_at_same_size"] == pytest.approx(held_out["value"], abs=0.25)
 
 
-def test_held_out_images_as_samples_score_exactly_like_held_out_images(cache_dir):
-    figures = judge(HELD_OUT, cache_dir)
+def test_held_out_images_as_samples_score_exactly_like_held_out_images():
+    figures = judge(HELD_OUT)
     judged = [figure for figure in figures.values() if "held_out" in figure]
     assert len(judged) == 1 + 2 * len(SPACE_FIGURES) + 4
     for figure in judged:
@@ -75,21 +69,21 @@ def test_held_out_images_as_samples_score_exactly_like_held_out_images(cache_dir
     assert figures["frechet_pixels_all"]["value"] == pytest.approx(everything, rel=1e-4)
 
 
-def test_failures_of_a_model_show(cache_dir):
-    wrong_labels = judge(LabeledImages(SAMPLES.images, 1 - SAMPLES.labels), cache_dir)
+def test_failures_of_a_model_show():
+    wrong_labels = judge(LabeledImages(SAMPLES.images, 1 - SAMPLES.labels))
     assert wrong_labels["class_accuracy"]["value"] == 0.0
-    copies = judge(LabeledImages(TRAIN.images[[0, 1] * 25], SAMPLES.labels), cache_dir)
+    copies = judge(LabeledImages(TRAIN.images[[0, 1] * 25], SAMPLES.labels))
     assert copies["nearest_train_distance_ratio"]["value"] == pytest.approx(0.0, abs=1e-6)
     assert copies["duplicate_fraction"]["value"] == pytest.approx(48 / 50)
     assert copies["too_close_fraction"]["value"] == 1.0
-    dark = judge(LabeledImages(SAMPLES.images // 2, SAMPLES.labels), cache_dir)
+    dark = judge(LabeledImages(SAMPLES.images // 2, SAMPLES.labels))
     assert dark["frechet_pixels"]["value"] > 3 * dark["frechet_pixels"]["held_out"]["value"]
     assert dark["precision_pixels"]["value"] < 0.5
 
 
-def test_unconditional_samples_are_counted_by_class(cache_dir):
+def test_unconditional_samples_are_counted_by_class():
     one_class = LabeledImages(SAMPLES.images[::2])
-    figures = judge(one_class, cache_dir)
+    figures = judge(one_class)
     assert "class_accuracy" not in figures
     assert figures["classes_covered"]["value"] == 1
     assert figures["class_histogram"]["value"] == [25, 0]
@@ -104,11 +98,11 @@ def test_data_without_classes_is_judged_by_pixels_alone():
 
 
 def test_reconstructions_against_the_formula():
-    off_by_51 = np.where(HELD_OUT.images < 128, HELD_OUT.images + 51, HELD_OUT.images - 51).astype(np.uint8)
-    figures = judge(LabeledImages(SAMPLES.images), num_classes=0, reconstructions=off_by_51)
+    figures = judge(LabeledImages(SAMPLES.images), num_classes=0, reconstructions=Reconstructions(0.04, 20))
+    assert figures["reconstruction_mse"]["reference"] == "held-out, 20 images"
     assert figures["reconstruction_mse"]["value"] == pytest.approx(0.04)
     assert figures["reconstruction_psnr"]["value"] == pytest.approx(-10 * np.log10(0.04))
-    exact = judge(LabeledImages(SAMPLES.images), num_classes=0, reconstructions=HELD_OUT.images)
+    exact = judge(LabeledImages(SAMPLES.images), num_classes=0, reconstructions=Reconstructions(0.0, 20))
     assert exact["reconstruction_mse"]["value"] == 0
     assert exact["reconstruction_psnr"]["value"] is None
 
@@ -130,7 +124,7 @@ def test_inception_figures_against_their_definitions():
     ]
     sets[0].logits[:, 0] += np.arange(50) / 5  # the order counts
     samples, train, held_out = sets
-    figures = judge(LabeledImages(SAMPLES.images), inception=SplitFeatures(*sets, "hash"), num_classes=0)
+    figures = judge(LabeledImages(SAMPLES.images), inception=sets, num_classes=0)
     values = {name: figure["value"] for name, figure in figures.items() if figure.get("inception") == "hash"}
     assert values["fid"] == pytest.approx(frechet_distance(samples.pooled, train.pooled))
     assert values["fid_held_out"] == pytest.approx(frechet_distance(samples.pooled, held_out.pooled))
@@ -156,8 +150,8 @@ def test_too_few_samples_for_the_inception_score_are_refused():
     assert evaluation_settings(config).inception == "directory"
 
 
-def test_table_has_a_line_for_each_figure_and_fits_a_terminal(cache_dir):
-    figures = judge(SAMPLES, cache_dir)
+def test_table_has_a_line_for_each_figure_and_fits_a_terminal():
+    figures = judge(SAMPLES)
     lines = format_table(figures).splitlines()
     assert [line.split()[0] for line in lines[1 : 1 + len(figures)]] == list(figures)
     assert max(map(len, lines)) <= 100
@@ -168,21 +162,14 @@ def test_table_has_a_line_for_each_figure_and_fits_a_terminal(cache_dir):
 @pytest.mark.parametrize(
     ("samples", "num_classes", "message"),
     [
-        (LabeledImages(SAMPLES.images[:, :4]), 2, "must have one shape"),
+        (LabeledImages(SAMPLES.images[:, :4]), 0, "must have one shape"),
         (LabeledImages(SAMPLES.images[:9]), 2, "say 50 samples and 9 were given"),
         (SAMPLES, 0, "the data has no classes"),
     ],
 )
 def test_what_does_not_agree_is_refused(samples, num_classes, message):
     with pytest.raises(ValueError, match=message):
-        evaluate(samples, TRAIN, HELD_OUT, num_classes=num_classes, settings=SETTINGS)
-
-
-def test_missing_labels_and_misshapen_reconstructions_are_refused():
-    with pytest.raises(ValueError, match="must come with labels"):
-        evaluate(SAMPLES, LabeledImages(TRAIN.images), HELD_OUT, num_classes=2, settings=SETTINGS)
-    with pytest.raises(ValueError, match=r"Reconstructions have shape \(5, 8, 8, 1\)"):
-        judge(LabeledImages(SAMPLES.images), num_classes=0, reconstructions=HELD_OUT.images[:5])
+        figures_of(samples, TRAIN, HELD_OUT, num_classes=num_classes, settings=SETTINGS)
 
 
 def test_the_table_to_the_letter():
@@ -245,17 +232,73 @@ def test_wrong_settings_are_refused_by_name_and_value(settings, sentence):
         settings_of(**settings)
 
 
-@pytest.mark.parametrize("missing", ["train", "held_out"])
+@pytest.mark.parametrize("missing", [0, 1])
 def test_both_splits_need_their_labels_where_there_are_classes(missing):
-    splits = {"train": TRAIN, "held_out": HELD_OUT}
-    splits[missing] = LabeledImages(splits[missing].images)
+    features = ImageSet(np.zeros((50, 4), np.float32), np.zeros(50, np.int32))
+    splits = [features, features]
+    splits[missing] = features._replace(labels=None)
     with pytest.raises(ValueError, match="The data has 2 classes, so train and held-out splits must come with labels"):
-        evaluate(SAMPLES, **splits, num_classes=2, settings=SETTINGS)
+        evaluate(features, Reference(*splits, num_classes=2), image_shape=(2, 2, 1), settings=SETTINGS)
 
 
 @pytest.mark.parametrize("wrong", [0, 1, 2])
 def test_all_three_sets_have_one_shape(wrong):
-    sets = [LabeledImages(split.images, split.labels) for split in (SAMPLES, TRAIN, HELD_OUT)]
-    sets[wrong] = LabeledImages(sets[wrong].images[:, 1:], sets[wrong].labels)
-    with pytest.raises(ValueError, match=r"must have one shape, and they have \[.*\(7, 8, 1\)"):
-        evaluate(*sets, num_classes=2, settings=SETTINGS)
+    sets = [LabeledImages(split.images) for split in (SAMPLES, TRAIN, HELD_OUT)]
+    sets[wrong] = LabeledImages(sets[wrong].images[:, 1:])
+    with pytest.raises(ValueError, match=r"must have one shape, and they have \[.*56.*\] numbers"):
+        figures_of(*sets, num_classes=0, settings=SETTINGS)
+
+
+def test_classes_are_listed_by_their_names():
+    figures = judge(LabeledImages(SAMPLES.images[1::2]), class_names=("left", "right"))
+    assert figures["class_histogram"]["classes"] == ["left", "right"]
+    assert "classes predicted: left 0, right 25" in format_table(figures).splitlines()
+    assert "classes" not in judge(LabeledImages(SAMPLES.images))["class_histogram"]
+
+
+def test_figures_that_are_kept_are_those_that_were_computed():
+    """And whatever depends on the data alone is kept: a second evaluation computes none of it."""
+    kept, computed = {}, []
+
+    def keeping(space):
+        def keep(name, compute):
+            if (space, name) not in kept:
+                computed.append((space, name))
+                kept[space, name] = dict(compute())
+            return kept[space, name]
+
+        return keep
+
+    rng = np.random.default_rng(0)
+    sets = [
+        features_of(LabeledImages(split.images), SETTINGS, inception=Features(rng.random((n, 6)), rng.random((n, 5))))
+        for split, n in ((SAMPLES, 50), (TRAIN, 60), (HELD_OUT, 20))
+    ]
+    plain = Reference(*sets[1:], inception="hash")
+    keeper = plain._replace(keep={space: keeping(space) for space in SPACES})
+    options = {"image_shape": (8, 8, 1), "settings": SETTINGS}
+    expected = evaluate(sets[0], plain, **options)
+    assert evaluate(sets[0], keeper, **options) == expected
+    assert {f"{space}/{name}" for space, name in computed} == {
+        *(f"{space}/gaussian-{split}" for space in ("pixels", "inception") for split in ("train", "held_out", "all")),
+        *(
+            f"{space}/{name}"
+            for space in ("pixels", "inception")
+            for name in ("radii-2", "frechet-20", "neighbors-2-20")
+        ),
+        *("pixels/nearest", "pixels/memorization-20", "inception/similarity", "inception/kid-20", "inception/score-20"),
+    }
+    done = len(computed)
+    assert evaluate(sets[0], keeper, **options) == expected
+    assert len(computed) == done
+    other = evaluate(sets[0], keeper, **{**options, "settings": SETTINGS._replace(k=3)})
+    assert other == evaluate(sets[0], plain, **{**options, "settings": SETTINGS._replace(k=3)})
+
+
+def test_long_work_is_reported():
+    seen = []
+    judge(SAMPLES, on_progress=lambda *report: seen.append(report))
+    assert seen[0] == ("computing figures", 0, 5)
+    assert seen[-1] == ("computing figures", 5, 5)
+    assert ("neighbors among 60 images", 60, 60) in seen
+    assert ("nearest of 60 images", 20, 20) in seen

@@ -4,25 +4,27 @@ import json
 
 import numpy as np
 import pytest
-from halves import TINY, halves
+from halves import TINY, LabeledImages, figures_of, halves
 
 from jaxgen.core import subsets
+from jaxgen.core.progress import unseen
 from jaxgen.evaluation import report
-from jaxgen.evaluation.features import Classifier, ConvClassifier, pixel_features
+from jaxgen.evaluation.features import pixel_features
 from jaxgen.evaluation.frechet import frechet_distance
-from jaxgen.evaluation.inception import Features, SplitFeatures
+from jaxgen.evaluation.inception import Features
 from jaxgen.evaluation.inception_score import inception_score
 from jaxgen.evaluation.kid import kernel_distance
 from jaxgen.evaluation.memorization import memorization
 from jaxgen.evaluation.neighbors import nearest_distances, precision_recall_density_coverage
-from jaxgen.evaluation.report import EvaluationSettings, LabeledImages, Likelihood, evaluate
+from jaxgen.evaluation.reference import ImageSet, Reference
+from jaxgen.evaluation.report import EvaluationSettings, Likelihood, Reconstructions, evaluate
 
 TRAIN, HELD_OUT, SAMPLES = (LabeledImages(*halves(seed, count)) for seed, count in enumerate((60, 20, 50)))
 
 
 def judge(samples, **options):
     settings = EvaluationSettings(num_samples=len(samples.images), seed=7, k=2, classifier=TINY)
-    return evaluate(samples, TRAIN, HELD_OUT, settings=settings, **options)
+    return figures_of(samples, TRAIN, HELD_OUT, settings=settings, **options)
 
 
 def flat(nested, prefix=""):
@@ -41,11 +43,7 @@ def assert_same(figures, expected):
         assert ours[name] == (pytest.approx(value, rel=1e-6, abs=1e-9) if is_number else value), name
 
 
-FORMULA = Classifier(ConvClassifier(2, 4, 8), {}, 32, "abc")
-"""Stands for a trained classifier."""
-
-
-def classify(classifier, images):
+def classify(images):
     """Three features and two logits by a formula; the first class where the left half is the brighter."""
     pixels = images.reshape(len(images), 8, 8).astype(np.float64)
     left, right = pixels[:, :, :4].mean((1, 2)), pixels[:, :, 4:].mean((1, 2))
@@ -53,17 +51,11 @@ def classify(classifier, images):
     return features, np.stack([left, right + 150], axis=1)  # wrong for some
 
 
-@pytest.fixture
-def formula(monkeypatch):
-    seen = []
-
-    def train(*args, **options):
-        seen.append((args, options))
-        return FORMULA
-
-    monkeypatch.setattr(report.features, "train_classifier", train)
-    monkeypatch.setattr(report.features, "classify", classify)
-    return seen
+def by_formula(split, max_features=1024):
+    """The features of images, those of the classifier by the formula."""
+    activations, logits = classify(split.images)
+    pixels = pixel_features(split.images, max_features=max_features)
+    return ImageSet(pixels, split.labels, activations, logits.argmax(axis=1))
 
 
 def beside(measure, samples, held_out):
@@ -118,16 +110,15 @@ def expected_memorization(samples, train, held_out, described):
     return figures
 
 
-def test_every_figure_and_its_whole_protocol_by_its_definition(formula):
+def test_every_figure_and_its_whole_protocol_by_its_definition():
     samples = LabeledImages(SAMPLES.images, np.where(np.arange(50) < 15, 1 - SAMPLES.labels, SAMPLES.labels))
     settings = EvaluationSettings(50, seed=9, k=3, max_pixel_features=16, classifier=TINY)
-    figures = evaluate(samples, TRAIN, HELD_OUT, num_classes=2, settings=settings, cache_dir="somewhere")
-    ((train_images, train_labels, num_classes), options), *more = formula
-    assert (num_classes, options, more) == (2, {"settings": TINY, "cache_dir": "somewhere"}, [])
-    assert (train_images is TRAIN.images, train_labels is TRAIN.labels) == (True, True)
+    features = [by_formula(split, 16) for split in (samples, TRAIN, HELD_OUT)]
+    reference = Reference(*features[1:], num_classes=2, classifier="abc")
+    figures = evaluate(features[0], reference, image_shape=(8, 8, 1), settings=settings)
 
-    sets = [classify(None, split.images)[0] for split in (samples, TRAIN, HELD_OUT)]
-    predicted, held_out_predicted = (classify(None, split.images)[1].argmax(1) for split in (samples, HELD_OUT))
+    sets = [classify(split.images)[0] for split in (samples, TRAIN, HELD_OUT)]
+    predicted, held_out_predicted = (classify(split.images)[1].argmax(1) for split in (samples, HELD_OUT))
     accuracy = float(np.mean(held_out_predicted == HELD_OUT.labels))
     assert 0.5 < accuracy < 1.0
     described = {
@@ -177,7 +168,7 @@ def test_subsets_of_two_models_are_of_the_same_images():
     held_out = LabeledImages(HELD_OUT.images[by_class], HELD_OUT.labels[by_class])
     models = [LabeledImages(SAMPLES.images[:8]), LabeledImages(SAMPLES.images[20:28] // 2)]
     settings = EvaluationSettings(num_samples=8)
-    judged = [evaluate(model, TRAIN, held_out, num_classes=0, settings=settings) for model in models]
+    judged = [figures_of(model, TRAIN, held_out, num_classes=0, settings=settings) for model in models]
     for name in ("frechet_pixels", "recall_pixels", "nearest_train_distance"):
         first, second = (figures[name] for figures in judged)
         assert first["held_out"]["value"] == second["held_out"]["value"]
@@ -190,15 +181,18 @@ def test_subsets_of_two_models_are_of_the_same_images():
     [(31, 40, 30, None), (30, 40, 30, 30), (40, 31, 30, None), (40, 30, 30, 30), (9, 5, 30, 5)],
 )
 def test_too_few_images_for_the_dimensions_are_noted(reference, samples, dimensions, few):
-    figure = report._frechet_reference("train", np.zeros((reference, dimensions)), np.zeros((samples, dimensions)))
+    figure = report._frechet_reference("train", reference, np.zeros((samples, dimensions)))
     assert figure["reference"] == f"train, {reference} images"
     note = f"Frechet distance of {few} images in 30 dimensions: biased upwards, compare equal numbers only."
     assert figure.get("note") == (None if few is None else note)
 
 
-def test_classes_that_are_counted_by_the_formula(formula):
-    figures = judge(LabeledImages(SAMPLES.images[1:8]), num_classes=2)
-    predicted = classify(None, SAMPLES.images[1:8])[1].argmax(1)
+def test_classes_that_are_counted_by_the_formula():
+    some = LabeledImages(SAMPLES.images[1:8])
+    reference = Reference(by_formula(TRAIN), by_formula(HELD_OUT), num_classes=2, classifier="abc")
+    settings = EvaluationSettings(7, classifier=TINY)
+    figures = evaluate(by_formula(some), reference, image_shape=(8, 8, 1), settings=settings)
+    predicted = classify(SAMPLES.images[1:8])[1].argmax(1)
     counts = [int(np.sum(predicted == 0)), int(np.sum(predicted == 1))]
     assert counts[0] != counts[1]
     assert figures["class_histogram"]["value"] == counts
@@ -212,12 +206,9 @@ def test_classes_that_are_counted_by_the_formula(formula):
 
 
 def test_figures_of_reconstructions_and_likelihoods_state_their_units_references_and_seed():
-    originals = np.zeros((3, 2, 2, 1), np.uint8)
-    reconstructions = originals.copy()
-    reconstructions[0, 0, 0, 0], reconstructions[2, 1, 1, 0] = 255, 51
     mse = (1 + 0.04) / 12
     assert_same(
-        report._reconstruction_figures(reconstructions, originals),
+        report._reconstruction_figures(Reconstructions(mse, 3)),
         {
             "reconstruction_mse": {
                 "value": mse,
@@ -250,7 +241,7 @@ def test_figures_of_reconstructions_and_likelihoods_state_their_units_references
         LabeledImages(SAMPLES.images),
         num_classes=0,
         likelihood=Likelihood(nats, "exact"),
-        reconstructions=HELD_OUT.images,
+        reconstructions=Reconstructions(0.0, 20),
     )
     assert figures["bits_per_dim"]["value"] == pytest.approx(30 / (64 * np.log(2)))
     assert {figure["subset_seed"] for figure in figures.values()} == {subsets.SEED}
@@ -260,7 +251,8 @@ def test_figures_of_reconstructions_and_likelihoods_state_their_units_references
 def test_the_protocol_of_the_inception_figures(monkeypatch):
     rng = np.random.default_rng(2)
     sets = [Features(rng.gamma(1.0, size=(n, 30)), 2 * rng.normal(size=(n, 7))) for n in (50, 60, 20)]
-    figures = report._inception_figures(SplitFeatures(*sets, "hash"), 4)
+    images = [ImageSet(np.zeros((len(each.pooled), 4), np.float32), inception=each) for each in sets]
+    figures = report._inception_figures(images[0], Reference(*images[1:], inception="hash"), 4, unseen)
     pooled = {"inception": "hash", "features": "last pooling of the Inception-v3 of FID, 2048-d"}
     rows = [features.pooled for features in sets]
     note = "Frechet distance of 20 images in 30 dimensions: biased upwards, compare equal numbers only."

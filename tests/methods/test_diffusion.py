@@ -144,7 +144,7 @@ def test_the_ode_gives_the_likelihood_of_the_gaussian_that_its_denoiser_is_ideal
     images = jnp.asarray(pixels(), jnp.float32)
     nats = jax.jit(model.log_prob)(image_keys, state.params, images)
     # A denoiser that says 0 everywhere is that of a point at 0, seen at the least noise level: N(0, 1).
-    x = np.asarray(ode.dequantize(image_keys, images), np.float64)
+    x = np.asarray(ode.dequantize(image_keys, images, 256), np.float64)
     expected = np.sum(-0.5 * x**2 - 0.5 * np.log(2 * np.pi) + np.log(2 / 255), axis=(1, 2, 3))
     np.testing.assert_allclose(nats, expected, rtol=1e-3)
     assert model.spec.likelihood == "lower_bound"

@@ -208,7 +208,7 @@ REFUSED = {
     r"w_avg_decay is -0.5, but must lie in \[0, 1\]": {"w_avg_decay": -0.5},
     r"path_length_decay is 1.01, but must lie in \[0, 1\]": {"path_length_decay": 1.01},
     r"r1_gamma is -1.0, but must be at least 0": {"r1_gamma": -1.0},
-    r"path_length_weight is nan, but must be at least 0": {"path_length_weight": float("nan")},
+    r"path_length_weight is nan, but must be a finite number": {"path_length_weight": float("nan")},
     r"gan.r1_every_steps is 8, but has no effect without a gan.r1_gamma": {"r1_gamma": 0.0, "r1_every_steps": 8},
     r"gan.path_length_every_steps is 1, but has no effect without a gan.path_length_w": {"path_length_weight": 0.0},
     r"gan.path_length_shrink is 4, but has no effect without a gan.path_length_w": PATHS_OFF

@@ -20,7 +20,7 @@ def test_number_of_halvings(shape, base_side, expected):
 
 @pytest.mark.parametrize("shape", [(6, 6, 1), (30, 30, 1), (33, 64, 1)])
 def test_sizes_that_cannot_be_halved_are_refused(shape):
-    with pytest.raises(ValueError, match=f"{shape[0]}x{shape[1]} pixels cannot be halved"):
+    with pytest.raises(ValueError, match=rf"{shape[0]}x{shape[1]} pixels .* cannot be halved"):
         num_halvings(*shape[:2], base_side=4)
 
 

@@ -8,6 +8,7 @@ import toy
 from specs import data_spec
 
 from jaxgen.core import conditioning, keys
+from jaxgen.core import images as image_tools
 from jaxgen.core.conditioning import classes
 from jaxgen.core.contract import ModelSpec
 from jaxgen.parallel import mesh as meshes
@@ -60,6 +61,50 @@ def test_an_image_is_a_function_of_its_seed_index_and_label_alone():
     assert (draw(12, seed=2) != whole).any((1, 2, 3)).all()
     other = draw(12, chosen=[0])
     np.testing.assert_array_equal((other == whole).all((1, 2, 3)), np.arange(12) % 3 == 0)
+
+
+def drawn_batches(count, **options):
+    given = {"seed": 1, "mesh": meshes.make_mesh(2), "batch_size": 5, **options}
+    labels = sampling.balanced_labels(SPEC, count)
+    return list(sampling.draw_batches(toy.make_model(), VARIABLES, labels, count=count, **given))
+
+
+@pytest.mark.parametrize("calls_at_once", [1, 2, 64])
+def test_some_of_the_images_come_in_the_batches_of_all(monkeypatch, calls_at_once):
+    monkeypatch.setattr(sampling, "_CALLS_AT_ONCE", calls_at_once)
+    whole = draw(32, num_devices=2, batch_size=32)
+    for start, stop, sizes in (
+        (0, None, [6, 6, 6, 6, 6, 2]),  # 5 is rounded up to the devices
+        (6, 18, [6, 6]),
+        (8, 31, [4, 6, 6, 6, 1]),
+        (30, None, [2]),
+        (12, 12, []),
+    ):
+        batches = drawn_batches(32, start=start, stop=stop)
+        assert [len(batch) for batch in batches] == sizes
+        if sizes:
+            np.testing.assert_array_equal(np.concatenate(batches), whole[start:stop])
+
+
+def test_batches_of_some_images_have_the_shape_of_those_of_all():
+    shapes = []
+
+    def sample(keys, variables, cond=None):
+        shapes.append((keys.shape, cond["label"].shape))
+        return jnp.zeros((len(keys), *toy.SHAPE))
+
+    model, labels = toy.make_model()._replace(sample=sample), sampling.balanced_labels(SPEC, 32)
+    options = {"count": 32, "seed": 0, "mesh": meshes.make_mesh(2), "batch_size": 6}
+    for start in (0, 30):
+        list(sampling.draw_batches(model, VARIABLES, labels, start=start, **options))
+    assert shapes == [((6,), (6,))]  # traced once
+
+
+def test_images_are_drawn_as_they_are_asked_for():
+    drawn = sampling.draw_batches(
+        toy.make_model(), VARIABLES, None, count=2**31 - 1, seed=0, mesh=meshes.make_mesh(8), batch_size=8
+    )
+    assert len(next(drawn)) == 8  # no array of all images, or of all their keys
 
 
 @pytest.mark.parametrize(
@@ -121,8 +166,10 @@ def test_reconstructions_are_decoded_codes(conditional):
     )
     originals = np.random.default_rng(0).integers(256, size=(11, *toy.SHAPE)).astype(np.uint8)
     labels = np.arange(11, dtype=np.int32) % 3 if conditional else None
-    back = sampling.reconstruct_images(model, jnp.array(0.5), originals, labels, mesh=meshes.make_mesh(), batch_size=8)
-    np.testing.assert_array_equal(back, originals)
+    rows = {"image": originals} | ({"label": labels} if conditional else {})
+    fn, row_keys = sampling.reconstruction(model), keys.per_example(keys.root_key(0), jnp.arange(11))
+    back = sampling.map_batches(fn, meshes.make_mesh(), row_keys, jnp.array(0.5), rows, batch_size=8)
+    np.testing.assert_array_equal(image_tools.to_levels(np.concatenate(list(back)), 256), originals)
 
 
 @pytest.mark.parametrize("conditional", [True, False])
@@ -162,7 +209,7 @@ def test_no_key_of_an_image_is_one_of_training(monkeypatch):
     """Under one seed: the keys of images drawn, coded and scored, and those of start, steps and examples."""
     count, used = 64, {}
 
-    def record(fn, mesh, keys, variables, rows, *, batch_size):
+    def record(fn, mesh, keys, variables, rows, *, batch_size, of=None):
         used[fn.__name__] = rows_of(keys)
         return iter([np.zeros((count, *toy.SHAPE), np.float32)])
 
@@ -170,8 +217,9 @@ def test_no_key_of_an_image_is_one_of_training(monkeypatch):
     model = toy.make_model()._replace(encode=len, decode=len, log_prob=len)
     originals, labels, mesh = np.zeros((count, *toy.SHAPE), np.uint8), np.zeros(count, np.int32), meshes.make_mesh()
     sampling.draw_images(model, VARIABLES, labels, count=count, seed=0, mesh=mesh, batch_size=count)
-    for of_images in (sampling.reconstruct_images, sampling.score_images):
-        of_images(model, VARIABLES, originals, labels, mesh=mesh, batch_size=count)
+    sampling.score_images(model, VARIABLES, originals, labels, mesh=mesh, batch_size=count)
+    fn = sampling.reconstruction(model)
+    used[fn.__name__] = rows_of(keys.per_example(sampling.stream_of(fn), jnp.arange(count)))
 
     training = keys.stream(keys.root_key(0), "train")
     steps = [keys.at_step(training, step) for step in range(8)]

@@ -31,10 +31,8 @@ def test_a_run_goes_on_as_if_it_had_been_longer_from_the_start(config, tmp_path)
     said = []
     jaxgen.train(constant, tmp_path / "a")
     extended = jaxgen.train(with_settings(constant, LONGER), tmp_path / "a", say=said.append)
-    assert said[:2] == [
-        "Extended from 4 to 8 steps, on whose number nothing in training depends.",
-        "Resumed at step 4.",
-    ]
+    assert said[0] == "Extended from 4 to 8 steps, on whose number nothing in training depends."
+    assert "Resumed at step 4." in said
     whole = jaxgen.train(with_settings(constant, LONGER), tmp_path / "b")
     jax.tree.map(np.testing.assert_array_equal, extended.restore(), whole.restore())
     ours, theirs = (json.loads((tmp_path / name / "config.json").read_text()) for name in "ab")
@@ -66,7 +64,8 @@ def test_a_schedule_over_the_run_is_extended_only_if_that_is_meant(config, tmp_p
         jaxgen.train(with_settings(cosine, LONGER), tmp_path / "a")
     assert contents(tmp_path / "a") == before
     run = jaxgen.train(with_settings(cosine, LONGER), tmp_path / "a", extend=True, say=said.append)
-    assert said[:2] == [f"Extended from 4 to 8 steps: {effect}.", "Resumed at step 4."]
+    assert said[0] == f"Extended from 4 to 8 steps: {effect}."
+    assert "Resumed at step 4." in said
     assert run.step == 8
     said.clear()
     jaxgen.train(with_settings(cosine, LONGER), tmp_path / "a", say=said.append)

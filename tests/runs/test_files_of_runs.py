@@ -6,25 +6,10 @@ from PIL import Image
 
 import jaxgen
 from jaxgen.data import read_arrays
-from jaxgen.runs import averages, encoding, inspection, sampling
+from jaxgen.runs import averages, encoding, inspection
 from jaxgen.runs.opened import Run
 
 pytestmark = pytest.mark.xdist_group("runs")
-
-
-def test_samples_are_saved_with_their_labels_and_a_grid(tmp_path):
-    drawn = np.random.default_rng(0).integers(0, 256, (401, 2, 2, 1), np.uint8)
-    picture = sampling.save(tmp_path / "some.npz", drawn, np.arange(401))
-    with np.load(tmp_path / "some.npz") as arrays:
-        np.testing.assert_array_equal(arrays["images"], drawn)
-        np.testing.assert_array_equal(arrays["labels"], np.arange(401))
-    assert picture == tmp_path / "some.png"
-    shown = np.asarray(Image.open(picture))
-    rows, columns = (side // (shown.shape[0] // (20 * 3 - 1)) for side in shown.shape[:2])
-    assert (rows, columns) == (20 * 3 - 1, 20 * 3 - 1)  # 400 of them, two pixels each, one between them
-    sampling.save(tmp_path / "other.npz", drawn, None)
-    with np.load(tmp_path / "other.npz") as arrays:
-        assert set(arrays) == {"images"}
 
 
 def test_checkpoints_are_listed_and_a_dry_run_deletes_none(run, workdir):

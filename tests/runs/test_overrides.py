@@ -44,7 +44,7 @@ def test_override_reads_tuples_and_fills_what_is_open():
         ("seed", "2.0", r"^config\.seed is '2\.0', but must be of type int\.$"),
         ("model.rate", "false", r"^config\.model\.rate is 'false', but must be of type float\.$"),
         ("model.unset", "True", r"^config\.model\.unset is 'True', but must be of type float\.$"),
-        ("model.widths", "3", r"^config\.model\.widths is '3', but must be of type tuple\.$"),
+        ("model.widths", "3", r"^config\.model\.widths is '3', but must be of type tuple: give it as '3,', with a"),
         ("modl.name", "b", r"^config\.modl is not a setting; config has log, model, seed\. Did you mean model\?$"),
         ("model.zzz", "b", r"^config\.model\.zzz is not a setting; config\.model has name, rate, unset, widths\.$"),
         ("seed.x.y", "1", r"^config\.seed\.x is not a setting; config\.seed is no section\.$"),

@@ -103,7 +103,7 @@ def test_every_section_is_read_once_in_a_run(name, tmp_path, monkeypatch):
         return checked(target, section, where, given)
 
     monkeypatch.setattr(configs, "_checked", counting)
-    quiet = {"train.num_steps": 2, "parallel.num_devices": 1, "log.tensorboard": False}
+    quiet = {"train.num_steps": 2, "parallel.num_devices": 1, "log.tensorboard": False, "evaluate.num_samples": 0}
     training.advance(jaxgen.config(name, **quiet), tmp_path / "run", started=0.0, say=lambda line: None)
     assert {key: count for key, count in read.items() if count > 1 and "=" not in key[0]} == {}  # but for calls as text
     sections = collections.Counter(where for where, _ in read)

@@ -14,7 +14,7 @@ from launching import TINY, contents, environment, launch
 
 import jaxgen
 from jaxgen.data.faults import DataFaultError
-from jaxgen.runs import evaluation, training
+from jaxgen.runs import training
 from jaxgen.runs.refusals import RefusedError, agreed
 from jaxgen.training import run as training_run
 from jaxgen.training.durability.health import NonFiniteError
@@ -43,13 +43,20 @@ def test_nothing_is_printed_and_what_is_said_comes_back(config, workdir, tmp_pat
     figures = jaxgen.evaluate(run, num_samples=16)
     assert any(line.startswith("step 4/4  loss ") for line in said)
     assert any(line.endswith("parameters") for line in said)
-    assert figures == json.loads(evaluation.report_file(run.directory).read_text())["figures"]
+    assert "Data: 1,437 images of 8x8x1, 10 classes, 0 to 9" in said
+    assert figures == json.loads((run.directory / "evaluations" / "step4_num_samples=16.json").read_text())["figures"]
     assert jaxgen.train(config, tmp_path / "run", say=said.append).step == 4
     assert said[-1] == f"{tmp_path / 'run'} is finished: all 4 steps are done."
     run = jaxgen.train(jaxgen.config("vae:tiny", **QUIET), str(tmp_path / "silent"))
     run.sample(2)
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")
+
+
+def test_the_clock_alone_has_the_share_of_time_that_the_devices_wait_for_data(workdir):
+    (events,) = workdir.rglob("events.out.*")
+    assert b"data/wait_share" in events.read_bytes()
+    assert "wait_share" not in (workdir / "metrics.jsonl").read_text()
 
 
 def test_training_goes_on_where_it_was_stopped(config, tmp_path):

@@ -1,5 +1,7 @@
+import io
 import json
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -8,8 +10,10 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from configs import common
+from jaxgen.core import grids
+from jaxgen.training import logging
 from jaxgen.training.durability.write_errors import Tolerance, WriteError
-from jaxgen.training.logging import Log, LogSettings, Progress, log_settings
+from jaxgen.training.logging import Log, LogSettings, Progress, check_writers, log_settings, progress_mode
 
 PLAIN = LogSettings(tensorboard=False)
 
@@ -191,6 +195,16 @@ def test_a_grid_is_one_picture_named_by_its_step(tmp_path):
     np.testing.assert_array_equal(picture[::factor, ::factor][9:, 18:], tiles[5])
 
 
+def test_a_grid_names_its_classes(tmp_path):
+    tiles = np.random.default_rng(0).integers(256, size=(6, 8, 8, 3)).astype(np.uint8)
+    labels, names = np.arange(6) % 2, ("cat", "dog")
+    with open_log(tmp_path) as log:
+        path = log.images("samples", 12, tiles, columns=3, labels=labels, class_names=names)
+    expected = grids.picture(tiles, labels=labels, class_names=names)
+    np.testing.assert_array_equal(np.asarray(Image.open(path)), expected)
+    assert expected.shape != grids.picture(tiles, columns=3).shape
+
+
 def test_tensorboard_gets_what_metrics_jsonl_gets_and_the_clock_besides(tmp_path):
     with open_log(tmp_path, settings=LogSettings()) as log:
         log.metrics(2, {"a_metric": 1.0})
@@ -201,10 +215,73 @@ def test_tensorboard_gets_what_metrics_jsonl_gets_and_the_clock_besides(tmp_path
     assert lines(tmp_path) == [{"step": 2, "a_metric": 1.0}]
 
 
-def test_an_optional_writer_that_is_not_installed_is_refused(tmp_path, monkeypatch):
+def test_an_optional_writer_that_is_not_installed_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match=r"log\.wandb needs Weights & Biases: pip install .* or log\.wandb=False"):
-        open_log(tmp_path, settings=LogSettings(tensorboard=False, wandb=True))
+        check_writers(LogSettings(tensorboard=False, wandb=True))
+
+
+class FakeWandb:
+    """As much of Weights & Biases as is called."""
+
+    class errors:  # noqa: N801  # its name
+        class Error(Exception):
+            pass
+
+    def __init__(self, *, logged_in=True, reachable=True):
+        self.logged_in, self.reachable, self.started = logged_in, reachable, []
+
+    def login(self, *, prompt, verify):
+        assert (prompt, verify) == (False, False)
+        return self.logged_in
+
+    def init(self, *, mode=None, **settings):
+        if mode != "offline" and not self.reachable:
+            raise self.errors.Error("no such\nhost.")
+        self.started.append((mode, settings["dir"]))
+        return self
+
+    def log(self, values, step):
+        pass
+
+    def finish(self):
+        pass
+
+
+@pytest.mark.parametrize(("logged_in", "reachable", "variable", "mode", "sentence"), [
+    (True, True, None, None, None),
+    (False, True, None, "offline", "No account of Weights & Biases is logged in here (wandb login): "),
+    (True, False, None, "offline", "Weights & Biases cannot be reached (no such host): "),
+    (False, True, "disabled", None, None),
+])  # fmt: skip
+def test_without_an_account_or_a_connection_wandb_is_offline(
+    tmp_path, monkeypatch, logged_in, reachable, variable, mode, sentence
+):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("WANDB_MODE", variable)
+    wandb, said = FakeWandb(logged_in=logged_in, reachable=reachable), []
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    home = tmp_path / "my runs"
+    home.mkdir()
+    settings = LogSettings(tensorboard=False, wandb=True)
+    with Log(home, settings, resume_step=0, config={}, say=said.append) as log:
+        log.metrics(1, {"a": 1.0})
+    assert wandb.started == [(mode, str(home))]
+    after = f"this run is logged offline; send it later by: wandb sync '{home}/wandb'/offline-run-*"
+    assert said == ([] if sentence is None else [sentence + after])
+
+
+@pytest.mark.parametrize(("terminal", "kind", "mode"), [
+    (True, "xterm", "bar"), (True, "dumb", "lines"), (False, "xterm", "lines"), (None, "xterm", "lines"),
+])  # fmt: skip
+def test_a_bar_is_shown_where_the_terminal_can_show_one(monkeypatch, terminal, kind, mode):
+    stream = None if terminal is None else io.StringIO()
+    if stream is not None:
+        stream.isatty = lambda: terminal
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setenv("TERM", kind)
+    assert progress_mode() == mode
 
 
 @pytest.fixture
@@ -253,3 +330,22 @@ def test_only_the_first_of_several_processes_writes(tmp_path, monkeypatch):
         log.clock(2, {"b": 1.0})
         assert log.images("samples", 2, np.zeros((1, 8, 8, 3), np.uint8)) is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_other_work_is_shown_by_the_bar_until_the_next_step():
+    with Progress(100, 0, 8, mode="bar") as progress:
+        with progress.working("drawing 80 images"):
+            assert progress._bar.tasks[0].fields["status"] == "drawing 80 images"
+        progress.update(7, "loss 0.25", line=True)
+        assert progress._bar.tasks[0].fields["status"].startswith("loss 0.25")
+
+
+@pytest.mark.parametrize("seconds", [0.001, 60.0])
+def test_other_work_has_a_line_if_it_takes_long(monkeypatch, seconds):
+    monkeypatch.setattr(logging, "_LONG_SECONDS", seconds)
+    said, seen = [], threading.Event()
+    with Progress(100, 0, 8, mode="lines", say=lambda text: (said.append(text), seen.set())) as progress:
+        with progress.working("drawing 80 images"):
+            assert seen.wait(30 if seconds < 1 else 0.05) == (seconds < 1)
+        assert said == ["drawing 80 images ..."] * (seconds < 1)
+    assert not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]

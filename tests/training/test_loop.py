@@ -13,6 +13,7 @@ from jaxgen.training.durability import health
 from jaxgen.training.durability.watchdog import Watchdog
 from jaxgen.training.profiling import Profiler
 from jaxgen.training.programs import Programs
+from jaxgen.training.waiting import DataWait
 
 
 def cuts(start, num_steps, size, phase=lambda step: None):
@@ -53,6 +54,7 @@ def fit(
     programs=None,
     watched=False,
     events=None,
+    waiting=None,
 ):
     """Runs the loop on a state that counts steps; returns its result and the events in their order.
 
@@ -81,6 +83,7 @@ def fit(
         ],
         interrupted=interrupted,
         watchdog=watchdog,
+        waiting=DataWait() if waiting is None else waiting,
     )
     return result, events
 
@@ -185,6 +188,34 @@ def test_the_watchdog_knows_what_may_hang_and_pauses_while_anything_may_take_lon
         ("pause",),
         ("save", 4, 4),
         ("go on",),
+    ]
+
+
+class RecordingWait(DataWait):
+    """Records the calls."""
+
+    def __init__(self, events):
+        super().__init__()
+        self.events = events
+
+    def read(self, batches, count):
+        self.events.append(("read", count))
+        return super().read(batches, count)
+
+    def dispatched(self, metrics):
+        self.events.append(("dispatched", metrics["loss"].tolist()))
+
+    def restart_clock(self):
+        self.events.append(("restart",))
+
+
+def test_the_time_from_each_dispatch_to_the_next_batch_is_measured_but_not_that_of_hooks():
+    events = []
+    fit(5, 2, hooks=[("save", 4)], waiting=RecordingWait(events), events=events)
+    assert of(events, "read", "run", "dispatched", "restart", "save") == [
+        *(("restart",), ("read", 2), ("run", 0), ("dispatched", [1, 2])),
+        *(("read", 2), ("run", 2), ("dispatched", [3, 4]), ("save", 4, 4), ("restart",)),
+        *(("read", 1), ("run", 4), ("dispatched", [5])),
     ]
 
 

@@ -33,6 +33,19 @@ def test_snapshots_are_of_power_averages():
     assert settings(train_snapshot_every_steps=5, ema_kind="power").snapshot_every_steps == 5
 
 
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.5])
+def test_a_share_for_drawing_that_is_none_is_refused(share):
+    with pytest.raises(
+        ValueError, match=rf"train\.sample_share is {share}, but must be above 0 and at most 1, or None"
+    ):
+        settings(train_sample_share=share)
+
+
+@pytest.mark.parametrize("share", [0.01, 1.0, None])
+def test_a_share_for_drawing_may_be_without_a_limit(share):
+    assert settings(train_sample_share=share).sample_share == share
+
+
 @pytest.mark.parametrize("size", [0, -4, 6])
 def test_a_batch_that_cannot_be_sliced_is_refused(size):
     with pytest.raises(ValueError, match=rf"data\.batch_size is {size}, but must be a positive multiple of .* 4"):

@@ -5,6 +5,7 @@ import pytest
 from specs import data_spec
 
 from configs import common
+from jaxgen.core.images import Window
 from jaxgen.data import Dataset
 from jaxgen.data.dataset import label_of
 from jaxgen.training import workdir
@@ -134,6 +135,7 @@ def test_what_is_kept_may_change_when_a_run_goes_on(tmp_path):
     workdir.prepare(tmp_path, config())
     other = config(train_keep_checkpoints=7, train_keep_every_steps=10, train_keep_best="loss")
     other.train.on_write_error = "continue"
+    other.train.sample_num_images, other.train.sample_share = 20, None
     assert workdir.prepare(tmp_path, other)
 
 
@@ -151,7 +153,6 @@ def test_a_run_knows_its_data_again(tmp_path):
     workdir.save_spec(tmp_path, SPEC, data(10, "a"))
     assert workdir.load_spec(tmp_path) == SPEC
     workdir.check_data(tmp_path, data(10, "a"))
-    workdir.check_data(tmp_path, data(11, None))
     after = rf"restore the data, or start in another --workdir.*remove {tmp_path}/data\.json"
     with pytest.raises(ValueError, match=rf"changed since it began \(10 examples then, 1,234 now\).*{after}"):
         workdir.check_data(tmp_path, data(1_234, "b"))
@@ -167,10 +168,49 @@ def test_a_run_that_does_not_know_its_data_takes_any(tmp_path, capsys, text):
     assert ("data.json was damaged" in capsys.readouterr().out) == (text in ("", "[]"))
 
 
-def test_data_without_a_fingerprint_leaves_none(tmp_path):
-    workdir.save_spec(tmp_path, SPEC, data(10, None))
-    workdir.check_data(tmp_path, data(11, "a"))
-    assert "fingerprint" not in contents(tmp_path)["data.json"]
+@pytest.mark.parametrize(("then", "now"), [(None, "a"), ("a", None), (None, None)])
+def test_without_a_fingerprint_the_number_of_examples_decides(tmp_path, then, now):
+    workdir.save_spec(tmp_path, SPEC, data(10, then))
+    workdir.check_data(tmp_path, data(10, now))
+    with pytest.raises(ValueError, match=r"changed since it began \(10 examples then, 11 now\)"):
+        workdir.check_data(tmp_path, data(11, now))
+    assert ("fingerprint" in contents(tmp_path)["data.json"]) == (then is not None)
+
+
+def test_a_path_is_not_compared_and_the_one_that_a_run_goes_on_with_is_kept(tmp_path):
+    begun = config(data_path="there", train_init_from="one")
+    begun.frozen.teacher = "teacher"
+    workdir.prepare(tmp_path, begun)
+    moved = config(data_path="~/here", data_data_dir="/sets", train_init_from="two", evaluate_k=5)
+    moved.frozen.teacher = "guide"
+    before = contents(tmp_path)
+    assert workdir.prepare(tmp_path, moved)
+    assert contents(tmp_path) == before  # until what lies there has been compared
+    workdir.save_paths(tmp_path, moved)
+    kept = workdir.load_config(tmp_path)
+    assert (kept.data.path, kept.data.data_dir, kept.train.init_from) == ("~/here", "/sets", "two")
+    assert kept.frozen.teacher == "guide"
+    assert kept.evaluate.k == begun.evaluate.k
+    after = contents(tmp_path)
+    workdir.save_paths(tmp_path, moved)
+    assert contents(tmp_path) == after
+
+
+@pytest.mark.parametrize(("name", "begun", "now"), [
+    ("train.init_from", None, "one"), ("train.init_from", "one", None), ("frozen.teacher", None, "one"),
+    ("frozen.teacher", "one", None),
+])  # fmt: skip
+def test_another_run_is_not_taken_for_none(tmp_path, name, begun, now):
+    section, _, key = name.partition(".")
+
+    def made(value):
+        changed = config()
+        changed[section][key] = value
+        return changed
+
+    workdir.prepare(tmp_path, made(begun))
+    with pytest.raises(ValueError, match=rf"Different: {name}: {now!r} now, {begun!r} there"):
+        workdir.prepare(tmp_path, made(now))
 
 
 def test_a_run_keeps_the_names_of_its_classes(tmp_path):
@@ -179,3 +219,13 @@ def test_a_run_keeps_the_names_of_its_classes(tmp_path):
     assert workdir.load_class_names(tmp_path) == ("shoe", "bag")
     workdir.save_spec(tmp_path, SPEC, data(10, "a"))
     assert workdir.load_class_names(tmp_path) == ()
+
+
+def test_levels_and_window_of_the_data_are_kept(tmp_path):
+    window = Window(-1000.0, 3000.0, "int16")
+    workdir.save_spec(tmp_path, SPEC._replace(levels=65_536), window=window)
+    assert workdir.load_spec(tmp_path) == SPEC._replace(levels=65_536)
+    assert workdir.load_window(tmp_path) == window
+    workdir.save_spec(tmp_path, SPEC)
+    assert workdir.load_spec(tmp_path).levels == 256
+    assert workdir.load_window(tmp_path) is None

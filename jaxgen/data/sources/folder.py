@@ -2,180 +2,160 @@
 
 import hashlib
 import os
-import pathlib
-import stat
-from collections.abc import Iterable
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-from jaxgen.data.dataset import Dataset, Example, Facts, decoded_dataset
-from jaxgen.data.pictures import Crop, check_options, prepare
+from jaxgen.data import folders, label_files, listing, surveys
+from jaxgen.data.dataset import UNREADABLE, Dataset, Example, decoded_dataset, facts_by_loading
+from jaxgen.data.folders import Members
+from jaxgen.data.listing import Listing, Stamp
+from jaxgen.data.number_pictures import Range
+from jaxgen.data.pictures import (
+    BACKGROUND,
+    MAX_MEGAPIXELS,
+    Background,
+    Crop,
+    ImageSize,
+    opened,
+)
+from jaxgen.data.reading import PictureSettings, find_reader
 
-_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
-_SPLITS = ("train", "test")
-_HELD_OUT_PERCENT = 10
 
+class Picture(NamedTuple):
+    """A file that was listed."""
 
-class _Stamp(NamedTuple):
-    """The facts by which a change of a file is noticed."""
-
-    size: int
-    mtime_ns: int
-
-
-class _Picture(NamedTuple):
-    path: pathlib.Path
+    path: str
     label: int
-    stamp: _Stamp | None  # None: no regular file
+    stamp: Stamp
+
+
+class Pictures(Sequence[Picture]):
+    """The pictures of a split."""
+
+    def __init__(self, root: Path, listed: Listing, members: Members) -> None:
+        self._root, self._listed, self._members = os.fspath(root), listed, members
+
+    def __len__(self) -> int:
+        return len(self._members.positions)
+
+    def __getitem__(self, index: int) -> Picture:  # type: ignore[override]
+        at = int(self._members.positions[index])
+        path = os.path.join(self._root, self._listed.files[at])
+        return Picture(path, int(self._members.labels[index]), self._listed.stamp(at))
 
 
 def load(
     split: str,
     *,
     path: str,
-    image_size: int | None = None,
-    crop: Crop = "center",
-    channels: int = 3,
+    image_size: ImageSize | None = None,
+    crop: Crop | None = None,
+    channels: int | None = None,
+    window: Range | None = None,
+    background: Background = BACKGROUND,
+    max_megapixels: float = MAX_MEGAPIXELS,
     split_seed: int = 0,
 ) -> Dataset:
     """Opens the pictures below a directory (png, jpg, webp, bmp, gif, tif, ppm, pgm).
 
-    A picture's class is the subdirectory of `path` that it lies in, at any depth; classes are numbered in the order of
-    their names. Pictures directly in `path` have no class. If `path` holds just `train` and `test`, these are the
-    splits, and all this applies to each. Otherwise about 10% are held out for "test", by a hash of the relative file
-    name, so that adding files moves no others.
+    `folders.find_members` says what the splits and the classes are; if there is a `dataset.json`, it gives the classes,
+    which are numbers, and about 10% of all pictures are held out. The headers of some pictures are read, for the
+    notes of the dataset.
 
     Args:
       split: "train" or "test".
       path: the directory. Hidden files are ignored, symbolic links followed.
-      image_size: height and width to resize to; None if all pictures have the same size already.
-      crop: what to cut out before resizing.
-      channels: 3 for RGB or 1 for gray; all pictures are converted.
+      image_size: height and width to resize to, or one number for both; None if all pictures have one size already.
+      crop: what to cut out before resizing: `center`, `none`, or a size in pixels.
+      channels: as of `reading.PictureSettings`, like the next three: 3 for RGB, 1 for gray, or another number.
+      window: the values, of pictures of more than 8 bits, that become the least and the greatest level.
+      background: the color behind transparent parts, or its gray level.
+      max_megapixels: the size of the largest pictures that are read, in millions of pixels.
       split_seed: another number holds out others.
 
     Raises:
-      ValueError: if there are no pictures, classes are not clear, or an option fits no picture; when reading, names a
-        file that cannot be decoded, or is not what it was when the dataset was opened.
+      ValueError: if there are no pictures, splits, classes or sizes are not clear, or an option fits no picture; when
+        reading, names a file that cannot be decoded, or is not what it was when the dataset was opened.
     """
-    check_options(image_size=image_size, crop=crop, channels=channels)
-    root = pathlib.Path(path).expanduser()
-    pictures, class_names = _find(root, split, split_seed)
+    settings = PictureSettings(image_size, crop, channels, window, background, max_megapixels)
+    settings.check()
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise ValueError(f"data.path is {str(root)!r}, which is not a directory.")
+    listed = listing.list_pictures(root)
+    members = _members(root, listed, split, split_seed)
+    pictures = Pictures(root, listed, members)
+    reader = find_reader(lambda index: _checked(pictures[index], listed), len(pictures), settings)
 
-    def decode(picture: _Picture) -> Example:
-        _check(picture)
-        with _open(picture.path) as image:
-            upright = ImageOps.exif_transpose(image)
-            array = prepare(upright, channels=channels, image_size=image_size, crop=crop)
-        return {"image": array} | ({"label": np.int32(picture.label)} if class_names else {})
+    def example(picture: Picture) -> Example:
+        image = reader.read(_checked(picture, listed))
+        return {"image": image} | ({"label": np.int32(picture.label)} if members.class_names else {})
 
+    seen = surveys.survey(len(pictures), lambda index: _header(root, pictures[index], max_megapixels), UNREADABLE)
+    surveys.check_sizes(seen, image_size=image_size, crop=crop)
+    channels = 0 if reader.as_numbers else reader.channels
+    noted = surveys.notes(seen, channels=channels, image_size=image_size, crop=crop, background=background)
     return decoded_dataset(
         pictures,
-        decode,
-        lambda index: str(pictures[index].path),
-        class_names=class_names,
-        fingerprint=_fingerprint(pictures, root),
+        example,
+        lambda index: pictures[index].path,
+        class_names=members.class_names,
+        fingerprint=_fingerprint(root, listed, members),
+        notes=members.notes + noted + reader.notes,
+        window=reader.window,
     )
 
 
-def facts(
-    *, path: str, image_size: int | None = None, crop: Crop = "center", channels: int = 3, split_seed: int = 0
-) -> Facts:
-    """Returns shape and classes of the pictures, which must be there; the arguments are those of `load`."""
-    data = load("train", path=path, image_size=image_size, crop=crop, channels=channels, split_seed=split_seed)
-    return data.facts
+facts = facts_by_loading(load)
+"""Returns shape and classes of the data, which must be there; the arguments are those of `load`."""
 
 
-def _check(picture: _Picture) -> None:
-    """Refuses to read what is no file, or was changed since the listing; nothing else than a file is ever opened."""
-    if picture.stamp is None:
+def _members(root: Path, listed: Listing, split: str, seed: int) -> Members:
+    """The pictures of a split, whose classes a `dataset.json` gives, or else the directories."""
+    labels = root / label_files.NAME
+    if not labels.is_file():
+        return folders.find_members(listed.files, split, seed=seed, where=str(root))
+    try:
+        content = labels.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{labels} cannot be read: {error.strerror}.") from error
+    return label_files.find_members(content, listed.files, split, seed=seed, where=str(labels))
+
+
+def _checked(picture: Picture, listed: Listing) -> str:
+    """Returns the path of what is a file, and was not changed since the listing; nothing else is ever opened."""
+    if picture.stamp.size == listing.NO_FILE:
         raise OSError("it is no file, or a link to none")
-    if not os.path.lexists(picture.path):
-        raise OSError("it was removed since the run began")
-    if _stamp(picture.path) != picture.stamp:
-        raise OSError("it was changed since the run began")
+    now = listing.stamp_of(picture.path)
+    if now != picture.stamp:
+        event = "changed" if os.path.lexists(picture.path) else "removed"
+        if listed.kept_in is None:
+            raise OSError(f"it was {event} since the run began")
+        listing.forget(listed)
+        raise OSError(f"it was {event} since the directory was listed, which the next start will do anew")
     if not picture.stamp.size:
         raise OSError("it is empty")
+    return picture.path
 
 
-def _open(path: pathlib.Path) -> Image.Image:
-    try:
-        return Image.open(path)
-    except UnidentifiedImageError as error:
-        raise OSError("it is no picture, or its beginning is damaged") from error
+def _header(root: Path, picture: Picture, max_megapixels: float) -> surveys.Header:
+    if picture.stamp.size == listing.NO_FILE:
+        raise OSError("it is no file")
+    with opened(picture.path, max_megapixels=max_megapixels) as image:
+        return surveys.header_of(image, os.path.relpath(picture.path, root))
 
 
-def _stamp(path: pathlib.Path) -> _Stamp | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return _Stamp(status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
-
-
-def _fingerprint(pictures: Iterable[_Picture], root: pathlib.Path) -> str:
-    """Of names and sizes, since copying a directory may change the times."""
+def _fingerprint(root: Path, listed: Listing, members: Members) -> str:
+    """Of names and sizes, since copying may change the times; and of classes that are not those of sorted names."""
     digest = hashlib.blake2b(digest_size=16)
-    for picture in pictures:
-        size = picture.stamp.size if picture.stamp else None
-        digest.update(os.fsencode(f"{picture.path.relative_to(root)}\0{size}\n"))
+    for at in members.positions:
+        size = listed.sizes[at]
+        digest.update(os.fsencode(f"{listed.files[at]}\0{None if size == listing.NO_FILE else size}\n"))
+    if list(members.class_names) != sorted(members.class_names):
+        digest.update(os.fsencode("\0".join(members.class_names)))
+    if (root / label_files.NAME).is_file():
+        digest.update(members.labels.tobytes())
     return digest.hexdigest()
-
-
-def _find(root: pathlib.Path, split: str, seed: int) -> tuple[list[_Picture], tuple[str, ...]]:
-    if not root.is_dir():
-        raise ValueError(f"data.path is {str(root)!r}, which is not a directory.")
-    has_splits = all((root / name).is_dir() for name in ("train", "test"))
-    home = root / split if has_splits else root
-    files = _files(home)
-    class_names = _class_names(root / "train" if has_splits else root)
-    if not has_splits:
-        files = [file for file in files if _held_out(file, seed) == (split == "test")]
-    if not files:
-        raise ValueError(f"There are too few pictures below {root} to hold some out for {split!r}.")
-    paths = [home / file for file in files]
-    labels = [_label(path, file, class_names) for path, file in zip(paths, files, strict=True)]
-    return [_Picture(*known, _stamp(known[0])) for known in zip(paths, labels, strict=True)], class_names
-
-
-def _files(root: pathlib.Path) -> list[pathlib.PurePath]:
-    """Relative paths of all pictures below a directory, sorted."""
-    found = []
-    for directory, subdirectories, names in os.walk(root, followlinks=True):
-        subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
-        here = pathlib.PurePath(directory).relative_to(root)
-        found += [here / name for name in names if not name.startswith(".") and _suffix(name) in _SUFFIXES]
-    if not found:
-        raise ValueError(f"There are no pictures below {root} ({', '.join(sorted(_SUFFIXES))}).")
-    return sorted(found)
-
-
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
-
-
-def _class_names(root: pathlib.Path) -> tuple[str, ...]:
-    """The subdirectories that pictures lie in; none if they lie directly in the directory."""
-    files = _files(root)
-    loose = [file for file in files if len(file.parts) == 1]
-    if loose and len(loose) < len(files):
-        raise ValueError(
-            f"Some pictures lie directly in {root} ({loose[0]}) and some in subdirectories ({files[0]}), so that their "
-            "classes are not clear: move them."
-        )
-    return () if loose else tuple(sorted({file.parts[0] for file in files}))
-
-
-def _label(path: pathlib.Path, file: pathlib.PurePath, class_names: tuple[str, ...]) -> int:
-    name = file.parts[0] if len(file.parts) > 1 else None
-    if not class_names:
-        return 0
-    if name not in class_names:
-        raise ValueError(f"{path} is of none of the classes of the training pictures: {', '.join(class_names)}.")
-    return class_names.index(name)
-
-
-def _held_out(file: pathlib.PurePath, seed: int) -> bool:
-    digest = hashlib.blake2b(f"{seed}/{file.as_posix()}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % 100 < _HELD_OUT_PERCENT

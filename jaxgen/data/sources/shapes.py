@@ -15,6 +15,7 @@ from jaxtyping import Float, Float32, Int, Int32, UInt8, UInt64
 from jaxgen.core.conditioning import Conditions, classes, tokens, vector
 from jaxgen.data.dataset import ENDLESS, Dataset, Example, Facts
 
+_VERSION = 1  # another number for other pictures of the same options
 _NUM_TEST = 10_000
 _RADII = (0.12, 0.36)
 _SIZES = ("small", "medium", "large")
@@ -66,7 +67,13 @@ def load(split: str, *, image_size: int = 32, seed: int = 0) -> Dataset:
     """
     if image_size < 1:
         raise ValueError(f"data.image_size is {image_size}, but must be at least 1.")
-    return Dataset(Shapes(split, seed, image_size), (image_size, image_size, 3), CONDITIONING, tuple(SHAPES))
+    return Dataset(
+        Shapes(split, seed, image_size),
+        (image_size, image_size, 3),
+        CONDITIONING,
+        tuple(SHAPES),
+        fingerprint=f"shapes, version {_VERSION}, {split}, seed {seed}, {image_size}x{image_size}",
+    )
 
 
 def facts(*, image_size: int = 32, seed: int = 0) -> Facts:

@@ -9,13 +9,17 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from jaxtyping import UInt8
 from PIL import Image
 
-from jaxgen.data.dataset import Dataset, Example, Facts, decoded_dataset, label_of
+from jaxgen.core import paths
+from jaxgen.data import surveys
+from jaxgen.data.dataset import UNREADABLE, Dataset, Example, Facts, decoded_dataset, label_of
 from jaxgen.data.loading import source_names
-from jaxgen.data.pictures import Crop, check_options, prepare
+from jaxgen.data.pictures import BACKGROUND, Background, Crop, ImageSize, check_options, crop_box, prepare, sides
 
 _SOME_NAMES = ("mnist", "cifar10", "celeb_a", "lsun/bedroom", "imagenet2012")
+_DECODED = 100  # images of unknown size that are decoded to learn what cropping and resizing does to them
 _UNLABELED_TEST = ("imagenet2012",)  # their test labels are all -1; "validation" is what the field evaluates on
 
 # Pillow decodes just as well, but without OpenCV TFDS advises to install it, once in every process.
@@ -23,7 +27,14 @@ logging.getLogger("absl").addFilter(lambda record: "OpenCV is not installed" not
 
 
 def load(
-    name: str, split: str, *, data_dir: str | None = None, image_size: int | None = None, crop: Crop = "center"
+    name: str,
+    split: str,
+    *,
+    data_dir: str | None = None,
+    image_size: ImageSize | None = None,
+    crop: Crop | None = None,
+    channels: int | None = None,
+    background: Background = BACKGROUND,
 ) -> Dataset:
     """Opens a dataset of TFDS, downloading and preparing it first if TensorFlow is installed.
 
@@ -31,35 +42,41 @@ def load(
       name: with its configuration, if it has several: `cifar10`, `lsun/bedroom`, `downsampled_imagenet/64x64`.
       split: "test" is the dataset's test split or, where that is missing or has no labels, its validation split.
       data_dir: see `data_directory`.
-      image_size: height and width to resize to; None keeps the stored size.
-      crop: what to cut out before resizing; `celeb_a` is usually taken with 140.
+      image_size: height and width to resize to, or one number for both; None keeps the size of what is cut out.
+      crop: what to cut out before resizing; in papers, 140 of `celeb_a`. By default, as little as `image_size` needs.
+      channels: 3 for RGB or 1 for gray; by default 1 if the dataset says that it is gray, otherwise 3.
+      background: the color behind transparent parts, or its gray level.
 
     Raises:
       ValueError: if there is no such dataset or split, an option fits no picture, or if it is not prepared and cannot
         be.
       ConnectionError: if it cannot be downloaded.
     """
-    return read(_builder(name, data_dir), split, image_size=image_size, crop=crop)
+    builder = _builder(name, data_dir)
+    return read(builder, split, image_size=image_size, crop=crop, channels=channels, background=background)
 
 
-def facts(name: str, *, data_dir: str | None = None, image_size: int | None = None, crop: Crop = "center") -> Facts:
+def facts(
+    name: str,
+    *,
+    data_dir: str | None = None,
+    image_size: ImageSize | None = None,
+    crop: Crop | None = None,
+    channels: int | None = None,
+    background: Background = BACKGROUND,
+) -> Facts:
     """Returns shape and classes of a dataset, which need not be prepared; the arguments are those of `load`.
 
     Raises:
       ValueError: if there is no such dataset, or its images differ in size and neither option says which they get.
     """
-    check_options(image_size=image_size, crop=crop)
     builder = _builder(name, data_dir)
+    channels = _channels(builder, channels)
+    check_options(image_size=image_size, crop=crop, channels=channels, background=background)
+    height, width = _size(builder, image_size, crop)
     label_key = _label_key(builder)
-    height, width, channels = builder.info.features[_image_key(builder)].shape
-    side = image_size or (crop if isinstance(crop, int) else None)
-    height, width = side or height, side or width
-    if height is None or width is None:
-        raise ValueError(f"The images of {name} differ in size: set data.image_size.")
-    if crop == "center":
-        height = width = min(height, width)
     num_classes = builder.info.features[label_key].num_classes if label_key else 0
-    return Facts((height, width, 1 if channels == 1 else 3), label_of(num_classes))
+    return Facts((height, width, channels), label_of(num_classes))
 
 
 def data_directory(data_dir: str | None) -> str:
@@ -68,7 +85,7 @@ def data_directory(data_dir: str | None) -> str:
     The default is ~/tensorflow_datasets.
     """
     environment = os.environ.get("JAXGEN_DATA_DIR") or os.environ.get("TFDS_DATA_DIR")
-    return os.path.expanduser(data_dir or environment or "~/tensorflow_datasets")
+    return str(paths.expanded(data_dir or environment or "~/tensorflow_datasets", where="data.data_dir"))
 
 
 def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
@@ -81,27 +98,72 @@ def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
 
 
 def read(
-    builder: tfds.core.DatasetBuilder, split: str, *, image_size: int | None = None, crop: Crop = "center"
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    *,
+    image_size: ImageSize | None = None,
+    crop: Crop | None = None,
+    channels: int | None = None,
+    background: Background = BACKGROUND,
 ) -> Dataset:
     """Returns one split of a TFDS builder; the arguments are those of `load`."""
-    check_options(image_size=image_size, crop=crop)
+    channels = _channels(builder, channels)
+    check_options(image_size=image_size, crop=crop, channels=channels, background=background)
     records = _open(builder, split)
-    image_key = _image_key(builder)
-    channels = 1 if builder.info.features[image_key].shape[-1] == 1 else 3
-    label_key = _label_key(builder)
+    image_key, label_key = _image_key(builder), _label_key(builder)
     class_names = tuple(builder.info.features[label_key].names) if label_key else ()
 
     def decode(record: Mapping[str, Any]) -> Example:
-        array = record[image_key]
-        picture = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
-        image = prepare(picture, channels=channels, image_size=image_size, crop=crop)
+        picture = _picture(record[image_key])
+        image = prepare(picture, channels=channels, image_size=image_size, crop=crop, background=background)
         return {"image": image} | ({"label": np.int32(record[label_key])} if label_key else {})
 
     def describe(index: int) -> str:
         return f"Example {index} of the {split} split of {builder.name} in {_file_of(builder, split, index)}"
 
+    seen = _survey(builder, records)
+    surveys.check_sizes(seen, image_size=image_size, crop=crop)
+    notes = surveys.notes(seen, channels=channels, image_size=image_size, crop=crop, background=background)
     fingerprint = f"{builder.info.full_name}, {split}, {len(records)} examples"
-    return decoded_dataset(records, decode, describe, class_names=class_names, fingerprint=fingerprint)
+    return decoded_dataset(records, decode, describe, class_names=class_names, fingerprint=fingerprint, notes=notes)
+
+
+def _picture(array: UInt8[np.ndarray, "h w c"]) -> Image.Image:
+    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+
+
+def _channels(builder: tfds.core.DatasetBuilder, given: int | None) -> int:
+    """The number of channels that is asked for, or that of the dataset without a channel of transparency."""
+    stored = builder.info.features[_image_key(builder)].shape[-1]
+    return given if given is not None else 1 if stored == 1 else 3
+
+
+def _size(builder: tfds.core.DatasetBuilder, image_size: ImageSize | None, crop: Crop | None) -> tuple[int, int]:
+    """Height and width of the prepared images, as far as the dataset's description says."""
+    height, width, _ = builder.info.features[_image_key(builder)].shape
+    pixels = None if isinstance(crop, str) else crop
+    if None in (height, width):
+        if image_size is None and pixels is None:
+            raise ValueError(f"The images of {builder.name} differ in size: set data.image_size.")
+        return sides(image_size or pixels or 0)
+    try:
+        box = crop_box(width, height, image_size=image_size, crop=crop)
+    except ValueError as error:
+        raise ValueError(f"No image of {builder.name} can be used: {error}.") from error
+    return sides(image_size) if image_size else (box.bottom - box.top, box.right - box.left)
+
+
+def _survey(builder: tfds.core.DatasetBuilder, records: Sequence[Any]) -> surveys.Survey:
+    """The sizes of the images: those of the dataset's description or, if it has none, of some that are decoded."""
+    key = _image_key(builder)
+    height, width, channels = builder.info.features[key].shape
+    if None not in (height, width):
+        return surveys.alike(surveys.Header("each", width, height, channels == 4, channels == 1), len(records))
+
+    def header(index: int) -> surveys.Header:
+        return surveys.header_of(_picture(records[index][key]), f"example {index}")
+
+    return surveys.survey(len(records), header, UNREADABLE, at_most=_DECODED)
 
 
 def _file_of(builder: tfds.core.DatasetBuilder, split: str, index: int) -> str:

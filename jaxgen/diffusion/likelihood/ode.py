@@ -12,14 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxgen.core.gaussians import gaussian_log_likelihood, sum_per_example
+from jaxgen.core.gaussians import bin_width, gaussian_log_likelihood, sum_per_example
 from jaxgen.core.keys import fold_each
 from jaxgen.diffusion.sampling.denoisers import Denoiser, Images, Sigmas
 
 Scalars = Float[Array, " n"]
 Field = Callable[[Images, Scalars], tuple[Images, Scalars]]
-BIN = 2.0 / 255.0
-"""The distance of two 8-bit levels in [-1, 1]."""
 
 
 def log_prob(
@@ -28,17 +26,17 @@ def log_prob(
     images: Images,
     sigmas: Sigmas,
     *,
+    levels: int,
     trace: Literal["hutchinson", "exact"] = "hutchinson",
     variance_preserving: bool = False,
 ) -> Scalars:
-    """Log-probability of 8-bit images, in nats: `log_density` after uniform dequantization (Theis et al. 2016).
+    """Log-probability of images of a number of levels, in nats: `log_density` after `dequantize` (Theis et al. 2016).
 
     An unbiased estimate of a lower bound, up to the discretization of the ODE.
     """
-    density = log_density(
-        keys, denoise, dequantize(keys, images), sigmas, trace=trace, variance_preserving=variance_preserving
-    )
-    return density + math.prod(images.shape[1:]) * math.log(BIN)
+    x = dequantize(keys, images, levels)
+    density = log_density(keys, denoise, x, sigmas, trace=trace, variance_preserving=variance_preserving)
+    return density + math.prod(images.shape[1:]) * math.log(bin_width(levels))
 
 
 def log_density(
@@ -73,10 +71,10 @@ def log_density(
     return gaussian_log_likelihood(x, jnp.zeros_like(x), 0.5 * jnp.log(prior_variance)) - change
 
 
-def dequantize(keys: Key[Array, " n"], images: Images) -> Images:
-    """Spreads 8-bit images in [-1, 1] evenly over their levels' bins."""
+def dequantize(keys: Key[Array, " n"], images: Images, levels: int) -> Images:
+    """Spreads images in [-1, 1] of a number of levels evenly over their levels' bins."""
     uniform = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:], minval=-0.5, maxval=0.5))
-    return images + BIN * uniform(fold_each(keys, "dequantize"))
+    return images + bin_width(levels) * uniform(fold_each(keys, "dequantize"))
 
 
 def _hutchinson(keys: Key[Array, " n"], denoise: Denoiser, shape: tuple[int, ...]) -> Field:

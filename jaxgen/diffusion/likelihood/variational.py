@@ -68,7 +68,7 @@ def reverse(step: Transition, x: Images, x0: Images, logvar: Images | Float[Arra
     return Reverse(posterior.mean(x, x0, step.ratio), jnp.broadcast_to(logvar, x.shape))
 
 
-def term(step: Transition, x: Images, clean: Images, model: Reverse) -> Scalars:
+def term(step: Transition, x: Images, clean: Images, model: Reverse, *, levels: int) -> Scalars:
     """One term of the bound on -log p(x_0), in nats: L_{t-1}, or the decoder's L_0 for the first timestep.
 
     L_0 is exact, whereas the official code approximates the normal distribution function by a tanh; they differ by less
@@ -77,13 +77,14 @@ def term(step: Transition, x: Images, clean: Images, model: Reverse) -> Scalars:
     Args:
       step: the transition of each image.
       x: noisy images, clean + sigma * noise.
-      clean: 8-bit images, in [-1, 1].
+      clean: images in [-1, 1].
       model: the model's step from x.
+      levels: number of levels of a pixel of the images.
     """
     true_mean = posterior.mean(x, clean, step.ratio)
     true_logvar = jnp.broadcast_to(step.log_small, x.shape)
     divergence = kl_between_gaussians(true_mean, true_logvar, model.mean, model.logvar)
-    decoder = -discretized_gaussian_log_likelihood(clean, model.mean, 0.5 * model.logvar)
+    decoder = -discretized_gaussian_log_likelihood(clean, model.mean, 0.5 * model.logvar, levels=levels)
     return jnp.where(step.first.reshape(-1) > 0.0, decoder, divergence)
 
 
@@ -95,6 +96,7 @@ def hybrid_term(
     x0: Images,
     interpolation: Images,
     *,
+    levels: int,
     rescale: float = 1e-3,
 ) -> Scalars:
     """The term that L_hybrid adds to the squared error of eps, to learn the variance (Nichol & Dhariwal 2021, eq. 16).
@@ -106,14 +108,15 @@ def hybrid_term(
       table: ascending noise levels of all timesteps.
       timestep: that of each image.
       x: noisy images, clean + sigma * noise.
-      clean: 8-bit images, in [-1, 1].
+      clean: images in [-1, 1].
       x0: their estimates.
       interpolation: of the log-variances, from small (0) to large (1).
+      levels: number of levels of a pixel of the images.
       rescale: lambda.
     """
     step = transition(table, timestep)
     model = reverse(step, x, jax.lax.stop_gradient(x0), learned_logvar(step, interpolation))
-    return rescale * len(table) * bits_per_dim(term(step, x, clean, model), clean)
+    return rescale * len(table) * bits_per_dim(term(step, x, clean, model, levels=levels), clean)
 
 
 def prior(table: Table, clean: Images) -> Scalars:
@@ -128,6 +131,8 @@ def bound(
     reverse_step: Callable[[Transition, Images], Reverse],
     table: Table,
     clean: Images,
+    *,
+    levels: int,
 ) -> Scalars:
     """The upper bound on -log p(x_0) of images, in nats: all T terms, with noise of their own, and the prior's.
 
@@ -135,13 +140,14 @@ def bound(
       keys: one key an image.
       reverse_step: the model's step at timesteps, from x at their noise levels, such as `reverse` after a denoiser.
       table: ascending noise levels of all timesteps.
-      clean: 8-bit images, in [-1, 1].
+      clean: images in [-1, 1].
+      levels: number of levels of a pixel of the images.
     """
 
     def body(total: Scalars, timestep: Int[Array, ""]) -> tuple[Scalars, None]:
         step = transition(table, jnp.full(len(clean), timestep))
         x = clean + step.sigma * normal(fold_each(keys, timestep), clean.shape[1:])
-        return total + term(step, x, clean, reverse_step(step, x)), None
+        return total + term(step, x, clean, reverse_step(step, x), levels=levels), None
 
     return jax.lax.scan(body, prior(table, clean), jnp.arange(len(table)))[0]
 

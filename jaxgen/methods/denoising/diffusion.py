@@ -322,7 +322,7 @@ def _losses(diffusion: Diffusion, params: PyTree, noised: noising.Noised, predic
         table = process.schedule.timesteps(by="The learned variance")
         timestep = jnp.rint(process.schedule.time(sigma) * (len(table) - 1)).astype(jnp.int32)
         images = (noised.x, noised.clean, prediction.clean, prediction.interpolation)
-        terms["bound"] = variational.hybrid_term(table, timestep, *images)
+        terms["bound"] = variational.hybrid_term(table, timestep, *images, levels=diffusion.spec.levels)
     return terms
 
 
@@ -345,6 +345,7 @@ def _with_variance(
 def _log_prob(diffusion: Diffusion) -> LogProb | None:
     """Lower bounds on log p, one estimate an image: of the variational bound, or of the dequantized density."""
     schedule, kind, conditions = diffusion.process.schedule, diffusion.settings.likelihood, diffusion.spec.conditioning
+    levels_of_pixels = diffusion.spec.levels
     if kind == "none":
         return None
 
@@ -361,7 +362,7 @@ def _log_prob(diffusion: Diffusion) -> LogProb | None:
             return variational.reverse(step, x, jnp.clip(prediction.clean, -1.0, 1.0), logvar)
 
         table = schedule.timesteps(by="The variational bound")
-        return -variational.bound(keys, reverse, table, images)
+        return -variational.bound(keys, reverse, table, images, levels=levels_of_pixels)
 
     def ode(
         keys: Key[Array, " n"], variables: PyTree, images: Float[Array, "n h w c"], cond: Conditioning = None
@@ -375,6 +376,8 @@ def _log_prob(diffusion: Diffusion) -> LogProb | None:
         def denoise(x: Array, sigma: Array) -> Array:
             return diffusion.predict(variables, x, sigma, told).clean
 
-        return probability_flow.log_prob(keys, denoise, images, sigmas, variance_preserving=preserving)
+        return probability_flow.log_prob(
+            keys, denoise, images, sigmas, levels=levels_of_pixels, variance_preserving=preserving
+        )
 
     return {"bound": bound, "ode": ode}[kind]

@@ -83,8 +83,8 @@ def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
     - `sample` and `decode` return the mean of p(x | z), without the noise of the likelihood, which is a measure of what
       the model cannot explain rather than a part of an image.
     - `encode` returns the mean of q(z | x), and makes no use of its keys.
-    - `log_prob` is the evidence lower bound, by one latent an image, on the probability of the 8-bit image; a Bernoulli
-      likelihood has none, since it assigns probabilities to binary images only.
+    - `log_prob` is the evidence lower bound, by one latent an image, on the probability of the image's levels. A
+      Bernoulli likelihood has none, since it assigns probabilities to binary images only.
     """
     settings = call(Settings, config.vae, where="vae", needs=NEEDS)
     spec = _spec_of(settings, spec)
@@ -129,7 +129,7 @@ def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
         update,
         sample,
         eval_variables,
-        log_prob=_log_prob(networks, spec.conditioning) if spec.likelihood else None,
+        log_prob=_log_prob(networks, spec) if spec.likelihood else None,
         encode=encode,
         decode=decode,
         posterior=posterior,
@@ -137,14 +137,15 @@ def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
     )
 
 
-def _log_prob(networks: VaeNetworks, conditions: Conditions) -> LogProb:
+def _log_prob(networks: VaeNetworks, spec: ModelSpec) -> LogProb:
     def log_prob(
         sample_keys: Key[Array, " n"], variables: PyTree, images: Float[Array, "n h w c"], cond: Conditioning = None
     ) -> Float[Array, " n"]:
-        told = conditioning.complete(conditions, cond, len(images))
+        told = conditioning.complete(spec.conditioning, cond, len(images))
         outputs, divergence = _encode_decode(networks, sample_keys, variables, images, told)
         log_sigma = networks.log_sigma(variables)
-        return reconstruction.discretized_gaussian_log_likelihood(images, outputs, log_sigma) - divergence
+        likelihood = reconstruction.discretized_gaussian_log_likelihood
+        return likelihood(images, outputs, log_sigma, levels=spec.levels) - divergence
 
     return log_prob
 

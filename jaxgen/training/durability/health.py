@@ -4,6 +4,7 @@ None of the settings changes the trajectory except by a rollback, which is recor
 differ between a run and its continuation.
 """
 
+import threading
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
@@ -57,6 +58,8 @@ def health_settings(config: Section) -> HealthSettings:
         value = getattr(settings, name)
         if value is not None and not value > 0:
             raise ValueError(f"health.{name} is {value}, but must be positive, or None.")
+    if settings.hang_seconds is not None and settings.hang_seconds > threading.TIMEOUT_MAX:
+        raise ValueError(f"health.hang_seconds is {settings.hang_seconds}, but must be less than 292 years, or None.")
     for name, least in (("max_rollbacks", 0), ("profile_steps", 1), ("profile_at_step", 0)):
         value = getattr(settings, name)
         if value is not None and value < least:

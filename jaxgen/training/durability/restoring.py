@@ -58,12 +58,21 @@ def restore_picked(
         _check_same(path, _shapes(checkpointer.metadata(path).item_metadata.tree), _shapes(learned))
         read = checkpointer.restore(path, args=ocp.args.PyTreeRestore(item=wanted, restore_args=arguments))
     state = jax.tree.map(lambda x, shape: _weightless(shape) if x is ocp.PLACEHOLDER else x, read, learned)
-    roles = {name.split("/")[1] for name in needed if name.startswith("frozen/")}
+    roles = _roles(needed)
     frozen = {
         role: load_frozen(role) if role in roles else jax.tree.map(_weightless, shapes)
         for role, shapes in (target.frozen or {}).items()
     }
     return pick(state._replace(frozen=frozen or ()))
+
+
+def frozen_dependencies(pick: Callable[[TrainState], PyTree], target: TrainState) -> set[str]:
+    """Returns the roles of `TrainState.frozen` that `pick(state)` depends on, for the shapes of a state."""
+    return _roles(dependencies(pick, target))
+
+
+def _roles(names: set[str]) -> set[str]:
+    return {name.split("/")[1] for name in names if name.startswith("frozen/")}
 
 
 def saved_shapes(path: Path) -> dict[str, tuple[int, ...]]:

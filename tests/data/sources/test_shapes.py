@@ -157,3 +157,16 @@ def test_train_is_endless_and_test_is_not():
     assert len(test) == 10_000
     with pytest.raises(IndexError):
         test[10_000]
+
+
+def test_a_fingerprint_tells_the_options_apart_and_stands_for_these_pictures():
+    """Features of the pictures are kept by it: where the pictures change, its version must."""
+    options = [(split, size, seed) for split in ("train", "test") for size in (16, 32) for seed in (0, 3)]
+    prints = [shapes.load(split, image_size=size, seed=seed).fingerprint for split, size, seed in options]
+    assert len(set(prints)) == 8
+    assert shapes.load("train", image_size=16, seed=3).fingerprint == prints[1]
+    examples = shapes.load("train", image_size=16, seed=3).examples.__getitems__(range(64))
+    assert shapes._VERSION == 1
+    assert [int(example["label"]) for example in examples[:12]] == [2, 4, 0, 5, 1, 5, 4, 0, 0, 3, 2, 2]
+    assert [int(example["color"]) for example in examples[:12]] == [7, 2, 6, 1, 4, 0, 0, 5, 6, 2, 6, 7]
+    assert np.mean([example["image"] for example in examples]) == pytest.approx(132.7862, rel=1e-4)

@@ -35,6 +35,33 @@ class TinyPictures(tfds.core.GeneratorBasedBuilder):
             yield value, {"image": Image.new("RGB", (12, 20 + value), (value,) * 3), "label": value % 2}
 
 
+class TinyLogos(tfds.core.GeneratorBasedBuilder):
+    """Pictures of 4 x 6 that are black at the left and transparent, over a hidden red, at the right."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {"image": tfds.features.Image(shape=(4, 6, 4))}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(range(3))}
+
+    def _generate_examples(self, values):
+        for value in values:
+            picture = Image.new("RGBA", (6, 4), (0, 0, 0, 255))
+            picture.paste((255, 0, 0, 0), (3, 0, 6, 4))
+            yield value, {"image": picture}
+
+
+@pytest.fixture(scope="module")
+def logos(tmp_path_factory):
+    directory = str(tmp_path_factory.mktemp("logos"))
+    builder = TinyLogos(data_dir=directory, file_format="array_record")
+    builder.download_and_prepare()
+    return directory
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     directory = str(tmp_path_factory.mktemp("tiny"))
@@ -63,8 +90,8 @@ def test_an_unlabeled_dataset_by_name():
         dataset = jaxgen.data.load("celeb_a", "train", crop=140, image_size=64)
         assert (dataset.image_shape, dataset.num_classes) == ((64, 64, 3), 0)
         assert dataset.examples[1].keys() == {"image"}
-        assert jaxgen.data.load("celeb_a", "train").image_shape == (178, 178, 3)
-        assert jaxgen.data.load("celeb_a", "train", crop="none").image_shape == (218, 178, 3)
+        assert jaxgen.data.load("celeb_a", "train", crop="center").image_shape == (178, 178, 3)
+        assert jaxgen.data.load("celeb_a", "train").image_shape == (218, 178, 3)
 
 
 def test_a_dataset_without_images_is_refused():
@@ -82,6 +109,35 @@ def test_prepared_data_is_read_cropped_and_resized(prepared, caplog):
     assert "OpenCV" not in caplog.text
 
 
+def test_options_of_pictures_reach_them_and_what_they_change_is_noted(logos):
+    def load(**options):
+        return jaxgen.data.load("tiny_logos", "train", data_dir=logos, **options)
+
+    def row(**options):
+        return load(**options).examples[0]["image"][0, :, 0].tolist()
+
+    assert row() == [0, 0, 0, 255, 255, 255]
+    assert row(background=7) == [0, 0, 0, 7, 7, 7]
+    assert row(crop="center") == [0, 0, 255, 255]
+    assert row(crop=(1, 2)) == [0, 255]
+    transparent = "Transparent parts are put on data.background={} in all 3 pictures."
+    assert load(background=7).notes == (transparent.format(7),)
+    cropped, enlarged = load(image_size=8).notes[1:]
+    assert cropped.startswith("More than 10% of the area is cropped away in all 3 pictures, at most 33% (each of 6x4)")
+    assert enlarged.startswith("The size is enlarged more than 1.5 times in all 3 pictures, at most 2 times")
+    for options in ({"channels": 1, "background": "lime"}, {"image_size": (2, 3)}, {"crop": 2}, {}):
+        assert load(**options).facts == jaxgen.data.facts("tiny_logos", data_dir=logos, **options)
+
+
+def test_pictures_of_unknown_size_are_looked_at(prepared):
+    def notes(**options):
+        return jaxgen.data.load("tiny_pictures", "train", data_dir=prepared, **options).notes
+
+    assert "cropped away in all 6 pictures, at most 52% (example " in notes(image_size=8)[0]
+    assert "cropped away in 3 of 6 pictures, at most 20% (example " in notes(image_size=(20, 12))[0]
+    assert "changes by more than 10% in 3 of 6 pictures, at most by 25% (" in notes(image_size=(20, 12), crop="none")[0]
+
+
 def test_the_advice_to_install_opencv_alone_is_silenced(caplog):
     with caplog.at_level(logging.WARNING, logger="absl"):  # the commands raise it
         logging.getLogger("absl").warning("OpenCV is not installed. We recommend it.")
@@ -90,13 +146,12 @@ def test_the_advice_to_install_opencv_alone_is_silenced(caplog):
 
 
 def test_pictures_of_several_sizes_need_image_size(prepared):
-    dataset = jaxgen.data.load("tiny_pictures", "train", data_dir=prepared, crop="none")
-    with pytest.raises(ValueError, match=r"of the train split of tiny_pictures .*set data\.image_size"):
-        read_arrays(dataset)
+    with pytest.raises(ValueError, match=r"differ in size \(example 0 is 12x2\d, example 1 12x2\d, .*data\.image_size"):
+        jaxgen.data.load("tiny_pictures", "train", data_dir=prepared)
 
 
 def test_validation_stands_in_where_there_is_no_test_split(prepared):
-    dataset = jaxgen.data.load("tiny_pictures", "test", data_dir=prepared)
+    dataset = jaxgen.data.load("tiny_pictures", "test", data_dir=prepared, crop="center")
     assert sorted(read_arrays(dataset)["image"][:, 0, 0, 0]) == [6, 7, 8]
 
 
@@ -148,7 +203,7 @@ def test_the_file_of_a_record_is_named_and_the_other_files_are_read(tmp_path):
 
 
 def test_the_fingerprint_is_that_of_version_split_and_number(prepared):
-    train, test = (jaxgen.data.load("tiny_pictures", split, data_dir=prepared) for split in ("train", "test"))
+    train, test = (jaxgen.data.load("tiny_pictures", s, data_dir=prepared, crop=9) for s in ("train", "test"))
     assert train.fingerprint == "tiny_pictures/1.0.0, train, 6 examples"
     assert test.fingerprint == "tiny_pictures/1.0.0, test, 3 examples"
 

@@ -27,7 +27,7 @@ def test_what_can_be_left_out_is_none(name):
     [
         ("spike_sigmas", 0.0, "positive, or None"),
         ("hang_seconds", -1.0, "positive, or None"),
-        ("hang_seconds", float("nan"), "positive, or None"),
+        ("hang_seconds", float("nan"), "a finite number"),
         ("max_rollbacks", -1, "at least 0"),
         ("profile_steps", 0, "at least 1"),
         ("profile_at_step", -1, "at least 0"),

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import common
+from configs import common, networks
 from jaxgen.training.durability import out_of_memory
 
 GPU = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 17179869184 bytes.\nBufferAssignment: ..."
@@ -22,7 +22,7 @@ def raise_in(directory, config, error):
 @pytest.mark.parametrize("words", [GPU, TPU, CPU])
 def test_the_error_names_the_settings_and_the_profile(tmp_path, words):
     config = common.base()
-    config.model = common.unet()
+    config.model = networks.unet()
     config.train.microbatches = 4
     with pytest.raises(out_of_memory.OutOfMemoryError) as caught:
         raise_in(tmp_path, config, jax.errors.JaxRuntimeError(words))
@@ -45,7 +45,7 @@ def test_what_is_not_there_or_done_already_is_not_advised():
     config = common.base()
     config.data.batch_size = 1
     config.train.compute_dtype = "bfloat16"
-    config.model = common.unet()
+    config.model = networks.unet()
     config.model.remat = True
     advice = " ".join(out_of_memory.advice(config))
     assert "data.batch_size (now 1)" in advice

@@ -16,7 +16,7 @@ def euler(
     callback: Callback | None = None,
     trajectory: bool = False,
 ) -> Result:
-    """Euler's method for the probability-flow ODE, in sigma or along the linear path: both are DDIM's path.
+    """Euler's method for the probability-flow ODE (Song et al. 2021): in sigma and along the linear path, DDIM's path.
 
     Args:
       keys: one key an image, for the callback alone.

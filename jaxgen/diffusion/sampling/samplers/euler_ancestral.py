@@ -17,7 +17,7 @@ def euler_ancestral(
     callback: Callback | None = None,
     trajectory: bool = False,
 ) -> Result:
-    """Steps below the next noise level, and adds the noise that leads up to it; that is stochastic DDIM.
+    """Steps below the next noise level, and adds the noise that leads up to it: stochastic DDIM (Song et al. 2021).
 
     Args:
       keys: one key an image.

@@ -1,0 +1,73 @@
+"""Datasets over encoded pictures that lie within other files, such as archives."""
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Int32
+
+from jaxgen.data import surveys
+from jaxgen.data.dataset import UNREADABLE, Dataset, Example, decoded_dataset
+from jaxgen.data.pictures import opened
+from jaxgen.data.reading import PictureSettings, find_reader
+
+
+def encoded_dataset(
+    read: Callable[[int], bytes],
+    labels: Int32[np.ndarray, " n"],
+    describe: Callable[[int], str],
+    *,
+    class_names: tuple[str, ...],
+    fingerprint: str,
+    settings: PictureSettings,
+    notes: tuple[str, ...] = (),
+) -> Dataset:
+    """Returns a dataset of pictures that are decoded when they are asked for; some headers are read for the notes.
+
+    Args:
+      read: returns the file of the picture at an index, from any thread.
+      labels: the class of each picture; of any value if there are no classes.
+      describe: names the picture at an index.
+      class_names: a name for each class; empty if there are none.
+      fingerprint: of the pictures.
+      settings: of the decoding.
+      notes: sentences about the data.
+
+    Raises:
+      ValueError: if a setting fits no picture, or the pictures differ in size and nothing brings them to one.
+    """
+    settings.check()
+
+    def opened_anew(index: int) -> io.BytesIO:
+        content = read(index)
+        if not content:
+            raise OSError("it is empty")
+        return io.BytesIO(content)
+
+    reader = find_reader(opened_anew, len(labels), settings)
+
+    def example(index: int) -> Example:
+        return {"image": reader.read(opened_anew(index))} | ({"label": labels[index]} if class_names else {})
+
+    def header(index: int) -> surveys.Header:
+        with opened(opened_anew(index), max_megapixels=settings.max_megapixels) as picture:
+            return surveys.header_of(picture, describe(index))
+
+    seen = surveys.survey(len(labels), header, UNREADABLE)
+    surveys.check_sizes(seen, image_size=settings.image_size, crop=settings.crop)
+    noted = surveys.notes(
+        seen,
+        channels=0 if reader.as_numbers else reader.channels,
+        image_size=settings.image_size,
+        crop=settings.crop,
+        background=settings.background,
+    )
+    return decoded_dataset(
+        range(len(labels)),
+        example,
+        describe,
+        class_names=class_names,
+        fingerprint=fingerprint,
+        notes=notes + noted + reader.notes,
+        window=reader.window,
+    )

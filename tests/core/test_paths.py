@@ -1,0 +1,48 @@
+"""Paths as people write them."""
+
+import pwd
+
+import pytest
+
+from jaxgen.core import paths
+
+
+def test_home_and_variables_are_expanded(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PLACE", "here")
+    assert paths.expanded("~/runs") == tmp_path / "runs"
+    assert paths.expanded("~") == tmp_path
+    assert str(paths.expanded("a/$PLACE/${PLACE}x")) == "a/here/herex"
+    assert str(paths.expanded("a~b/c $ d")) == "a~b/c $ d"
+    assert str(paths.expanded(f"~{pwd.getpwuid(0).pw_name}/x")) == f"{pwd.getpwuid(0).pw_dir}/x"
+    assert paths.home() == tmp_path
+
+
+def test_a_path_that_exists_stays_as_it_is(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("~", "$PLACE"):
+        (tmp_path / name).mkdir()
+        assert str(paths.expanded(name)) == name
+
+
+@pytest.mark.parametrize(("path", "sentence"), [
+    ("~nobody-of-that-name/x", "but there is no user 'nobody-of-that-name'"),
+    ("$NOT_SET_HERE/x", "but the variable NOT_SET_HERE is not set"),
+    ("a/${NOT_SET_HERE}", "but the variable NOT_SET_HERE is not set"),
+    ("a\0b", "but a path has no null characters"),
+])  # fmt: skip
+def test_what_is_not_known_is_refused(path, sentence):
+    with pytest.raises(ValueError, match=rf"^--output is .*, {sentence}\.$"):
+        paths.expanded(path, where="--output")
+
+
+def test_without_a_home_directory_a_path_in_it_is_refused(monkeypatch):
+    def unknown(uid):
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert paths.home() is None
+    with pytest.raises(ValueError, match=r"^data\.path is '~/x', but no home directory is known: set HOME"):
+        paths.expanded("~/x", where="data.path")
+    assert str(paths.expanded("x/y")) == "x/y"
