@@ -194,3 +194,12 @@ def test_the_rules_see_all_parts_of_the_package():
     packages = {path.parent.name for path in (ROOT / PACKAGE).glob("*/__init__.py") if not path.parent.is_symlink()}
     excluded = {part.split("/")[1] for part in EXCLUDED}
     assert {part for part in parts if not part.endswith(".py")} == packages - excluded
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """Pytest imports them by their names alone, and collects nothing where two are alike."""
+    files = defaultdict(list)
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        if path.stem != "conftest":
+            files[path.stem].append(path.relative_to(ROOT).as_posix())
+    assert {name: places for name, places in files.items() if len(places) > 1} == {}
