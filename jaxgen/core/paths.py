@@ -39,3 +39,11 @@ def home() -> Path | None:
     """Returns the home directory; None where there is no HOME, and the user is not known to the system."""
     found = os.path.expanduser("~")
     return None if found.startswith("~") else Path(found)
+
+
+def user_cache() -> Path | None:
+    """Returns `$XDG_CACHE_HOME/jaxgen`, by default `~/.cache/jaxgen`; None where neither is known."""
+    named, user = os.environ.get("XDG_CACHE_HOME"), home()
+    if named:
+        return Path(named) / "jaxgen"
+    return None if user is None else user / ".cache" / "jaxgen"

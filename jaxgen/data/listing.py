@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from jaxgen.core import subsets
+from jaxgen.core import paths, subsets
 from jaxgen.data import folders
 
 KEPT_FROM = 20_000
@@ -171,12 +171,12 @@ def _stamp_of_entry(entry: os.DirEntry[str]) -> Stamp:
 
 def _cache_file(root: Path) -> Path | None:
     """The place of a directory's listing; None where there is no home directory."""
+    cache = paths.user_cache()
     try:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         name = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=16).hexdigest()
     except (RuntimeError, OSError):
         return None
-    return home / "jaxgen" / "listings" / f"{name}.npz" if home.is_absolute() else None
+    return cache / "listings" / f"{name}.npz" if cache is not None and cache.is_absolute() else None
 
 
 def _read(cache: Path, root: Path) -> Listing | None:

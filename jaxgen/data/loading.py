@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
+from jaxgen.core import paths
 from jaxgen.core.config import call, module_names
 from jaxgen.data.dataset import Dataset, Facts
 from jaxgen.data.recognition import advice
@@ -94,7 +95,7 @@ def _with_advice(name: str, options: Mapping[str, Any]) -> Iterator[None]:
 
 def _given(name: str, function: Any, options: dict[str, Any], *, program: tuple[str, ...]) -> dict[str, Any]:
     """The options that are given, all of which the source takes."""
-    given = {option: value for option, value in options.items() if value is not None}
+    given = {option: _located(option, value) for option, value in options.items() if value is not None}
     allowed = [option for option in inspect.signature(function).parameters if option not in program]
     for option in given:
         if option not in allowed:
@@ -103,10 +104,16 @@ def _given(name: str, function: Any, options: dict[str, Any], *, program: tuple[
     return given
 
 
+def _located(option: str, value: Any) -> Any:
+    """An option, with `~` and variables expanded if it is a path."""
+    is_path = option in ("path", "data_dir") and isinstance(value, str)
+    return str(paths.expanded(value, where=f"data.{option}")) if is_path else value
+
+
 def _remedy(option: str, value: Any) -> str:
     """Says what to do about an option that a source does not take."""
     if option != "path" or not isinstance(value, str):
         return "leave it out"
-    if not Path(value).expanduser().exists():
+    if not Path(value).exists():
         return f"leave it out, or correct it, since {value} is not there, and set data.name to what reads it"
     return "set data.name to the source that reads what lies there, or leave data.path out"

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxgen.core import paths
 from jaxgen.data.folders import is_picture
 
 _IDX = re.compile(r"(.+-)?(train|t10k|test)-(images|labels)[-.]idx[13]-ubyte(\.gz)?", re.IGNORECASE)
@@ -60,14 +61,14 @@ def advice(path: str | os.PathLike, *, name: str | None = None) -> str:
     found = recognize(path)
     if found is None or name in (found.name, *found.others):
         return ""
-    moved = "" if found.path == Path(path).expanduser() else f" and data.path={found.path}"
+    moved = "" if found.path == paths.expanded(path) else f" and data.path={found.path}"
     return f"{path} is {found.what}: set data.name={found.name}{moved}."
 
 
 def recognize(path: str | os.PathLike) -> Recognized | None:
     """Returns the kind of data at a path, or None."""
-    place = Path(path).expanduser()
     try:
+        place = paths.expanded(path)
         return _directory(place) if place.is_dir() else _file(place)
     except _NOTHING:
         return None

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped
 
+from jaxgen.core import paths
+
 log = logging.getLogger(__name__)
 
 _DIGITS = 16
@@ -25,12 +27,12 @@ def default_directory() -> Path | None:
 
     None where there is no home directory.
     """
-    given, user = os.environ.get("JAXGEN_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME")
+    given = os.environ.get("JAXGEN_CACHE_DIR")
     try:
-        root = Path(given).expanduser() if given else (Path(user) if user else Path.home() / ".cache") / "jaxgen"
-    except RuntimeError:
+        root = paths.expanded(given, where="JAXGEN_CACHE_DIR") if given else paths.user_cache()
+    except ValueError:  # of a home directory that is not known
         return None
-    return root / "evaluation"
+    return None if root is None else root / "evaluation"
 
 
 class Cache:

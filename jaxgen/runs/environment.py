@@ -5,7 +5,6 @@ import logging
 import os
 import platform
 import sys
-from pathlib import Path
 from typing import Any
 
 from jaxgen.core import paths
@@ -42,20 +41,12 @@ def prepare(*, plan_devices: int | None = None) -> None:
         # What is planned is never run: no time is spent on machine code.
         added = f"--xla_force_host_platform_device_count={count} --xla_backend_optimization_level=0"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {added}".strip()
-    cache = _cache_directory()
+    cache = paths.user_cache()
     if cache is not None:
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "jaxgen" / "compilation"))
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "compilation"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     # Orbax and TFDS would otherwise say on the terminal what they do all the time.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-
-def _cache_directory() -> Path | None:
-    """Returns the directory of the user's caches; None where it is neither named nor in a home directory."""
-    named, home = os.environ.get("XDG_CACHE_HOME"), paths.home()
-    if named:
-        return Path(named)
-    return None if home is None else home / ".cache"
 
 
 def ready() -> None:

@@ -19,7 +19,6 @@ from jaxgen.training import checkpoint
 from jaxgen.training.durability.restoring import frozen_dependencies
 from jaxgen.training.workdir import UNCOMPARED, load_config
 
-_FREE = (*UNCOMPARED, "data.path", "data.data_dir")  # sections and settings that no image depends on
 _MAX_NAME = 120
 
 
@@ -93,7 +92,7 @@ def _settings(config: Section, prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in config.items():
         path = f"{prefix}{name}"
-        if path not in _FREE:
+        if path not in UNCOMPARED:
             inner = isinstance(value, Section)
             found |= _settings(value, f"{path}.") if inner else {path: json.loads(json.dumps(value))}
     return found

@@ -1,6 +1,7 @@
 """Paths as people write them."""
 
 import pwd
+from pathlib import Path
 
 import pytest
 
@@ -46,3 +47,11 @@ def test_without_a_home_directory_a_path_in_it_is_refused(monkeypatch):
     with pytest.raises(ValueError, match=r"^data\.path is '~/x', but no home directory is known: set HOME"):
         paths.expanded("~/x", where="data.path")
     assert str(paths.expanded("x/y")) == "x/y"
+
+
+def test_the_cache_is_named_or_in_the_home_directory(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert paths.user_cache() == tmp_path / ".cache" / "jaxgen"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    assert paths.user_cache() == Path("/elsewhere/jaxgen")

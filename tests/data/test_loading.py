@@ -54,3 +54,16 @@ def test_a_missing_or_mistyped_option_is_named():
 def test_an_unknown_split_is_refused():
     with pytest.raises(ValueError, match="'validation', but must be 'train' or 'test'"):
         jaxgen.data.load("shapes", "validation")
+
+
+@pytest.mark.parametrize("place", ["~/some.npz", "$PLACE/some.npz"])
+def test_paths_are_expanded_for_every_source(place, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    np.savez(tmp_path / "some.npz", images=np.zeros((30, 6, 8), np.uint8))
+    assert jaxgen.data.load("arrays", "train", path=place).image_shape == (6, 8, 1)
+    assert jaxgen.data.facts("arrays", path=place).image_shape == (6, 8, 1)
+    with pytest.raises(ValueError, match=r"some\.npz is .*: set data\.name=arrays"):
+        jaxgen.data.load("folder", "train", path=place)
+    with pytest.raises(ValueError, match=r"data\.path is '~nobody-at-all/x', but there is no user 'nobody-at-all'"):
+        jaxgen.data.load("folder", "train", path="~nobody-at-all/x")

@@ -1,6 +1,7 @@
 import hashlib
 import logging
 import os
+import pwd
 
 import numpy as np
 import pytest
@@ -126,10 +127,12 @@ def test_the_directory_is_that_of_the_environment_or_the_user(variables, expecte
 
 
 def test_without_a_home_there_is_no_directory(monkeypatch):
-    def fail():
-        raise RuntimeError("no home directory")
+    def unknown(uid):
+        raise KeyError(uid)
 
-    for name in ("JAXGEN_CACHE_DIR", "XDG_CACHE_HOME"):
+    for name in ("JAXGEN_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("pathlib.Path.home", fail)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert cache.default_directory() is None
+    monkeypatch.setenv("JAXGEN_CACHE_DIR", "~/a")
     assert cache.default_directory() is None

@@ -63,7 +63,7 @@ def load(
         clear; when reading, names a picture that cannot be decoded.
     """
     settings = PictureSettings(image_size, crop, channels, window, background, max_megapixels)
-    place = Path(path).expanduser()
+    place = Path(path)
     if not place.is_file():
         raise ValueError(f"data.path is {str(place)!r}, which is not {'a file' if place.exists() else 'there'}.")
     archive = Archive(place, lambda name: folders.is_picture(name) or PurePosixPath(name).name == label_files.NAME)

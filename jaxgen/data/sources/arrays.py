@@ -95,7 +95,8 @@ def load(
       ValueError: if arrays are missing or damaged, or it is not clear what they hold.
     """
     check_window(window)
-    found = _find(find_arrays(Path(path).expanduser()), Path(path).expanduser())
+    place = Path(path)
+    found = _find(find_arrays(place), place)
     if found.held_out is not None and split_seed is not None:
         raise ValueError(f"data.split_seed is {split_seed}, but has no effect, since {path} names a held-out split.")
     own = found.held_out if split == "test" and found.held_out else found.train

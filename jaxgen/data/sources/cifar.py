@@ -115,7 +115,7 @@ def load(split: str, *, path: str, label_kind: LabelKind | None = None, image_si
       ValueError: if there is no such archive or there are several, if a file is missing or damaged, or if a pickle asks
         for more than arrays and lists.
     """
-    place = _find(pathlib.Path(path).expanduser())
+    place = _find(pathlib.Path(path))
     own = _labels_of(place.kind, label_kind)
     names = place.kind.files[split]
     contents = _read(place, (*names, own.names_file))
@@ -144,7 +144,7 @@ def load(split: str, *, path: str, label_kind: LabelKind | None = None, image_si
 def facts(*, path: str, label_kind: LabelKind | None = None, image_size: ImageSize | None = None) -> Facts:
     """Returns shape and classes, by the name of what lies at the path; the arguments are those of `load`."""
     check_options(image_size=image_size, crop=None)
-    own = _labels_of(_find(pathlib.Path(path).expanduser()).kind, label_kind)
+    own = _labels_of(_find(pathlib.Path(path)).kind, label_kind)
     return Facts((*sides(32 if image_size is None else image_size), 3), label_of(own.num_classes))
 
 

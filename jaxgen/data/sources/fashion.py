@@ -6,6 +6,7 @@ Xiao et al. 2017, https://arxiv.org/abs/1708.07747; in Debian and Ubuntu, the pa
 import os
 import pathlib
 
+from jaxgen.core import paths
 from jaxgen.data.dataset import Dataset, Facts, label_of
 from jaxgen.data.pictures import ImageSize, check_options, sides
 from jaxgen.data.sources import idx
@@ -50,7 +51,7 @@ def _home(data_dir: str | None) -> pathlib.Path:
     """The first of the places that is there."""
     environment = os.environ.get("JAXGEN_DATA_DIR")
     given = data_dir or environment
-    places = [pathlib.Path(given).expanduser() / _DIRECTORY] if given else []
+    places = [paths.expanded(given, where="data.data_dir") / _DIRECTORY] if given else []
     if not data_dir:
         places.append(_PACKAGE)
     for place in places:

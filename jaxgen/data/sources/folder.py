@@ -82,7 +82,7 @@ def load(
     """
     settings = PictureSettings(image_size, crop, channels, window, background, max_megapixels)
     settings.check()
-    root = Path(path).expanduser()
+    root = Path(path)
     if not root.is_dir():
         raise ValueError(f"data.path is {str(root)!r}, which is not a directory.")
     listed = listing.list_pictures(root)

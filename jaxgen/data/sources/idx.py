@@ -79,7 +79,7 @@ def load(
     Raises:
       ValueError: if files are missing, damaged, or do not belong together, or if the subset is not clear.
     """
-    found = _find(pathlib.Path(path).expanduser(), subset)
+    found = _find(pathlib.Path(path), subset)
     files = found[split]
     train_labels = _read(found["train"].labels, "labels")
     values, names = numbered_classes(train_labels, class_names or _known_names(found["train"].labels, train_labels))

@@ -58,7 +58,7 @@ def load(split: str, *, path: str) -> Dataset:
     Raises:
       ValueError: if it holds no latents, or they cannot be read.
     """
-    directory = Path(path).expanduser()
+    directory = Path(path)
     try:
         text = (directory / _FACTS).read_text()
         known = json.loads(text)

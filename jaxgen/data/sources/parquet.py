@@ -92,7 +92,7 @@ def load(
         clear; when reading, names a picture that cannot be decoded.
     """
     settings = PictureSettings(image_size, crop, channels, window, background, max_megapixels)
-    place = Path(path).expanduser()
+    place = Path(path)
     splits = _find(place, subset)
     names = _names(next(iter(splits.values()))[0], image_column, label_column)
     chosen = _choose(splits, names, place)
