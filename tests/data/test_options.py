@@ -99,9 +99,8 @@ def test_a_split_seed_holds_out_other_pictures(pictures):
         for data in (open_data("test", name="folder", path=pictures, **more) for more in ({}, {"split_seed": "1"}))
     ]
     assert held_out[0] != held_out[1]
-    assert held_out[1] == {
-        str(picture.path) for picture in folder.load("test", path=pictures, split_seed=1).examples._items
-    }
+    direct = folder.load("test", path=pictures, split_seed=1)
+    assert held_out[1] == {direct.describe(index) for index in range(len(direct.examples))}
 
 
 def test_seed_and_size_of_the_shapes():

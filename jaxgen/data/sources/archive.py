@@ -12,7 +12,7 @@ from jaxtyping import Int32
 from jaxgen.data import folders, label_files
 from jaxgen.data.archives import Archive, Member
 from jaxgen.data.dataset import Dataset, facts_by_loading
-from jaxgen.data.encoded import encoded_dataset
+from jaxgen.data.encoded import encoded_dataset, in_memory
 from jaxgen.data.number_pictures import Range
 from jaxgen.data.pictures import BACKGROUND, MAX_MEGAPIXELS, Background, Crop, ImageSize
 from jaxgen.data.reading import PictureSettings
@@ -69,7 +69,7 @@ def load(
     archive = Archive(place, lambda name: folders.is_picture(name) or PurePosixPath(name).name == label_files.NAME)
     found = _find(archive, split, class_names, split_seed)
     return encoded_dataset(
-        lambda index: archive.read(found.members[index]),
+        in_memory(lambda index: archive.read(found.members[index])),
         found.labels,
         lambda index: f"{found.members[index].name} in {place}",
         class_names=found.class_names,

@@ -2,16 +2,13 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-
-from jaxgen.data import folders, label_files, listing, surveys
-from jaxgen.data.dataset import UNREADABLE, Dataset, Example, decoded_dataset, facts_by_loading
+from jaxgen.data import folders, label_files, listing
+from jaxgen.data.dataset import Dataset, facts_by_loading
+from jaxgen.data.encoded import encoded_dataset
 from jaxgen.data.folders import Members
-from jaxgen.data.listing import Listing, Stamp
+from jaxgen.data.listing import Listing
 from jaxgen.data.number_pictures import Range
 from jaxgen.data.pictures import (
     BACKGROUND,
@@ -19,32 +16,8 @@ from jaxgen.data.pictures import (
     Background,
     Crop,
     ImageSize,
-    opened,
 )
-from jaxgen.data.reading import PictureSettings, find_reader
-
-
-class Picture(NamedTuple):
-    """A file that was listed."""
-
-    path: str
-    label: int
-    stamp: Stamp
-
-
-class Pictures(Sequence[Picture]):
-    """The pictures of a split."""
-
-    def __init__(self, root: Path, listed: Listing, members: Members) -> None:
-        self._root, self._listed, self._members = os.fspath(root), listed, members
-
-    def __len__(self) -> int:
-        return len(self._members.positions)
-
-    def __getitem__(self, index: int) -> Picture:  # type: ignore[override]
-        at = int(self._members.positions[index])
-        path = os.path.join(self._root, self._listed.files[at])
-        return Picture(path, int(self._members.labels[index]), self._listed.stamp(at))
+from jaxgen.data.reading import PictureSettings
 
 
 def load(
@@ -87,25 +60,22 @@ def load(
         raise ValueError(f"data.path is {str(root)!r}, which is not a directory.")
     listed = listing.list_pictures(root)
     members = _members(root, listed, split, split_seed)
-    pictures = Pictures(root, listed, members)
-    reader = find_reader(lambda index: _checked(pictures[index], listed), len(pictures), settings)
 
-    def example(picture: Picture) -> Example:
-        image = reader.read(_checked(picture, listed))
-        return {"image": image} | ({"label": np.int32(picture.label)} if members.class_names else {})
+    def file_of(index: int) -> str:
+        return listed.files[int(members.positions[index])]
 
-    seen = surveys.survey(len(pictures), lambda index: _header(root, pictures[index], max_megapixels), UNREADABLE)
-    surveys.check_sizes(seen, image_size=image_size, crop=crop)
-    channels = 0 if reader.as_numbers else reader.channels
-    noted = surveys.notes(seen, channels=channels, image_size=image_size, crop=crop, background=background)
-    return decoded_dataset(
-        pictures,
-        example,
-        lambda index: pictures[index].path,
+    def path_of(index: int) -> str:
+        return os.path.join(root, file_of(index))
+
+    return encoded_dataset(
+        lambda index: _checked(path_of(index), listed, int(members.positions[index])),
+        members.labels,
+        path_of,
         class_names=members.class_names,
         fingerprint=_fingerprint(root, listed, members),
-        notes=members.notes + noted + reader.notes,
-        window=reader.window,
+        settings=settings,
+        notes=members.notes,
+        named_in_notes=file_of,
     )
 
 
@@ -125,27 +95,21 @@ def _members(root: Path, listed: Listing, split: str, seed: int) -> Members:
     return label_files.find_members(content, listed.files, split, seed=seed, where=str(labels))
 
 
-def _checked(picture: Picture, listed: Listing) -> str:
+def _checked(path: str, listed: Listing, at: int) -> str:
     """Returns the path of what is a file, and was not changed since the listing; nothing else is ever opened."""
-    if picture.stamp.size == listing.NO_FILE:
+    stamp = listed.stamp(at)
+    if stamp.size == listing.NO_FILE:
         raise OSError("it is no file, or a link to none")
-    now = listing.stamp_of(picture.path)
-    if now != picture.stamp:
-        event = "changed" if os.path.lexists(picture.path) else "removed"
+    now = listing.stamp_of(path)
+    if now != stamp:
+        event = "changed" if os.path.lexists(path) else "removed"
         if listed.kept_in is None:
             raise OSError(f"it was {event} since the run began")
         listing.forget(listed)
         raise OSError(f"it was {event} since the directory was listed, which the next start will do anew")
-    if not picture.stamp.size:
+    if not stamp.size:
         raise OSError("it is empty")
-    return picture.path
-
-
-def _header(root: Path, picture: Picture, max_megapixels: float) -> surveys.Header:
-    if picture.stamp.size == listing.NO_FILE:
-        raise OSError("it is no file")
-    with opened(picture.path, max_megapixels=max_megapixels) as image:
-        return surveys.header_of(image, os.path.relpath(picture.path, root))
+    return path
 
 
 def _fingerprint(root: Path, listed: Listing, members: Members) -> str:

@@ -15,7 +15,7 @@ from jaxtyping import Int, Int32
 
 from jaxgen.data import folders, parquet_files
 from jaxgen.data.dataset import Dataset, facts_by_loading
-from jaxgen.data.encoded import encoded_dataset
+from jaxgen.data.encoded import encoded_dataset, in_memory
 from jaxgen.data.number_pictures import Range
 from jaxgen.data.parquet_files import PictureColumn, Shard
 from jaxgen.data.pictures import BACKGROUND, MAX_MEGAPIXELS, Background, Crop, ImageSize
@@ -246,7 +246,7 @@ def _dataset(
     pictures = PictureColumn(own, names.image)
     more = pictures.note()
     return encoded_dataset(
-        lambda index: pictures.read(int(rows[index])),
+        in_memory(lambda index: pictures.read(int(rows[index]))),
         labels[rows],
         lambda index: pictures.describe(int(rows[index])),
         class_names=all_names,
