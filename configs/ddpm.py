@@ -80,7 +80,7 @@ def shapes() -> ConfigDict:
 
 
 def fashion() -> ConfigDict:
-    """Class-conditional on Fashion-MNIST, 28x28: ten minutes on two CPU cores."""
+    """Class-conditional on Fashion-MNIST, 28x28, small enough for a CPU."""
     config = fashion_training(common.diffusion(common.base()))
     config.diffusion.schedule = "cosine"
     config.sampler.name = "dpmpp_2m"

@@ -159,7 +159,7 @@ def shapes() -> ConfigDict:
 
 
 def fashion() -> ConfigDict:
-    """Class-conditional on Fashion-MNIST, 28x28: ten minutes on two CPU cores, 35 evaluations a sample."""
+    """Class-conditional on Fashion-MNIST, 28x28, small enough for a CPU; 35 evaluations a sample."""
     config = ddpm.fashion_training(edm(common.base()))
     config.diffusion.path = "normalized(sigma_data=0.7)"
     config.diffusion.parameterization = "edm(sigma_data=0.7)"

@@ -47,7 +47,7 @@ def mnist() -> ConfigDict:
 
 
 def fashion() -> ConfigDict:
-    """Class-conditional on Fashion-MNIST, 28x28, with a Gaussian for its grays: three minutes on two CPU cores."""
+    """Class-conditional on Fashion-MNIST, 28x28, with a Gaussian for its grays: 5 minutes of CPU time."""
     config = mnist()
     config.data.name = "fashion"
     config.train.num_steps = 2_400
