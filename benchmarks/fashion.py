@@ -52,10 +52,10 @@ COLUMNS = {
 
 LEGEND = """Made by `python benchmarks/fashion.py`: {hardware}, one seed each. The data are the 60,000 training images
 of Debian's package dataset-fashion-mnist; the peer of a model gets as much CPU time for its training as a run of ours
-took from its start to its end, compilation included. {count:,} samples of each, evaluated against the training images: Fréchet
-distance in the features of a classifier of the data and in pixels, precision and recall (k = 3) in those features, and
-agreement of the classifier with the class that was asked for. The row `held-out` says what as many held-out images
-score.
+took from its start to its end, compilation included. {count:,} samples of each, evaluated against the training images:
+Fréchet distance in the features of a classifier of the data and in pixels, precision and recall (k = 3) in those
+features, and agreement of the classifier with the class that was asked for. The row `held-out` says what as many
+held-out images score.
 """
 
 

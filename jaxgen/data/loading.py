@@ -105,9 +105,8 @@ def _given(name: str, function: Any, options: dict[str, Any], *, program: tuple[
 
 
 def _located(option: str, value: Any) -> Any:
-    """An option, with `~` and variables expanded if it is a path."""
-    is_path = option in ("path", "data_dir") and isinstance(value, str)
-    return str(paths.expanded(value, where=f"data.{option}")) if is_path else value
+    """An option, with `~` and variables expanded if it is the path; `data_dir` has other defaults in each source."""
+    return str(paths.expanded(value, where="data.path")) if option == "path" and isinstance(value, str) else value
 
 
 def _remedy(option: str, value: Any) -> str:
