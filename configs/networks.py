@@ -15,6 +15,7 @@ def unet() -> ConfigDict:
     model.num_groups = 32
     model.num_heads = 1
     model.remat = False
+    model.patch_size = 1
     return model
 
 

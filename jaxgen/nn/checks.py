@@ -3,17 +3,20 @@
 from jaxtyping import Array, Float, Int, Key
 
 
-def check_image_size(x: Float[Array, "b h w c"], levels: int) -> None:
-    """Refuses images that cannot be halved between all levels.
+def check_image_size(x: Float[Array, "b h w c"], levels: int, *, patch_size: int = 1) -> None:
+    """Refuses images that cannot be cut into patches and halved between all levels.
 
     Raises:
       ValueError: says what sizes are allowed.
     """
     halvings = levels - 1
-    stride = 2**halvings
+    if patch_size < 1:
+        raise ValueError(f"model.patch_size is {patch_size}, but must be at least 1.")
+    stride = patch_size * 2**halvings
     if x.shape[1] % stride or x.shape[2] % stride:
+        after = f" in patches of {patch_size}x{patch_size}" if patch_size > 1 else ""
         raise ValueError(
-            f"Images of {x.shape[1]}x{x.shape[2]} pixels cannot be halved {halvings} times: both sides must be "
+            f"Images of {x.shape[1]}x{x.shape[2]} pixels cannot be halved {halvings} times{after}: both sides must be "
             f"multiples of {stride}, so resize the images or use fewer channel_multipliers."
         )
 
@@ -49,3 +52,34 @@ def training_keys(train: bool, dropout: float, dropout_keys: Key[Array, " b"] | 
     if train and dropout > 0 and dropout_keys is None:
         raise ValueError(f"Training with dropout={dropout} needs dropout_keys, one key an example.")
     return dropout_keys if train else None
+
+
+def check_fractions(*, where: str, **fractions: float) -> None:
+    """Refuses numbers outside of [0, 1].
+
+    Raises:
+      ValueError: names the field and its section.
+    """
+    for name, value in fractions.items():
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"{where}.{name} is {value}, but must lie in [0, 1].")
+
+
+def check_halvings(sides: tuple[int, ...], halvings: int, *, advice: str) -> None:
+    """Refuses images whose height and width cannot be halved so often.
+
+    Args:
+      sides: height and width.
+      halvings: number of halvings.
+      advice: what can be done about it, other than to resize the images.
+
+    Raises:
+      ValueError: says what sizes are allowed, and the advice.
+    """
+    height, width = sides
+    stride = 2**halvings
+    if height % stride or width % stride:
+        raise ValueError(
+            f"Images of {height}x{width} pixels cannot be halved evenly {halvings} times: both sides must be multiples "
+            f"of {stride}, so resize the images or {advice}."
+        )

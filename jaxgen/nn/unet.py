@@ -9,6 +9,7 @@ from jaxgen.nn import checks
 from jaxgen.nn.block_style import DDPM_NAMES, BlockStyle, group_norm
 from jaxgen.nn.layers import GLOROT, ZERO, Downsample, Upsample, conv, dense, timestep_embedding
 from jaxgen.nn.residual_block import make_block
+from jaxgen.nn.transformer import patchify, unpatchify
 
 
 class DDPMEmbedding(nn.Module):
@@ -52,6 +53,8 @@ class UNet(nn.Module):
       num_heads: attention heads.
       dtype: type of the computation.
       remat: recompute the blocks' activations in the backward pass, trading time for memory.
+      patch_size: height and width of the patches of pixels that are the channels of the first level; 1 for pixels.
+        Fewer and wider feature maps are much faster at a like quality (Luhman and Luhman 2022).
     """
 
     out_channels: int
@@ -65,6 +68,7 @@ class UNet(nn.Module):
     num_heads: int = 1
     dtype: DTypeLike = jnp.float32
     remat: bool = False
+    patch_size: int = 1
 
     @nn.compact
     def __call__(
@@ -89,13 +93,16 @@ class UNet(nn.Module):
         emb = DDPMEmbedding(self.base_channels, self.num_classes, self.dtype, name="embedding")(
             noise_label, label, vector
         )
-        h, skips = self._down(x.astype(self.dtype), emb, keys)
+        grid = (x.shape[1] // self.patch_size, x.shape[2] // self.patch_size)
+        h = patchify(x.astype(self.dtype), self.patch_size).reshape(len(x), *grid, -1)
+        h, skips = self._down(h, emb, keys)
         width = self.base_channels * self.channel_multipliers[-1]
         h = self._block(h, emb, keys, width, "mid_0", attention=True)
         h = self._block(h, emb, keys, width, "mid_1", attention=False)
         h = self._up(h, skips, emb, keys)
         h = nn.swish(group_norm(h, self._style, name="norm_out"))
-        return conv(h, self.out_channels, ZERO, name="conv_out", dtype=self.dtype).astype(jnp.float32)
+        h = conv(h, self.patch_size**2 * self.out_channels, ZERO, name="conv_out", dtype=self.dtype)
+        return unpatchify(h.reshape(len(h), grid[0] * grid[1], -1), self.patch_size, grid).astype(jnp.float32)
 
     def _down(self, x: Array, emb: Array, keys: Array | None) -> tuple[Array, list[Array]]:
         h = conv(x, self.base_channels, GLOROT, name="conv_in", dtype=self.dtype)
@@ -147,7 +154,7 @@ class UNet(nn.Module):
         return min(self.num_groups, self.base_channels)
 
     def _validate(self, x: Array, label: Array | None) -> None:
-        checks.check_image_size(x, len(self.channel_multipliers))
+        checks.check_image_size(x, len(self.channel_multipliers), patch_size=self.patch_size)
         checks.check_optional_label(label, self.num_classes)
         if self.base_channels % self._groups:
             raise ValueError(f"base_channels={self.base_channels} must be a multiple of num_groups={self.num_groups}.")

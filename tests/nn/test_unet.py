@@ -142,3 +142,18 @@ def test_several_heads_attend_separately():
 def test_misuse_is_refused(options, call, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda: tiny(**options).init(jax.random.key(0), *tiny_inputs(), **call))
+
+
+def test_patches_are_the_channels_of_the_first_level():
+    """A network of 2x2 patches is the network of pixels on images with four times the channels."""
+    net = tiny(channel_multipliers=(1,), patch_size=2)
+    plain = tiny(channel_multipliers=(1,), out_channels=8)
+    params, (x, t) = random_params(net), tiny_inputs()
+    assert x.shape[1:] == (4, 4, 2)
+    patches = x.reshape(3, 2, 2, 2, 2, 2).transpose(0, 1, 3, 2, 4, 5).reshape(3, 2, 2, 8)
+    expected = apply(plain, params, patches, t).reshape(3, 2, 2, 2, 2, 2).transpose(0, 1, 3, 2, 4, 5)
+    np.testing.assert_allclose(apply(net, params, x, t), expected.reshape(3, 4, 4, 2), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"4x4 pixels cannot be halved 1 times in patches of 4x4: .* multiples of 8"):
+        jax.eval_shape(lambda: tiny(patch_size=4).init(jax.random.key(0), x, t, train=False))
+    with pytest.raises(ValueError, match=r"model\.patch_size is 0, but must be at least 1"):
+        jax.eval_shape(lambda: tiny(patch_size=0).init(jax.random.key(0), x, t, train=False))
