@@ -8,6 +8,7 @@ of other configs are kept, and as a table to docs/results.md.
 
 import argparse
 import json
+import resource
 import shutil
 import statistics
 import subprocess
@@ -36,11 +37,18 @@ SAMPLERS: dict[str, list[tuple[int, list[str]]]] = {
     "meanflow": [(4, []), (2, ["--config.sampler.num_steps=2"]), (1, ["--config.sampler.num_steps=1"])],
     "vae": [(1, [])],
     "dcgan": [(1, [])],
+    "wgan_gp": [(1, [])],
+    "sngan": [(1, [])],
+    "stylegan2": [(1, [])],
+    "r3gan": [(1, [])],
+    "progan": [(1, [])],
+    "post_training": [(1, [])],
 }
 
 COLUMNS = {
     "evaluations": ("evaluations", "{:.0f}"),
     "train_seconds": ("training, s", "{:.0f}"),
+    "train_cpu_seconds": ("training, CPU s", "{:.0f}"),
     "sample_seconds": ("1,000 samples, s", "{:.1f}"),
     "frechet": ("Fréchet", "{:.3f}"),
     "class_agreement": ("classes agree", "{:.3f}"),
@@ -77,8 +85,9 @@ def measure(config: str, seed: int) -> list[dict[str, float]]:
     workdir = ROOT / "runs" / "benchmark" / f"{config}-{seed}"
     shutil.rmtree(workdir, ignore_errors=True)
     train = [f"--config=configs/{config}.py", f"--config.seed={seed}", "--config.evaluate.num_samples=0"]
+    before = cpu_seconds()
     train_seconds = timed([*LAUNCH, "train", f"--workdir={workdir}", *train])
-    common = {"seed": seed, "train_seconds": train_seconds}
+    common = {"seed": seed, "train_seconds": train_seconds, "train_cpu_seconds": cpu_seconds() - before}
     return [common | draw(workdir, seed, *way) for way in SAMPLERS[config]]
 
 
@@ -104,6 +113,12 @@ def timed(command: list[str]) -> float:
     begin = time.monotonic()
     subprocess.run(command, cwd=ROOT, check=True)
     return time.monotonic() - begin
+
+
+def cpu_seconds() -> float:
+    """Returns the CPU seconds of all finished child processes."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def table(rows: dict[str, list[dict[str, float]]], hardware: str) -> str:

@@ -45,7 +45,7 @@ from mutation_source import Source, required_parameters
 from mutation_tests import Suite
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("core", "diffusion", "losses", "methods", "evaluation", "optim")
+FOLDERS = ("core", "adversarial", "diffusion", "losses", "methods", "evaluation", "optim")
 RESULTS = ROOT / "benchmarks" / "results" / "mutation.json"
 EQUIVALENT = ROOT / "benchmarks" / "equivalent_mutants.toml"
 REPORT = ROOT / "docs" / "reliability.md"

@@ -38,6 +38,11 @@ def base() -> ConfigDict:
     return config
 
 
+def scheduled(value: float | str) -> config_dict.FieldReference:
+    """Returns a setting that holds a number, or the text of a schedule of `jaxgen/core/schedules.py`."""
+    return config_dict.FieldReference(value, field_type=object)
+
+
 def data() -> ConfigDict:
     """Returns the section of the dataset and its batches."""
     config = ConfigDict()
@@ -73,7 +78,7 @@ def ema() -> ConfigDict:
     """Returns the section of moving averages of the weights."""
     config = ConfigDict()
     config.kind = "constant"  # or "power": averages that widen with training
-    config.decay = 0.9999
+    config.decay = scheduled(0.9999)  # or "half_life(steps=1_000)", "cosine(...)"
     config.warmup = True  # a smaller decay in the first steps
     config.sigma_rel = (0.05, 0.10)  # widths of power averages, relative to the length of training
     config.include = ".*"  # regular expression over "params/..." and "model_state/..."
@@ -137,17 +142,18 @@ def optimizer() -> ConfigDict:
     """Returns the section of Adam at a constant rate. GANs have one such section for each player."""
     config = ConfigDict()
     config.name = "adam"
-    config.learning_rate = 2e-4
+    config.learning_rate = scheduled(2e-4)  # or "cosine(start=2e-4, end=5e-5, steps=40_000)", by the step
     config.schedule = "constant"  # or "cosine", "linear": down to zero at the last step; or "inverse_sqrt"
     config.warmup_steps = 0
     config.decay_steps = config_dict.placeholder(int)  # of schedule "inverse_sqrt"
     config.b1 = 0.9
-    config.b2 = 0.999
+    config.b2 = scheduled(0.999)
     config.weight_decay = 0.0
     # ((pattern, factor), ...): regular expressions over names, the first that matches counts; a rate of 0.0 freezes
     config.learning_rate_multipliers = ()
     config.weight_decay_multipliers = ()
     config.forced_normalization = config_dict.placeholder(str)  # regular expression over names; for EDM2
+    config.weight_limit = config_dict.placeholder(float)  # largest magnitude of a parameter; for Wasserstein critics
     config.clip_norm = config_dict.placeholder(float)  # largest global norm of the gradient
     return config
 
@@ -184,6 +190,43 @@ def diffusion(config: ConfigDict) -> ConfigDict:
     config.sampler.guidance_rescale = 0.0
     config.frozen.guide = config_dict.placeholder(str)  # work directory of a worse model, for autoguidance
     config.sampler.clip = True
+    return config
+
+
+def gan(config: ConfigDict) -> ConfigDict:
+    """Adds the sections of method gan.gan; docs/gan.md lists the losses, terms, augmentations and networks."""
+    config.method = "gan.gan"
+    config.ema.include = "(params|model_state)/generator/.*"
+    config.optimizer = ConfigDict()
+    config.optimizer.generator = optimizer()
+    config.optimizer.discriminator = optimizer()
+
+    config.gan = ConfigDict()
+    config.gan.latent_dim = 100
+    config.gan.loss = "non_saturating"
+    config.gan.weight = scheduled(1.0)  # of the adversarial loss in the generator's
+    config.gan.terms = ()
+    config.gan.augment = config_dict.FieldReference((), field_type=object)  # a text, or several; docs/gan.md
+    config.gan.n_critic = 1
+    config.gan.class_conditional = False
+    config.gan.top_share = scheduled(1.0)  # of generated images, that the generator learns from
+
+    config.sampler = ConfigDict()
+    config.sampler.truncation = config_dict.placeholder(float)  # largest number in a latent
+    config.sampler.standing_batches = 0  # batches by which averaged weights move the running statistics before sampling
+    config.sampler.standing_batch_size = 64
+    return config
+
+
+def style_gan(config: ConfigDict) -> ConfigDict:
+    """Adds the sections of method gan.style_based."""
+    gan(config)
+    config.method = "gan.style_based"
+    config.ema.include = "params/generator/.*"  # buffers are as they are
+    config.sampler = ConfigDict()
+    config.sampler.truncation_psi = 1.0
+    config.sampler.truncation_cutoff = config_dict.placeholder(int)  # layers that are truncated
+    config.sampler.noise_mode = "random"  # or "const", "none"
     return config
 
 

@@ -13,34 +13,25 @@ def get_config(variant: str = "digits") -> ConfigDict:
 
 def mnist() -> ConfigDict:
     """The official networks, ReLU units against maxout units with dropout; trained by Adam."""
-    config = common.base()
-    config.method = "gan.gan"
+    config = common.gan(common.base())
     config.data.name = "mnist"
     config.data.batch_size = 100
     config.train.num_steps = 100_000
     config.train.steps_per_dispatch = 10
     config.ema.decay = 0.999
-    config.ema.include = "params/generator/.*"
-
-    config.optimizer = ConfigDict()
-    config.optimizer.generator = common.optimizer()
-    config.optimizer.discriminator = common.optimizer()
     for player in config.optimizer.values():
         player.b1 = 0.5
 
     config.generator = ConfigDict()
+    config.generator.name = "mlp.Generator"
     config.generator.hidden = (1200, 1200)
     config.generator.pieces = 1  # of a maxout unit; 1 for ReLU units
 
     config.discriminator = ConfigDict()
+    config.discriminator.name = "mlp.Discriminator"
     config.discriminator.hidden = (240, 240)
     config.discriminator.pieces = 5
     config.discriminator.dropout = 0.5
-
-    config.gan = ConfigDict()
-    config.gan.latent_dim = 100
-    config.gan.loss = "non_saturating"  # or "minimax", "least_squares", "hinge", "wasserstein"
-    config.gan.n_critic = 1
     return config
 
 

@@ -1,7 +1,7 @@
 """StyleGAN2 (Karras et al. 2020) in the settings of its official PyTorch code, and on smaller images.
 
-Adaptive augmentation (Karras et al. 2020, "Training GANs with limited data") is no part of it: the CIFAR-10 variants
-have the networks and regularization of that paper.
+The CIFAR-10 variants and `auto256` have adaptive augmentation (Karras et al. 2020, "Training GANs with limited data");
+`--config.gan.augment="ada()"` adds it to others.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -10,13 +10,14 @@ from configs import common
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
-    """Variants: digits (minutes on a CPU), tiny, shapes, cifar10, cifar10_cond, ffhq256, paper256, ffhq1024."""
+    """Variants: digits (minutes on a CPU), tiny, shapes, cifar10[_cond], auto256, ffhq256, paper256, ffhq1024."""
     variants = {
         "digits": digits,
         "tiny": tiny,
         "shapes": shapes,
         "cifar10": cifar10,
         "cifar10_cond": cifar10_cond,
+        "auto256": auto256,
         "ffhq256": ffhq256,
         "paper256": paper256,
         "ffhq1024": ffhq1024,
@@ -26,8 +27,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
 
 def ffhq1024() -> ConfigDict:
     """Faces at 1024x1024 (configuration F, the official `stylegan2`): 30,370,060 + 29,012,513 parameters, batch 32."""
-    config = common.base()
-    config.method = "gan.stylegan2"
+    config = common.style_gan(common.base())
     config.data.name = "folder"
     config.data.image_size = 1024
     config.data.flip = True
@@ -37,22 +37,20 @@ def ffhq1024() -> ConfigDict:
     config.train.checkpoint_every_steps = 10_000
     config.train.sample_every_steps = 10_000
     config.ema.decay = _half_life(10, 32)
-    config.ema.include = "params/generator/.*"  # buffers are as they are
     config.sample.batch_size = 32
     config.evaluate.num_samples = 50_000
-
-    config.optimizer = ConfigDict()
-    config.optimizer.generator = common.optimizer()
-    config.optimizer.discriminator = common.optimizer()
     for player in config.optimizer.values():  # before what lazy regularization makes of it
         player.learning_rate = 2e-3
         player.b1, player.b2 = 0.0, 0.99
 
     config.generator = ConfigDict()
-    config.generator.z_dim = 512
+    config.generator.name = "stylegan2_generator.Generator"
     config.generator.w_dim = 512
     config.generator.num_mapping_layers = 8
+    config.generator.style_mixing = 0.9
+    config.generator.w_avg_decay = 0.995
     config.discriminator = ConfigDict()
+    config.discriminator.name = "stylegan2_discriminator.Discriminator"
     config.discriminator.architecture = "resnet"  # or "orig", without skip connections
     config.discriminator.group_size = 4  # of the minibatch standard deviation
     config.discriminator.num_mapping_layers = 8  # of classes
@@ -61,23 +59,12 @@ def ffhq1024() -> ConfigDict:
         network.channel_max = 512
         network.clamp = config_dict.placeholder(float)  # of activations; float16 would need it, bfloat16 does not
 
-    config.gan = ConfigDict()
-    config.gan.loss = "non_saturating"
-    config.gan.class_conditional = False
-    config.gan.style_mixing = 0.9
-    config.gan.w_avg_decay = 0.995
-    config.gan.r1_gamma = 10.0
-    config.gan.r1_every_steps = 16
-    config.gan.path_length_weight = 2.0
-    config.gan.path_length_every_steps = 4
-    config.gan.path_length_shrink = 2  # a half of the batch
-    config.gan.path_length_decay = 0.01
-
-    config.sampler = ConfigDict()
-    config.sampler.truncation_psi = 1.0
-    config.sampler.truncation_cutoff = config_dict.placeholder(int)  # layers that are truncated
-    config.sampler.noise_mode = "random"  # or "const", "none"
+    config.gan.latent_dim = 512
+    config.gan.terms = ("r1(gamma=10.0, every_steps=16)", PATH_LENGTH)
     return config
+
+
+PATH_LENGTH = "path_length(weight=2.0, decay=0.01, shrink=2, every_steps=4)"
 
 
 def ffhq256() -> ConfigDict:
@@ -99,7 +86,18 @@ def paper256() -> ConfigDict:
     for network in (config.generator, config.discriminator):
         network.channel_base = 16384
     config.discriminator.group_size = 8
-    config.gan.r1_gamma = 1.0
+    config.gan.terms = ("r1(gamma=1.0, every_steps=16)", PATH_LENGTH)
+    return config
+
+
+def auto256() -> ConfigDict:
+    """The official `auto` at 256x256 on eight devices: half the channels, R1 by resolution and batch, ADA."""
+    config = paper256()
+    config.ema.decay = common.scheduled(f"half_life(steps={20_000 / 64}, ramp=0.05)")
+    config.generator.num_mapping_layers = config.discriminator.num_mapping_layers = 2
+    config.discriminator.group_size = 4
+    config.gan.terms = (f"r1(gamma={0.0002 * 256**2 / 64}, every_steps=16)", PATH_LENGTH)
+    config.gan.augment = "ada(transforms='bgc', target=0.6)"
     return config
 
 
@@ -110,16 +108,16 @@ def cifar10() -> ConfigDict:
     config.data.image_size = None
     config.data.batch_size = 64
     config.train.num_steps = _steps_of(100_000, 64)
-    config.ema.decay = _half_life(500, 64)
+    config.ema.decay = common.scheduled(f"half_life(steps={500_000 / 64}, ramp=0.05)")
+    config.gan.augment = "ada(transforms='bgc', target=0.6)"
     config.sample.batch_size = 250
     for player in config.optimizer.values():
         player.learning_rate = 2.5e-3
     config.generator.num_mapping_layers = 2
     config.discriminator.architecture = "orig"
     config.discriminator.group_size = 32
-    config.gan.r1_gamma = 0.01
-    config.gan.style_mixing = 0.0
-    config.gan.path_length_weight = 0.0
+    config.gan.terms = ("r1(gamma=0.01, every_steps=16)",)
+    config.generator.style_mixing = 0.0
     return config
 
 
@@ -141,21 +139,23 @@ def shapes() -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """Scikit-learn's 8x8 digits without their classes: minutes on two CPU cores.
+    """Scikit-learn's 8x8 digits, class-conditional: three minutes on two CPU cores.
 
-    With so few images of each class, a conditional generator makes one image a class of all latents.
+    With the weak R1 of CIFAR-10, a generator of so few images makes one image a class of all latents.
     """
     config = small(cifar10())
     config.data.name = "digits"
-    config.train.num_steps = 8_000
+    config.train.num_steps = 3_000
     config.train.checkpoint_every_steps = 500
     config.train.sample_every_steps = 500
     config.ema.decay = 0.998
+    config.gan.class_conditional = True
+    config.gan.terms = ("r1(gamma=1.0, every_steps=4)",)
     config.evaluate.num_samples = 1_000
     for network in (config.generator, config.discriminator):
         network.channel_base = 256
         network.channel_max = 64
-    config.generator.z_dim = config.generator.w_dim = 64
+    config.gan.latent_dim = config.generator.w_dim = 64
     return config
 
 
@@ -164,12 +164,13 @@ def small(config: ConfigDict) -> ConfigDict:
     config.data.flip = False
     config.train.compute_dtype = "float32"
     config.ema.decay = 0.999
+    config.gan.augment = ()
     config.evaluate.num_samples = 10_000
     for network in (config.generator, config.discriminator):
         network.channel_base = 2048
         network.channel_max = 128
         network.num_mapping_layers = 2
-    config.generator.z_dim = config.generator.w_dim = 128
+    config.gan.latent_dim = config.generator.w_dim = 128
     config.discriminator.architecture = "resnet"
     return config
 
@@ -180,14 +181,11 @@ def tiny() -> ConfigDict:
     for network in (config.generator, config.discriminator):
         network.channel_max = 4
         network.num_mapping_layers = 1
-    config.generator.z_dim = config.generator.w_dim = 4
+    config.gan.latent_dim = config.generator.w_dim = 4
     config.discriminator.group_size = 4
     config.gan.class_conditional = True
-    config.gan.style_mixing = 0.9
-    config.gan.r1_gamma = 1.0
-    config.gan.r1_every_steps = 2
-    config.gan.path_length_weight = 2.0
-    config.gan.path_length_every_steps = 1
+    config.generator.style_mixing = 0.9
+    config.gan.terms = ("r1(gamma=1.0, every_steps=2)", "path_length(every_steps=2)")
     return config
 
 

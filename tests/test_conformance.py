@@ -5,7 +5,7 @@ A config that is added to `configs/` is tested from then on; nothing has to be l
 
 import importlib
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 import chex
@@ -43,13 +43,23 @@ class Run(NamedTuple):
         return self.tiny.train(self.programs, state, first, last)
 
 
-def first_of_their(kind: Callable[[str], str]) -> set[str]:
-    """The first config of each family, or method, as `kind` makes it from the method's name."""
+def first_of_their(kind: Callable[[ConfigDict], Hashable]) -> set[str]:
+    """The first config of each family, or method, as `kind` makes it from a config."""
     tiny = {name: importlib.import_module(f"configs.{name}").get_config("tiny") for name in reversed(CONFIGS)}
-    return set({kind(config.method): name for name, config in tiny.items()}.values())
+    return set({kind(config): name for name, config in tiny.items()}.values())
 
 
-SHORT = first_of_their(lambda method: method.split(".")[0])
+SHORT = first_of_their(lambda config: config.method.split(".")[0])
+
+
+def networks_of(config: ConfigDict) -> tuple:
+    """The method and the names of the networks of a config: other pieces are split over a mesh as the batch is."""
+    named = [config.get(player, {}).get("name") for player in ("model", "generator", "discriminator")]
+    return (config.method, *named)
+
+
+ADVERSARIAL = first_of_their(networks_of)
+"""Of adversarial configs, those that go through the mesh: one of each pair of networks."""
 
 
 def marks(name: str) -> list[pytest.MarkDecorator]:
@@ -102,6 +112,7 @@ def test_one_trace_per_phase(one):
 
 
 def test_same_seed_same_bits_and_other_seed_other_bits(one):
+    of_other_networks(one)
     again, _ = one.train(one.initial(), 0, STEPS)
     chex.assert_trees_all_equal(one.end, host(again))
     config = one.tiny.config.copy_and_resolve_references()
@@ -109,6 +120,12 @@ def test_same_seed_same_bits_and_other_seed_other_bits(one):
     other = experiments.build(parse(config), one.tiny.experiment.spec, sources=one.tiny.experiment.frozen)
     different = other.runner.init(one.tiny.put(0)).params
     assert not trees_equal(one.start.params, host(different))
+
+
+def of_other_networks(one: Run) -> None:
+    """Skips a config of adversarial training whose method and networks are another's."""
+    if "gan" in one.tiny.config and one.name not in ADVERSARIAL:
+        pytest.skip("another config of the same networks goes through it")
 
 
 def trees_equal(a, b):
@@ -131,13 +148,24 @@ QUICK = ("data x fsdp x tensor", "pmap")
 """Layouts that every test run goes through, from the one-device start; `make soak` goes through all, from their own."""
 
 # What pmap asks of a model is its method's to do, so that one config of each is enough for every run.
-PMAPPED = first_of_their(str)
+PMAPPED = first_of_their(lambda config: config.method)
 
 
-ONE_MICROBATCH = ("dcgan", "stylegan2", "iddpm", "flow")
+ONE_MICROBATCH = (
+    "dcgan",
+    "progan",
+    "stylegan2",
+    "stylegan3",
+    "iddpm",
+    "flow",
+    "sngan",
+    "cgan_pd",
+    "sagan",
+    "biggan",
+)
 """Configs for which two microbatches are another computation than one: gradients that are no means over examples (batch
-normalization, minibatch standard deviations), and times drawn by the losses of the microbatch before (importance
-sampling)."""
+normalization, minibatch standard deviations), power iterations with each microbatch, and times drawn by the losses of
+the microbatch before (importance sampling)."""
 
 
 @pytest.mark.parametrize("layout", QUICK)
@@ -145,6 +173,8 @@ def test_eight_devices_follow_the_trajectory_of_one(one, layout):
     """The mesh takes each batch in two microbatches, whose gradients it accumulates."""
     if layout == "pmap" and one.name not in PMAPPED:
         pytest.skip("another config of the method goes through it")
+    if layout != "pmap":
+        of_other_networks(one)
     config = config_on(one.name, layout)
     if layout != "pmap" and one.name not in ONE_MICROBATCH:
         config.train.microbatches = 2
@@ -214,6 +244,7 @@ def assert_close(found, expected, *, rtol=1e-5):
 
 
 def test_samples_depend_on_their_own_keys_and_labels_alone(one):
+    of_other_networks(one)
     order = np.array([3, 0, 7, 0, 1, 6, 2, 5])
     mixed = one.tiny.sample(one.tiny.runner.from_contract(one.end), order)
     np.testing.assert_allclose(mixed, one.samples[order], atol=1e-5)
@@ -225,6 +256,7 @@ def test_samples_depend_on_their_own_keys_and_labels_alone(one):
 
 def test_the_other_functions_see_each_example_alone(one):
     """`denoise`, `log_prob`, `encode` and `decode`, where there are any: each in an order and in another."""
+    of_other_networks(one)
     model, order = one.tiny.experiment.model, np.array([3, 0, 7, 4, 1, 6, 2, 5])
     capabilities = [name for name in ("denoise", "log_prob", "encode", "decode") if getattr(model, name) is not None]
     if not capabilities:

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import re
+import typing
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from jaxgen.cli.commands import COMMANDS
 from jaxgen.core.config import module_names
 from jaxgen.data.sources.shapes import CONDITIONING
+from jaxgen.nn.critic_head import Conditioning
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "diffusion.md").read_text()
@@ -59,6 +61,17 @@ def test_the_page_of_diffusion_lists_every_piece_and_no_other(heading, module):
 
 def test_the_page_of_diffusion_lists_every_sampler_and_no_other():
     assert named_in(tables(PAGE)["sampler"]) == module_names("jaxgen.diffusion.sampling.samplers")
+
+
+def test_the_page_of_gans_lists_every_piece_and_no_other():
+    table = tables((ROOT / "docs" / "gan.md").read_text())
+    assert named_in(table["loss"]) == public_functions("jaxgen.losses.adversarial")
+    assert named_in(table["term"]) == module_names("jaxgen.adversarial.terms")
+    assert named_in(table["augmentation"]) == module_names("jaxgen.adversarial.augmentation.pieces")
+    assert named_in(table["schedule"]) == [
+        name for name in public_functions("jaxgen.core.schedules") if name != "constant"
+    ]
+    assert named_in(table["`discriminator.conditioning`"]) == sorted(typing.get_args(Conditioning))
 
 
 def test_the_page_of_data_lists_every_source_with_its_options_and_every_condition():

@@ -13,11 +13,13 @@ MAY_IMPORT = {
     "losses": {"core"},
     "optim": {"core"},
     "diffusion": {"core"},
+    "adversarial": {"core", "nn", "losses", "optim"},
     "data": {"core"},
     "parallel": {"core"},
     "interop": {"core", "nn"},
-    "methods": {"core", "nn", "losses", "optim", "diffusion"},
+    "methods": {"core", "nn", "losses", "optim", "diffusion", "adversarial"},
     "training": {"core", "parallel", "data"},
+    "applications": {"core", "diffusion", "losses", "nn"},
     "evaluation": {"core", "parallel", "data", "nn", "losses"},
     "runs": {
         "core",
@@ -25,24 +27,36 @@ MAY_IMPORT = {
         "losses",
         "optim",
         "diffusion",
+        "adversarial",
         "data",
         "parallel",
         "methods",
+        "applications",
         "training",
         "evaluation",
         "interop",
     },
-    "cli": {"core", "data", "evaluation", "interop", "methods", "nn", "parallel", "runs", "training"},
+    "cli": {"applications", "core", "data", "evaluation", "interop", "methods", "nn", "parallel", "runs", "training"},
 }
 
-DIFFUSION_ROOMS = {
-    "process": set(),
-    "training": {"process"},
-    "sampling": {"process"},
-    "likelihood": {"process", "sampling"},
-    "few_step": {"process", "sampling"},
+ROOMS = {
+    "diffusion": {
+        "process": set(),
+        "training": {"process"},
+        "sampling": {"process"},
+        "likelihood": {"process", "sampling"},
+        "few_step": {"process", "sampling"},
+    },
+    "adversarial": {
+        "players": set(),
+        "growth": set(),
+        "turn": {"players"},
+        "terms": {"players", "turn"},
+        "augmentation": set(),
+        "builder": {"players", "turn", "augmentation"},
+    },
 }
-"""The rooms of jaxgen/diffusion, and those that each may import: there is no circle."""
+"""The rooms of a layer (packages, or modules), and those that each may import: there is no circle."""
 
 
 def imported(source: Path) -> set[str]:
@@ -84,24 +98,27 @@ def test_core_does_not_import_a_layer_by_name():
         assert layers_imported(source) <= {"core"}, source
 
 
-def test_every_room_of_diffusion_has_a_rule():
-    rooms = {path.stem for path in (PACKAGE / "diffusion").iterdir() if path.suffix == ".py" or path.is_dir()}
-    assert rooms - {"__init__", "__pycache__"} == set(DIFFUSION_ROOMS)
+@pytest.mark.parametrize("layer", ROOMS)
+def test_every_room_has_a_rule(layer):
+    rooms = {path.stem for path in (PACKAGE / layer).iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert rooms - {"__init__", "__pycache__"} == set(ROOMS[layer])
 
 
-def test_rooms_of_diffusion_import_only_rooms_listed_before_them():
-    listed = list(DIFFUSION_ROOMS)
+@pytest.mark.parametrize("layer", ROOMS)
+def test_rooms_import_only_rooms_listed_before_them(layer):
+    listed = list(ROOMS[layer])
     for i, room in enumerate(listed):
-        assert DIFFUSION_ROOMS[room] <= set(listed[:i])
+        assert ROOMS[layer][room] <= set(listed[:i])
 
 
-@pytest.mark.parametrize("room", DIFFUSION_ROOMS)
-def test_a_room_of_diffusion_imports_only_those_below_it(room):
-    sources = [*(PACKAGE / "diffusion" / room).rglob("*.py")]
+@pytest.mark.parametrize(("layer", "room"), [(layer, room) for layer, rooms in ROOMS.items() for room in rooms])
+def test_a_room_imports_only_those_below_it(layer, room):
+    place = PACKAGE / layer / room
+    sources = [*place.rglob("*.py"), *filter(Path.exists, [place.with_suffix(".py")])]
     assert sources
     for source in sources:
-        rooms = {name.split(".")[2] for name in imported(source) if name.startswith("jaxgen.diffusion.")}
-        assert rooms <= DIFFUSION_ROOMS[room] | {room}, source
+        rooms = {name.split(".")[2] for name in imported(source) if name.startswith(f"jaxgen.{layer}.")}
+        assert rooms <= ROOMS[layer][room] | {room}, source
 
 
 def test_durability_imports_nothing_else_of_training():

@@ -24,7 +24,6 @@ QUESTIONS = {"what", "where", "how", "which", "whether", "why", "when", "who", "
 SAME_IN_FAMILIES = {
     "Settings": "the typed record of the config section of one method",
     "Sampler": "the typed record of the config section `sampler` of one method",
-    "Networks": "the networks of one method",
     "Generator": "the network of one family of adversarial models",
     "Discriminator": "the network of one family of adversarial models",
 }

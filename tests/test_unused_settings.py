@@ -4,7 +4,7 @@ import pytest
 from ml_collections import ConfigDict
 from specs import data_spec, finished
 
-from configs import adm, autoencoder_kl, consistency, ddpm, edm, edm2, meanflow, sit, stylegan2, vae
+from configs import adm, autoencoder_kl, consistency, dcgan, ddpm, edm, edm2, meanflow, sit, stylegan2, vae
 from jaxgen.core.build import build_model
 from jaxgen.core.contract import Env
 from jaxgen.runs import experiment as experiments
@@ -17,13 +17,6 @@ RK45 = {"sampler.name": "rk45", "sampler.num_steps": 3}
 EDM = {"diffusion.likelihood": "none", "diffusion.likelihood_steps": 100}
 NO_GAN = {"gan.weight": 0.0, "gan.feature_weight": 0.0}
 GAUSSIAN = {"vae.likelihood": "gaussian"}
-NO_PATHS = {
-    "gan.path_length_weight": 0.0,
-    "gan.path_length_every_steps": 4,
-    "gan.path_length_shrink": 2,
-    "gan.path_length_decay": 0.01,
-}
-PATHS = {"gan.path_length_weight": 1.0}
 UNTOLD = {"consistency.class_conditional": False, "consistency.label_dropout": 0.0}
 UNSEEN = {"meanflow.class_conditional": False, "meanflow.label_dropout": 0.0}
 TOLD = {"diffusion.class_conditional": True, "diffusion.label_dropout": 0.1}
@@ -115,12 +108,19 @@ CASES = {
         {**NO_GAN, "gan.start_steps": 3, "optimizer": autoencoder_kl.digits().optimizer},
         {"gan.weight": 0.5, "optimizer": autoencoder_kl.tiny().optimizer},
     ),
-    "r1_every_steps": (stylegan2, {"gan.r1_gamma": 0.0, "gan.r1_every_steps": 3}, {"gan.r1_gamma": 1.0}),
-    "path_length_every_steps": (stylegan2, {**NO_PATHS, "gan.path_length_every_steps": 3}, PATHS),
-    "path_length_shrink": (stylegan2, {**NO_PATHS, "gan.path_length_shrink": 1}, PATHS),
-    "path_length_decay": (stylegan2, {**NO_PATHS, "gan.path_length_decay": 0.3}, PATHS),
     "truncation_cutoff": (
         stylegan2, {"sampler.truncation_psi": 1.0, "sampler.truncation_cutoff": 2}, {"sampler.truncation_psi": 0.7},
+    ),
+    "standing_batch_size": (
+        dcgan, {"sampler.standing_batches": 0, "sampler.standing_batch_size": 5}, {"sampler.standing_batches": 2},
+    ),
+    "momentum": (
+        dcgan, {"discriminator.batch_norm": False, "discriminator.momentum": 0.5}, {"discriminator.batch_norm": True},
+    ),
+    "conditioning": (
+        dcgan,
+        {"gan.class_conditional": False, "discriminator.conditioning": "cosine"},
+        {"gan.class_conditional": True},
     ),
     "num_heads": (adm, {"model.num_heads": 2}, {"model.head_channels": 0}),
     "frequencies": (edm, {"model.frequencies": (1.0,)}, {"model.embedding": "fourier"}),

@@ -91,6 +91,10 @@ def _switch(help: str) -> Flag:
 _RUN = _path("DIR", "The directory of a trained run.")
 _STEP = _whole("The step of the checkpoint to use; by default the newest one.", low=0)
 _SHAPE = _list("H,W,C", "Height, width and channels of the images; by default those of the config's data.")
+_SPACE = _choice(["z", "w"], "Latents or styles; by default styles, where the model has them.")
+_SEED = _whole("Of the random images.", default=0, low=0, high=LARGEST_SEED)
+_LABELS = _list("A,B", "Classes of the images in turn, by name or number; by default all of them.")
+_STEM = _path("PATH", "The .npz and .png to write, without suffix; by default one that names the settings.")
 _CLASSES = _whole("How many classes the data has; by default as many as the config's data.", low=0)
 
 PROCESSES = MappingProxyType(
@@ -150,6 +154,73 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
             {"workdir": _RUN, "step": _STEP, **PROCESSES},
             "evaluate",
             together=True,
+        ),
+        "interpolate": Command(
+            "Draws paths between random images: between styles, or between latents.",
+            "--workdir=runs/stylegan2 --num_samples=8 --steps=10",
+            {
+                "workdir": _RUN,
+                "num_samples": _whole("How many paths.", default=8),
+                "steps": _whole("Images in a path, its ends included.", default=8, low=2),
+                "space": _SPACE,
+                "seed": _SEED,
+                "labels": _LABELS,
+                "output": _STEM,
+                "step": _STEP,
+            },
+            "interpolate",
+        ),
+        "mix": Command(
+            "Draws a table of random images that have some layers' styles of each other.",
+            "--workdir=runs/stylegan2 --layers=0,2 --num_samples=5",
+            {
+                "workdir": _RUN,
+                "num_samples": _whole("How many rows, and columns.", default=5),
+                "layers": _list("A,B", "The layers from A on, before B, have the styles of the columns."),
+                "seed": _SEED,
+                "labels": _LABELS,
+                "output": _STEM,
+                "step": _STEP,
+            },
+            "mix",
+        ),
+        "directions": Command(
+            "Finds the directions of the latent space that change images most, and draws images along them.",
+            "--workdir=runs/stylegan2 --num_directions=5 --by=ganspace",
+            {
+                "workdir": _RUN,
+                "num_directions": _whole("How many directions.", default=5),
+                "by": _choice(
+                    ["sefa", "ganspace"],
+                    "From the first weights in closed form, or as principal components of styles.",
+                    "sefa",
+                ),
+                "weights": _text("REGEX", "With sefa: names of the first weights, where they have to be named."),
+                "distance": _number("X", "How far images move to either side; by default 3."),
+                "steps": _whole("Images along a direction.", default=7, low=2),
+                "num_samples": _whole("How many random images are moved.", default=3),
+                "space": _SPACE,
+                "seed": _SEED,
+                "labels": _LABELS,
+                "output": _STEM,
+                "step": _STEP,
+            },
+            "directions",
+        ),
+        "project": Command(
+            "Finds the latents, or styles, whose images are nearest to given pictures.",
+            "--workdir=runs/stylegan2 --images=face.png --steps=500",
+            {
+                "workdir": _RUN,
+                "images": _list("FILE", "Pictures, which are cropped and resized to the model's size."),
+                "steps": _whole("Steps of the search.", default=1000),
+                "space": _SPACE,
+                "seed": _SEED,
+                "labels": _list("A,B", "The class of each picture, by name or number, of a conditional model."),
+                "output": _STEM,
+                "step": _STEP,
+            },
+            "project",
         ),
         "encode": Command(
             "Caches the latents of a trained autoencoder's data, for a model that is trained on them.",

@@ -24,7 +24,7 @@ def main(config: Section, flags: Any, *, started: float) -> int:
         if flags.num_samples is None:
             raise ValueError("sample needs --num_samples=N, the number of images to draw.")
         run = Run(Path(flags.workdir), config, step=flags.step)
-        label = _classes(run, flags.labels)
+        label = classes(run, flags.labels)
         cond = _conditions(flags.cond)
     began, batches = time.monotonic(), list[float]()
     with _ending_on_sigterm(), progress_bar.shown() as report:
@@ -60,7 +60,12 @@ def _report(written: sampling.Written, count: int, step: int, seconds: float, fi
     progress_bar.say(f"{written.output} holds them, {written.grid} shows {shown}, {written.record} has the settings.")
 
 
-def _classes(run: Run, words: list[str] | None) -> list[int]:
+def classes(run: Run, words: list[str] | None) -> list[int]:
+    """Returns the numbers of the classes that --labels names; none if it is not given.
+
+    Raises:
+      ValueError: if there is no such class, or the model has none.
+    """
     if not words:
         return []
     if not run.spec.num_classes:

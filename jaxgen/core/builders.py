@@ -22,15 +22,12 @@ from jaxgen.core.contract import (
     Init,
     Metrics,
     Microbatch,
+    Objective,
     Phase,
     TrainState,
     Update,
 )
 from jaxgen.core.loops import loops_are_slow, scan
-
-Objective = Callable[[Context, PyTree, PyTree, Microbatch], tuple[Array, tuple[PyTree, Metrics]]]
-"""`(context, params, model_state, microbatch) -> (loss, (new model_state, metrics))`; the loss is a mean over
-examples."""
 
 InitVariables = Callable[[Context, Microbatch], tuple[PyTree, PyTree]]
 """`(context, examples) -> (params, model_state)`, at step 0. The examples are those of the first gradient, accumulated

@@ -144,6 +144,11 @@ class Context(NamedTuple):
     frozen: PyTree = ()
 
 
+Objective = Callable[[Context, PyTree, PyTree, Microbatch], tuple[Array, tuple[PyTree, Metrics]]]
+"""`(context, params, model_state, microbatch) -> (loss, (new model_state, metrics))`; the loss is a mean over
+examples."""
+
+
 @runtime_checkable
 class Init(Protocol):
     """Makes the state to start from."""
@@ -242,6 +247,26 @@ class Decode(Protocol):
 
 
 @runtime_checkable
+class Styles(Protocol):
+    """Maps latents to styles, of a generator whose every layer has one (Karras et al. 2019)."""
+
+    def __call__(
+        self, variables: Variables, latents: Float[Array, "n d"], cond: Conditioning = None
+    ) -> Float[Array, "n layers width"]:
+        """Returns the styles of latents, one for each of l layers, from the coarsest on; truncated as in `Decode`."""
+        ...
+
+
+@runtime_checkable
+class Synthesize(Protocol):
+    """Maps styles to images."""
+
+    def __call__(self, variables: Variables, styles: Float[Array, "n layers width"]) -> Float[Array, "n h w c"]:
+        """Returns the images, in [-1, 1], of styles such as `Styles` returns; noise is constant, as in `Decode`."""
+        ...
+
+
+@runtime_checkable
 class Denoise(Protocol):
     """Removes noise."""
 
@@ -256,8 +281,10 @@ class GenerativeModel(NamedTuple):
     """A generative model: pure functions over `TrainState` and variables. See the protocols above for each.
 
     Attributes:
+      styles, synthesize: the two halves of `decode`, of generators of styles; its images are `synthesize` of `styles`.
       phase: maps a step (a Python int) to the static argument of `update`.
       frozen: the roles in `Env.frozen` that the model makes use of.
+      objective: what `update` descends on, of models with one player that others may build on; None of others.
       microbatches: K, the leading axis of every training batch: gradient accumulation, or `n_critic`.
       nonfinite_hint: the likely cause of images from `sample` that are not finite, and the settings to change; empty if
         the method knows of none.
@@ -273,8 +300,11 @@ class GenerativeModel(NamedTuple):
     decode: Decode | None = None
     denoise: Denoise | None = None
     posterior: Posterior | None = None
+    styles: Styles | None = None
+    synthesize: Synthesize | None = None
     phase: Callable[[int], Phase] = constant_phase
     frozen: tuple[str, ...] = ()
+    objective: Objective | None = None
     microbatches: int = 1
     nonfinite_hint: str = ""
 

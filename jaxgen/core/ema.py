@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from jaxgen.core.schedules import Curve
+
 Profile = Callable[[Int[Array, ""]], Float[Array, ""]]
 """Maps the number of updates before to the weight, 1 - beta, of the new parameters in the average."""
 
@@ -28,6 +30,16 @@ def constant(*, decay: float, warmup: bool) -> Profile:
     if not 0.0 <= decay < 1.0:
         raise ValueError(f"ema.decay is {decay}, but must be at least 0 and below 1.")
     return lambda step: jnp.float32(jnp.maximum(1.0 - decay, 9.0 / (10.0 + step)) if warmup else 1.0 - decay)
+
+
+def scheduled(*, decay: str, warmup: bool) -> Profile:
+    """Returns a profile whose decay is a schedule, such as `half_life(steps=1_000)`; `warmup` is that of `constant`.
+
+    Raises:
+      ValueError: if there is no such schedule, or the decay is not in [0, 1) at every step.
+    """
+    curve = Curve.of(decay, where="ema.decay", low=0.0, high=1.0, below_high=True)
+    return lambda step: jnp.maximum(curve.rest(step), 9.0 / (10.0 + step)) if warmup else curve.rest(step)
 
 
 def power(*, sigma_rel: float) -> Profile:

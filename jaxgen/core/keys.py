@@ -43,7 +43,7 @@ def fold_each(keys: Key[Array, " n"], data: int | Int[Array, ""] | str) -> Key[A
     return jax.vmap(lambda key: stream(key, data) if isinstance(data, str) else jax.random.fold_in(key, data))(keys)
 
 
-def bernoulli(keys: Key[Array, " n"], probability: float) -> Bool[Array, " n"]:
+def bernoulli(keys: Key[Array, " n"], probability: float | Float[Array, ""]) -> Bool[Array, " n"]:
     """Draws one Bernoulli sample, true with the given probability, from each of n keys."""
     return jax.vmap(lambda key: jax.random.bernoulli(key, probability))(keys)
 

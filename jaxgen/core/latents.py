@@ -1,5 +1,7 @@
 """Training in the latent space of a frozen autoencoder, and sampling back into images (Rombach et al. 2022)."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
@@ -35,6 +37,10 @@ def latent_spec(spec: ModelSpec, autoencoder: GenerativeModel) -> ModelSpec:
             f"deviation of shape {(height, width, 2 * channels)}: give launch.py encode again."
         )
     return spec._replace(image_shape=(height, width, channels))
+
+
+_ABSENT: dict[str, Any] = dict.fromkeys(("log_prob", "denoise", "posterior", "styles", "synthesize", "objective"))
+"""Capabilities that a model of latents lacks as a model of images."""
 
 
 def with_latents(model: GenerativeModel, autoencoder: GenerativeModel) -> GenerativeModel:
@@ -90,12 +96,10 @@ def with_latents(model: GenerativeModel, autoencoder: GenerativeModel) -> Genera
         update=update,
         sample=sample,
         eval_variables=eval_variables,
-        log_prob=None,
         encode=encode,
         decode=decode,
-        denoise=None,
-        posterior=None,
         frozen=(*model.frozen, ROLE),
+        **_ABSENT,
     )
 
 

@@ -43,7 +43,7 @@ EMA_NEEDS = {
 def with_ema(
     model: GenerativeModel,
     *,
-    decay: float = 0.9999,
+    decay: float | str = 0.9999,
     warmup: bool = True,
     include: str = ".*",
     kind: Literal["constant", "power"] = "constant",
@@ -53,7 +53,8 @@ def with_ema(
 
     Args:
       model: the model to wrap.
-      decay: of a constant average, the weight of the old average, in [0, 1).
+      decay: of a constant average, the weight of the old average, in [0, 1), or a schedule of it by the step (see
+        `core.schedules`), such as `half_life(steps=1_000, ramp=0.05)`.
       warmup: of a constant average, caps the decay at (1 + n) / (10 + n) after n updates, so that the first steps are
         forgotten soon.
       include: regular expression over the names `params/...` and `model_state/...` of the averaged leaves. Batch
@@ -86,8 +87,10 @@ def with_ema(
     return model._replace(init=init, update=update, eval_variables=eval_variables)
 
 
-def _average(kind: str, *, decay: float, warmup: bool, sigma_rel: tuple[float, ...]) -> ema.Average:
+def _average(kind: str, *, decay: float | str, warmup: bool, sigma_rel: tuple[float, ...]) -> ema.Average:
     if kind == "constant":
+        if isinstance(decay, str):
+            return ema.single(ema.scheduled(decay=decay, warmup=warmup))
         return ema.single(ema.constant(decay=decay, warmup=warmup))
     if not sigma_rel:
         raise ValueError("ema.sigma_rel is empty, but ema.kind=power needs at least one width, such as 0.05.")

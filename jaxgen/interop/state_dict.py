@@ -43,6 +43,20 @@ OfficialName = Callable[[str], str | OfficialEntries]
 """Maps the path name of a parameter of ours, `block_0/conv/kernel`, to its official entry."""
 
 
+def prefixed(prefix: str, official: OfficialName) -> OfficialName:
+    """Returns the map of names for official entries that begin with a prefix, such as `G_ema.`."""
+
+    def name_of(name: str) -> str | OfficialEntries:
+        source = official(name)
+        if isinstance(source, str):
+            return prefix + source
+        names = (source.name,) if isinstance(source.name, str) else source.name
+        named = tuple(prefix + entry for entry in names)
+        return source._replace(name=named[0] if isinstance(source.name, str) else named)
+
+    return name_of
+
+
 class Part(NamedTuple):
     """A part of a run's state that official weights fill.
 

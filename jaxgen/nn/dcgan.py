@@ -12,9 +12,18 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
-from jaxgen.nn.checks import check_required_label
+from jaxgen.core.config import Need
+from jaxgen.nn.adversarial import Critique
 from jaxgen.nn.conv_autoencoder import append_label, num_halvings
+from jaxgen.nn.critic_head import NEEDS_OF_CONDITIONING, Conditioning, CriticHead
+from jaxgen.nn.minibatch import MinibatchDiscrimination
 from jaxgen.nn.strided_conv import DownConv, UpConv
+
+NEEDS_OF_DISCRIMINATOR = {
+    "momentum": Need("discriminator.batch_norm=True", lambda network: network.batch_norm),
+    **NEEDS_OF_CONDITIONING,
+}
+"""Settings of the section `discriminator` without an effect, unless others are as said."""
 
 _weights = nn.initializers.normal(0.02)
 
@@ -28,6 +37,7 @@ class Generator(nn.Module):
 
     Attributes:
       image_shape: height, width, channels of an image.
+      latent_dim: length of a latent, standard normal.
       width: channels before the last convolution; they double with every halving of the feature map.
       base_side: the smaller side of the first feature map lies in [base_side, 2 * base_side).
       num_classes: number of classes; 0 for an unconditional network.
@@ -37,6 +47,7 @@ class Generator(nn.Module):
     """
 
     image_shape: tuple[int, int, int]
+    latent_dim: int = 100
     width: int = 64
     base_side: int = 4
     num_classes: int = 0
@@ -46,18 +57,23 @@ class Generator(nn.Module):
 
     @nn.compact
     def __call__(
-        self, z: Float[Array, "b d"], label: Int[Array, " b"] | None = None, *, train: bool
+        self,
+        latents: Float[Array, "b {self.latent_dim}"],
+        label: Int[Array, " b"] | None = None,
+        *,
+        train: bool,
+        keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b h w c"]:
-        """Maps standard normal latents to images in [-1, 1]; batch statistics are the batch's own where `train`."""
+        """Maps latents to images in [-1, 1]; see `adversarial.GeneratorNetwork`."""
+        del keys
         height, width, colors = self.image_shape
         halvings = num_halvings(height, width, base_side=self.base_side)
         channels = [self.width * 2**i for i in reversed(range(halvings))]
         base = (height // 2**halvings, width // 2**halvings, channels[0])
         norm = partial(_batch_norm, train=train, momentum=self.momentum, axis_name=self.axis_name, dtype=self.dtype)
         conv = partial(UpConv, use_bias=False, kernel_init=_weights, dtype=self.dtype)
-        z = append_label(
-            z.astype(self.dtype), label, num_classes=self.num_classes, features=z.shape[-1], dtype=self.dtype
-        )
+        z = latents.astype(self.dtype)
+        z = append_label(z, label, num_classes=self.num_classes, features=self.latent_dim, dtype=self.dtype)
         # The paper's first layer, a transposed convolution of a 1x1 map, is a linear one.
         dense = nn.Dense(
             base[0] * base[1] * base[2], use_bias=False, kernel_init=_weights, dtype=self.dtype, name="base"
@@ -71,18 +87,23 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Strided 4x4 convolutions, batch normalization and leaky ReLU, then one logit.
 
-    A conditional discriminator adds the inner product of the pooled features and the label's embedding (Miyato and
-    Koyama 2018, eq. 5), a better use of labels than the input maps of older code.
-
     Attributes:
       width: channels after the first convolution; they double with every halving of the feature map.
       batch_norm: whether to normalize, as the paper does in every layer but the first and the last.
+      minibatch_kernels: of a layer that compares the images of a batch before the logit (Salimans et al. 2016); 0 for
+        none.
+      conditioning: how classes are seen, if there are any; by default a better use of them than the input maps of
+        older code.
+      embedding_dim: of `cosine` conditioning.
       base_side, num_classes, momentum, axis_name, dtype: as in `Generator`.
     """
 
     width: int = 64
     base_side: int = 4
     batch_norm: bool = True
+    minibatch_kernels: int = 0
+    conditioning: Conditioning = "projection"
+    embedding_dim: int = 512
     num_classes: int = 0
     momentum: float = 0.9
     axis_name: str | None = None
@@ -90,25 +111,40 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], label: Int[Array, " b"] | None = None, *, train: bool
-    ) -> Float[Array, " b"]:
-        """Maps images in [-1, 1] to logits of being real; batch statistics are the batch's own where `train`."""
-        check_required_label(label, self.num_classes)
+        self,
+        images: Float[Array, "b h w c"],
+        label: Int[Array, " b"] | None = None,
+        *,
+        train: bool,
+        keys: Key[Array, " b"] | None = None,
+    ) -> Critique:
+        """Judges images in [-1, 1]; see `adversarial.DiscriminatorNetwork`."""
+        del keys
         norm = partial(_batch_norm, train=train, momentum=self.momentum, axis_name=self.axis_name, dtype=self.dtype)
         conv = partial(DownConv, use_bias=False, kernel_init=_weights, dtype=self.dtype)
-        h = x.astype(self.dtype)
-        for i in range(num_halvings(*x.shape[1:3], base_side=self.base_side)):
+        h = images.astype(self.dtype)
+        for i in range(num_halvings(*h.shape[1:3], base_side=self.base_side)):
             h = conv(self.width * 2**i, name=f"conv_{i}")(h)
             if self.batch_norm and i > 0:
                 h = norm(name=f"norm_{i}")(h)
             h = nn.leaky_relu(h, 0.2)
+        h = h.reshape(len(h), -1)
+        if self.minibatch_kernels:
+            compare = MinibatchDiscrimination(
+                self.minibatch_kernels, axis_name=self.axis_name, dtype=self.dtype, name="minibatch"
+            )
+            h = compare(h)
         # The last convolution covers the whole feature map, so it is a linear layer.
-        out = nn.Dense(1, use_bias=False, kernel_init=_weights, dtype=self.dtype, name="out")
-        logits = out(h.reshape(h.shape[0], -1))[:, 0]
-        if self.num_classes:
-            embedding = nn.Embed(self.num_classes, h.shape[-1], embedding_init=_weights, name="label")(label)
-            logits += jnp.sum(embedding * jnp.mean(h, axis=(1, 2)), axis=-1)
-        return logits.astype(jnp.float32)
+        head = CriticHead(
+            self.num_classes,
+            self.conditioning,
+            self.embedding_dim,
+            kernel_init=_weights,
+            use_bias=False,
+            dtype=self.dtype,
+            name="head",
+        )
+        return head(h, label, train=train)
 
 
 def _batch_norm(*, train: bool, momentum: float, axis_name: str | None, dtype: DTypeLike, name: str) -> nn.BatchNorm:

@@ -21,6 +21,12 @@ def upsample(x: Float[Array, "b h w c"], taps: tuple[int, ...] = (1, 1)) -> Floa
     return _along_both(x, taps, _double)
 
 
+def bilinear_upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
+    """Doubles height and width by linear interpolation between the centers of pixels; borders are repeated."""
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    return upsample(x, (1, 3, 3, 1))[:, 2:-2, 2:-2]
+
+
 def downsample(
     x: Float[Array, "b h w c"], taps: tuple[int, ...] = (1, 1), *, pad: bool = True
 ) -> Float[Array, "b h2 w2 c"]:

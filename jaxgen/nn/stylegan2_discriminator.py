@@ -6,12 +6,13 @@ Parameters are float32, computation runs in `dtype`, from 4x4 pixels on in float
 import math
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
+from jaxgen.nn.adversarial import Critique
+from jaxgen.nn.minibatch import minibatch_std
 from jaxgen.nn.stylegan2_layers import EqualizedConv, EqualizedDense, Mapping, channels_at, leaky_relu, resolutions
 
 Architecture = Literal["resnet", "orig"]
@@ -41,15 +42,23 @@ class Discriminator(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], label: Int[Array, " b"] | None = None) -> Float[Array, " b"]:
-        """Maps images in [-1, 1] to logits of being real.
+    def __call__(
+        self,
+        images: Float[Array, "b h w c"],
+        label: Int[Array, " b"] | None = None,
+        *,
+        train: bool,
+        keys: Key[Array, " b"] | None = None,
+    ) -> Critique:
+        """Judges images in [-1, 1]; see `adversarial.DiscriminatorNetwork`.
 
         Raises:
           ValueError: if the batch is no multiple of the groups.
         """
-        sides = resolutions(x.shape[1:])[::-1]
+        del train, keys
+        sides = resolutions(images.shape[1:])[::-1]
         channels = [channels_at(side, self.channel_base, self.channel_max) for side in sides]
-        x = EqualizedConv(channels[0], size=1, dtype=self.dtype, name=f"b{sides[0]}_fromrgb")(x)
+        x = EqualizedConv(channels[0], size=1, dtype=self.dtype, name=f"b{sides[0]}_fromrgb")(images)
         x = leaky_relu(x, clamp=self.clamp)
         for side, features in zip(sides[:-1], channels[1:], strict=True):
             x = DiscriminatorBlock(features, self.architecture, self.clamp, self.dtype, name=f"b{side}")(x)
@@ -60,9 +69,10 @@ class Discriminator(nn.Module):
         x = leaky_relu(EqualizedDense(channels[-1], name="b4_fc")(x.reshape(len(x), -1)))
         out = EqualizedDense(channels[-1] if self.num_classes else 1, name="b4_out")(x)
         if not self.num_classes:
-            return out[:, 0]
+            return Critique(out[:, 0], x)
         mapped = Mapping(channels[-1], self.num_mapping_layers, self.num_classes, name="mapping")(None, label)
-        return jnp.sum(out * mapped, axis=-1) / math.sqrt(channels[-1])  # Miyato and Koyama 2018, eq. 5
+        logits = jnp.sum(out * mapped, axis=-1) / math.sqrt(channels[-1])  # Miyato and Koyama 2018, eq. 5
+        return Critique(logits, x)
 
 
 class DiscriminatorBlock(nn.Module):
@@ -90,32 +100,3 @@ class DiscriminatorBlock(nn.Module):
             return y
         skip = EqualizedConv(self.features, size=1, down=True, use_bias=False, dtype=self.dtype, name="skip")
         return gain * skip(x) + y
-
-
-def minibatch_std(x: Float[Array, "b h w c"], group_size: int, *, axis_name: str | None = None) -> Float[Array, " b"]:
-    """Returns the standard deviation of each feature over a group of images, averaged over all features and pixels.
-
-    Karras et al. 2018, section 3. As in the official code, a batch of m groups has images i, i + m, i + 2m, ... in a
-    group.
-
-    Args:
-      x: feature maps of the batch, or, with an axis, of this device's share of it.
-      group_size: images in a group; the whole batch, if it is smaller.
-      axis_name: the mapped axis that the batch is spread over.
-
-    Raises:
-      ValueError: if the batch is no multiple of the group.
-    """
-    whole = x if axis_name is None else jax.lax.all_gather(x, axis_name, tiled=True)
-    size = min(group_size, len(whole))
-    if size < 1 or len(whole) % size:
-        raise ValueError(
-            f"discriminator.group_size is {group_size}, but must be positive and divide a batch of {len(whole)} images "
-            "(data.batch_size over train.microbatches)."
-        )
-    groups = whole.reshape(size, -1, *x.shape[1:])
-    deviation = jnp.sqrt(jnp.var(groups, axis=0) + 1e-8)
-    each = jnp.tile(jnp.mean(deviation, axis=(1, 2, 3)), size)
-    if axis_name is None:
-        return each
-    return jax.lax.dynamic_slice_in_dim(each, jax.lax.axis_index(axis_name) * len(x), len(x))

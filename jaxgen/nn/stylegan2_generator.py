@@ -1,7 +1,7 @@
 """The generator of StyleGAN2 (Karras et al. 2020): a mapping network, and a synthesis network with skip connections.
 
-Two buffers are no parameters: the average style `w_avg`, which is for training to keep, and constant noise. They live
-in the collection `buffers`. Parameters are float32, synthesis runs in `dtype`, outputs are float32.
+Two buffers are no parameters: the average style `w_avg`, which is kept in training, and constant noise. They live in
+the collection `buffers`. Parameters are float32, synthesis runs in `dtype`, outputs are float32.
 """
 
 import jax.numpy as jnp
@@ -9,6 +9,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
+from jaxgen.nn import styles
+from jaxgen.nn.checks import check_fractions
 from jaxgen.nn.resample import upsample
 from jaxgen.nn.stylegan2_layers import TAPS, Mapping, NoiseMode, StyledConv, ToRGB, channels_at, resolutions
 
@@ -18,28 +20,35 @@ class Generator(nn.Module):
 
     Attributes:
       image_shape: height, width, channels of an image.
-      z_dim: length of a latent, standard normal.
+      latent_dim: length of a latent, standard normal.
       w_dim: length of a style.
       num_mapping_layers: fully connected layers from the one to the other.
       channel_base: channels of the feature maps times their side, as far as `channel_max` allows.
       channel_max: most channels of a feature map.
       clamp: largest magnitude of activations, or None; 256 in the official training in half precision.
+      style_mixing: in training, how often the layers from some layer on have the style of another latent.
+      w_avg_decay: in training, weight of the old average of styles in the new one, with each batch.
       num_classes: number of classes; 0 for an unconditional network.
+      axis_name: mapped axis to take the average over.
       dtype: type of the computation.
     """
 
     image_shape: tuple[int, int, int]
-    z_dim: int = 512
+    latent_dim: int = 512
     w_dim: int = 512
     num_mapping_layers: int = 8
     channel_base: int = 32768
     channel_max: int = 512
     clamp: float | None = None
+    style_mixing: float = 0.9
+    w_avg_decay: float = 0.995
     num_classes: int = 0
+    axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Makes the two networks."""
+        check_fractions(where="generator", style_mixing=self.style_mixing, w_avg_decay=self.w_avg_decay)
         self.mapping = Mapping(self.w_dim, self.num_mapping_layers, self.num_classes)
         self.synthesis = Synthesis(self.image_shape, self.channel_base, self.channel_max, self.clamp, self.dtype)
         self.w_avg = self.variable("buffers", "w_avg", jnp.zeros, (self.w_dim,))
@@ -49,39 +58,57 @@ class Generator(nn.Module):
         """Number of layers that have a style."""
         return 2 * len(resolutions(self.image_shape))
 
+    @property
+    def has_noise(self) -> bool:
+        """True: each layer adds noise to its feature maps."""
+        return True
+
     def __call__(
         self,
-        z: Float[Array, "b {self.z_dim}"],
+        latents: Float[Array, "b {self.latent_dim}"],
         label: Int[Array, " b"] | None = None,
         *,
-        noise_keys: Key[Array, " b"] | None = None,
-        noise_mode: NoiseMode = "const",
-        truncation_psi: float = 1.0,
-        truncation_cutoff: int | None = None,
+        train: bool,
+        keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b h w c"]:
-        """Maps standard normal latents to images, which are not clipped to [-1, 1]."""
-        ws = self.truncate(self.styles(z, label), psi=truncation_psi, cutoff=truncation_cutoff)
-        return self.synthesize(ws, noise_keys=noise_keys, noise_mode=noise_mode)
+        """Maps latents to images, which are not clipped to [-1, 1]; see `adversarial.GeneratorNetwork`."""
+        ws = self.training_styles(latents, label, keys) if train else self.styles(latents, label)
+        return self.synthesize(ws, noise_keys=keys, noise_mode="const" if keys is None else "random")
 
     def styles(
-        self, z: Float[Array, "b {self.z_dim}"], label: Int[Array, " b"] | None = None
+        self, latents: Float[Array, "b {self.latent_dim}"], label: Int[Array, " b"] | None = None
     ) -> Float[Array, "b {self.num_ws} {self.w_dim}"]:
         """Returns the style of each latent, once for each layer."""
-        return jnp.repeat(self.mapping(z, label)[:, None], self.num_ws, axis=1)
+        return jnp.repeat(self.mapping(latents, label)[:, None], self.num_ws, axis=1)
+
+    def training_styles(
+        self,
+        latents: Float[Array, "b {self.latent_dim}"],
+        label: Int[Array, " b"] | None,
+        keys: Key[Array, " b"] | None,
+    ) -> Float[Array, "b {self.num_ws} {self.w_dim}"]:
+        """Returns styles as in training, mixed by the keys; the average style moves.
+
+        Raises:
+          ValueError: if styles are to be mixed, and there are no keys.
+        """
+        ws = self.styles(latents, label)
+        self.w_avg.value = styles.moved_average(
+            self.w_avg.value, ws[:, 0], decay=self.w_avg_decay, axis_name=self.axis_name
+        )
+        return styles.mixed(
+            ws,
+            keys,
+            lambda z: self.styles(z, label),
+            latent_dim=self.latent_dim,
+            probability=self.style_mixing,
+        )
 
     def truncate(
         self, ws: Float[Array, "b {self.num_ws} {self.w_dim}"], *, psi: float, cutoff: int | None = None
     ) -> Float[Array, "b {self.num_ws} {self.w_dim}"]:
-        """Moves styles of the first `cutoff` layers, or of all, towards the average (Karras et al. 2019, appendix B).
-
-        Args:
-          ws: styles.
-          psi: factor of their distance from the average; 1 for no truncation.
-          cutoff: number of layers.
-        """
-        w_avg = self.w_avg.value[None, None]
-        first = jnp.arange(self.num_ws) < (self.num_ws if cutoff is None else cutoff)
-        return jnp.where(first[None, :, None], w_avg + psi * (ws - w_avg), ws) if psi != 1.0 else ws
+        """Moves styles towards their average; see `styles.truncate`."""
+        return styles.truncate(ws, self.w_avg.value, psi=psi, cutoff=cutoff)
 
     def synthesize(
         self,

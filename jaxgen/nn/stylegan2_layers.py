@@ -69,21 +69,23 @@ class EqualizedDense(nn.Module):
     Attributes:
       features: length of an output.
       lr_multiplier: factor on weights and biases, whose parameters are as much larger.
-      bias_init: the bias parameters at the start.
+      bias_init: the bias parameters at the start, one value for all or one each.
+      kernel_scale: standard deviation of the weights at the start.
       dtype: type of the computation.
     """
 
     features: int
     lr_multiplier: float = 1.0
-    bias_init: float = 0.0
+    bias_init: float | tuple[float, ...] = 0.0
+    kernel_scale: float = 1.0
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b c"]) -> Float[Array, "b {self.features}"]:
         """Applies the layer."""
-        init = nn.initializers.normal(1.0 / self.lr_multiplier)
+        init = nn.initializers.normal(self.kernel_scale / self.lr_multiplier)
         kernel = self.param("kernel", init, (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.constant(self.bias_init), (self.features,))
+        bias = self.param("bias", nn.initializers.constant(jnp.asarray(self.bias_init)), (self.features,))
         scaled = (kernel * (self.lr_multiplier / math.sqrt(x.shape[-1]))).astype(self.dtype)
         return x.astype(self.dtype) @ scaled + (bias * self.lr_multiplier).astype(self.dtype)[None]
 

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 import optax
 
 from jaxgen.core.config import Need, call, choose, refuse_unused
+from jaxgen.core.schedules import Curve
 from jaxgen.optim import multipliers
+from jaxgen.optim.adam import scale_by_adam_of_step
 from jaxgen.optim.multipliers import Multipliers
-from jaxgen.optim.projection import normalized_weights, project
+from jaxgen.optim.projection import clipped_weights, normalized_weights, project
 from jaxgen.optim.schedules import Schedule, learning_rate_schedule, scale_by_schedule_of_step
 
 
@@ -49,36 +51,36 @@ def make_optimizer(
     *,
     num_steps: int,
     name: str = "adam",
-    learning_rate: float = 2e-4,
+    learning_rate: float | str | Curve = 2e-4,
     schedule: Schedule = "constant",
     warmup_steps: int = 0,
     decay_steps: int | None = None,
     b1: float = 0.9,
-    b2: float = 0.999,
+    b2: float | str | Curve = 0.999,
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
     forced_normalization: str | None = None,
+    weight_limit: float | None = None,
     learning_rate_multipliers: Multipliers = (),
     weight_decay_multipliers: Multipliers = (),
 ) -> optax.GradientTransformationExtraArgs:
-    """Builds an optimizer from the settings of a config's `optimizer` section.
-
-    Its `update` takes the run's step, `update(gradients, state, params, step=step)`, since the learning rate is a
-    function of that, however many updates are done in a step.
+    """Builds an optimizer from a config's section; its `update` takes the run's step, `update(..., step=step)`.
 
     Args:
       num_steps: number of steps in the run, where decaying schedules reach zero.
       name: `adam`, `radam` (Liu et al. 2020), `sgd` (with momentum `b1`), `rmsprop` (with decay `b2`) or `lion`.
-      learning_rate: the highest rate of the schedule.
+      learning_rate: the highest rate of the schedule; or a schedule of its own, by the step (see `core.schedules`).
       schedule: what follows the warm-up.
       warmup_steps: steps of linear growth from zero.
       decay_steps: of `inverse_sqrt`: steps until the rate starts to fall.
       b1: decay of the first moment.
-      b2: decay of the second moment.
+      b2: decay of the second moment; of `adam`, it may be a schedule, too.
       weight_decay: decoupled decay (Loshchilov & Hutter 2019) of kernels and embeddings; biases and scales have none.
       clip_norm: global norm that a gradient is scaled down to.
       forced_normalization: regular expression over the names of weights that are normalized after each update, for
         magnitude-preserving networks (Karras et al. 2024): the weights of each output get a root mean square of 1.
+      weight_limit: magnitude at which parameters are cut off after each update: weight clipping of a Wasserstein
+        critic (Arjovsky et al. 2017, algorithm 1).
       learning_rate_multipliers: `(pattern, factor)` for regular expressions over the names of the player's parameters;
         the first that matches a whole name counts, the rest has a factor of 1. Decay is scaled, too, as by the rate. A
         factor of 0 freezes: no update, no optimizer state, and no part in `clip_norm`.
@@ -88,23 +90,40 @@ def make_optimizer(
       ValueError: if the name is unknown, a number is out of range, a decay is set that the rule does not have, or, by
         `init`, a pattern is the first to match no parameter.
     """
-    rule = choose(RULES, name, where="optimizer.name")
-    decay = {"weight_decay": weight_decay, "weight_decay_multipliers": weight_decay_multipliers}
-    refuse_unused(make_optimizer, {"name": name, "b1": b1, "b2": b2, **decay}, NEEDS, where="optimizer")
-    _check(learning_rate=learning_rate, b1=b1, b2=b2, weight_decay=weight_decay, clip_norm=clip_norm)
+    choose(RULES, name, where="optimizer.name")
+    decays, given = weight_decay_multipliers, {"b1": b1, "b2": b2, "weight_decay": weight_decay}
+    refuse_unused(make_optimizer, {"name": name, **given, "weight_decay_multipliers": decays}, NEEDS, where="optimizer")
+    _check(learning_rate=learning_rate, **given)
+    _check_limits(clip_norm=clip_norm, weight_limit=weight_limit)
     rate = learning_rate_schedule(
         num_steps, learning_rate, schedule=schedule, warmup_steps=warmup_steps, decay_steps=decay_steps
     )
     links = [
         optax.clip_by_global_norm(clip_norm) if clip_norm is not None else None,
-        rule.make(b1, b2),
-        _decay(weight_decay, weight_decay_multipliers) if weight_decay else None,
+        _rule(name, b1, b2),
+        _decay(weight_decay, decays) if weight_decay else None,
         scale_by_schedule_of_step(rate),
         multipliers.scale_by_multipliers(learning_rate_multipliers) if learning_rate_multipliers else None,
-        project(lambda p: normalized_weights(p, forced_normalization)) if forced_normalization is not None else None,
+        *_projections(forced_normalization, weight_limit),
     ]
-    chain = optax.chain(*filter(None, links))
-    return multipliers.train_only(chain, rates=learning_rate_multipliers, decays=weight_decay_multipliers)
+    return multipliers.train_only(optax.chain(*filter(None, links)), rates=learning_rate_multipliers, decays=decays)
+
+
+def _projections(forced_normalization: str | None, weight_limit: float | None) -> list[optax.GradientTransformation]:
+    found = []
+    if forced_normalization is not None:
+        found.append(project(lambda params: normalized_weights(params, forced_normalization)))
+    if weight_limit is not None:
+        found.append(project(lambda params: clipped_weights(params, weight_limit)))
+    return found
+
+
+def _rule(name: str, b1: float, b2: float | str | Curve) -> optax.GradientTransformation:
+    if not isinstance(b2, str | Curve):
+        return RULES[name].make(b1, b2)
+    if name != "adam":
+        raise ValueError(f"optimizer.b2 is {b2!r}, but only that of adam may be a schedule: give {name} a number.")
+    return scale_by_adam_of_step(b1, Curve.of(b2, where="optimizer.b2", low=0.0, high=1.0, below_high=True))
 
 
 def _decay(weight_decay: float, factors: Multipliers) -> optax.GradientTransformation:
@@ -113,15 +132,23 @@ def _decay(weight_decay: float, factors: Multipliers) -> optax.GradientTransform
     return optax.add_decayed_weights(weight_decay, mask=multipliers.decayed)
 
 
-def _check(*, clip_norm: float | None, **numbers: float) -> None:
-    """Raises an error for numbers that are out of range."""
+def _check(**numbers: float | str | Curve) -> None:
+    """Raises an error for numbers that are out of range; schedules are checked where they are read."""
     for key, value in numbers.items():
+        if isinstance(value, str | Curve):
+            continue
         most = 1.0 if key in ("b1", "b2") else float("inf")
         if not 0.0 <= value < most:
             allowed = "in [0, 1)" if key in ("b1", "b2") else "finite and at least 0"
             raise ValueError(f"optimizer.{key} is {value}, but must be {allowed}.")
+
+
+def _check_limits(*, clip_norm: float | None, weight_limit: float | None) -> None:
+    """Raises an error for limits that are not positive."""
     if clip_norm is not None and not clip_norm > 0.0:
         raise ValueError(f"optimizer.clip_norm is {clip_norm}, but must be positive, or None for no clipping.")
+    if weight_limit is not None and not weight_limit > 0.0:
+        raise ValueError(f"optimizer.weight_limit is {weight_limit}, but must be positive, or None for no limit.")
 
 
 def learning_rates(section: Mapping[str, Any], *, num_steps: int) -> dict[str, optax.Schedule]:
@@ -166,6 +193,13 @@ def with_lazy_updates(section: Mapping[str, Any], every_steps: int) -> dict[str,
     """
     c = every_steps / (every_steps + 1)
     rule = choose(RULES, section.get("name", "adam"), where="optimizer.name")
-    adjusted: dict[str, Callable[[float], float]] = {"learning_rate": lambda rate: c * rate}
-    adjusted |= dict.fromkeys(rule.decays, lambda decay: decay**c)
-    return {name: adjusted[name](value) if name in adjusted else value for name, value in section.items()}
+
+    def corrected(name: str, value: Any) -> Any:
+        if name != "learning_rate" and name not in rule.decays:
+            return value
+        if isinstance(value, str | Curve):
+            curve = Curve.of(value, where=f"optimizer.{name}", low=0.0)
+            return curve.scaled(c) if name == "learning_rate" else curve.power(c)
+        return c * value if name == "learning_rate" else value**c
+
+    return {name: corrected(name, value) for name, value in section.items()}

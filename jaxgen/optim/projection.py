@@ -1,4 +1,4 @@
-"""Updates that keep parameters on a set: forced weight normalization (Karras et al. 2024, eq. 66)."""
+"""Updates that keep parameters on a set: forced weight normalization (Karras et al. 2024, eq. 66), weight clipping."""
 
 from collections.abc import Callable
 
@@ -35,6 +35,11 @@ def normalized_weights(params: PyTree, pattern: str) -> PyTree:
     """
     chosen = trees.matches(pattern, params)
     return jax.tree.map(lambda leaf, normalize: _unit_rms(leaf) if normalize else leaf, params, chosen)
+
+
+def clipped_weights(params: PyTree, limit: float) -> PyTree:
+    """Returns the parameters cut off at +-`limit` (Arjovsky et al. 2017, algorithm 1)."""
+    return jax.tree.map(lambda leaf: jnp.clip(leaf, -limit, limit), params)
 
 
 def _unit_rms(kernel: Float[Array, "*fan_in out"]) -> Float[Array, "*fan_in out"]:

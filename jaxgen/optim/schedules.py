@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from jaxgen.core.config import choose
+from jaxgen.core.schedules import Curve
 
 Schedule = Literal["constant", "cosine", "linear", "inverse_sqrt"]
 
@@ -37,7 +38,7 @@ def scale_by_schedule_of_step(rate: optax.Schedule) -> optax.GradientTransformat
 
 def learning_rate_schedule(
     num_steps: int,
-    learning_rate: float,
+    learning_rate: float | str | Curve,
     *,
     schedule: Schedule = "constant",
     warmup_steps: int = 0,
@@ -48,12 +49,18 @@ def learning_rate_schedule(
     A run that is shorter than its warm-up ends on the way up. `inverse_sqrt` has the rate of step t fall as
     1 / sqrt(t / decay_steps) from t = decay_steps on (Karras et al. 2024, eq. 67).
 
+    A rate that is itself a schedule, such as `cosine(start=2e-4, end=5e-5, steps=40_000)` (see `core.schedules`), is
+    that of the step; the warm-up multiplies it by the part that is over, and no other schedule goes with it.
+
     Raises:
-      ValueError: if the warm-up is negative, or `decay_steps` does not go with the schedule.
+      ValueError: if the warm-up is negative, `decay_steps` does not go with the schedule, or the rate is a schedule
+        and another one is named.
     """
     if warmup_steps < 0:
         raise ValueError(f"optimizer.warmup_steps is {warmup_steps}, but must be at least 0.")
     falls_from = _decay_start(schedule, decay_steps)
+    if isinstance(learning_rate, str | Curve):
+        return _scheduled(learning_rate, schedule, warmup_steps)
     remaining = max(1, num_steps - warmup_steps + bool(warmup_steps))  # the step below is ahead by one
     after = {
         "constant": lambda: optax.constant_schedule(learning_rate),
@@ -68,6 +75,18 @@ def learning_rate_schedule(
     return lambda step: optax.join_schedules(
         [optax.linear_schedule(0.0, learning_rate, warmup_steps), decay], [warmup_steps]
     )(step + 1)
+
+
+def _scheduled(learning_rate: str | Curve, schedule: Schedule, warmup_steps: int) -> optax.Schedule:
+    if schedule != "constant":
+        raise ValueError(
+            f"optimizer.learning_rate is {learning_rate!r}, a schedule of its own, but optimizer.schedule is "
+            f"{schedule!r}: set that to 'constant', or the rate to a number."
+        )
+    rate = Curve.of(learning_rate, where="optimizer.learning_rate", low=0.0)
+    if not warmup_steps:
+        return rate
+    return lambda step: rate(step) * jnp.minimum((1.0 + step) / warmup_steps, 1.0)
 
 
 def _decay_start(schedule: Schedule, decay_steps: int | None) -> float:

@@ -5,9 +5,8 @@ about it is the first one of its docstring.
 """
 
 import ast
-import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -119,43 +118,42 @@ def _functions(path: Path) -> list[Item]:
 
 
 def _losses() -> list[Item]:
-    """Returns the functions and the adversarial losses, which are values with a docstring below them."""
+    """Returns the functions of all losses."""
     files = sorted((_PACKAGE / "losses").glob("*.py"))
-    return [entry for path in files for entry in (*_documented_values(path), *_functions(path))]
+    return [entry for path in files for entry in _functions(path)]
 
 
-def _documented_values(path: Path) -> Iterator[Item]:
-    body = _parsed(path).body
-    for node, after in itertools.pairwise(body):
-        if isinstance(node, ast.Assign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-            (target,) = node.targets
-            if isinstance(target, ast.Name) and target.id.islower() and not target.id.startswith("_"):
-                yield Item(target.id, _sentence(str(after.value.value)))
+def _networks_with(fields: set[str]) -> Callable[[], list[Item]]:
+    """Returns the classes of `jaxgen.nn` that have some fields, those of a protocol, by `module.Class`."""
+
+    def find() -> list[Item]:
+        return [
+            Item(f"{path.stem}.{node.name}", _sentence(_doc(node)))
+            for path in sorted((_PACKAGE / "nn").glob("*.py"))
+            for node in _parsed(path).body
+            if isinstance(node, ast.ClassDef) and fields <= _fields(node)
+        ]
+
+    return find
 
 
-def _networks() -> list[Item]:
-    """Returns the networks that `model.name` may name: the classes of modules, by `module.Class`."""
-    found = []
-    for path in sorted((_PACKAGE / "nn").glob("*.py")):
-        for node in _parsed(path).body:
-            if isinstance(node, ast.ClassDef) and _takes_conditioning(node):
-                found.append(Item(f"{path.stem}.{node.name}", _sentence(_doc(node))))
-    return found
-
-
-def _takes_conditioning(node: ast.ClassDef) -> bool:
-    """Returns whether a class is a network by the contract of `nn.networks`: it has the field `out_channels`."""
-    fields = {
+def _fields(node: ast.ClassDef) -> set[str]:
+    return {
         item.target.id for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
     }
-    return {"out_channels", "num_classes"} <= fields
+
+
+def _discriminators() -> list[Item]:
+    """Returns the networks with what `nn.adversarial` asks of a discriminator, by the name that all of them have."""
+    found = _networks_with({"num_classes", "axis_name", "dtype"})()
+    return [item for item in found if item.name.endswith(".Discriminator")]
 
 
 KINDS: Mapping[str, Kind] = {
     "configs": Kind("Configs, for --config=NAME or NAME:VARIANT", configs),
     "datasets": Kind("Data sets, for --config.data.name=NAME", _data),
     "methods": Kind("Methods, which configs choose by the setting method", lambda: _modules("methods")),
-    "networks": Kind("Networks, for --config.model.name=NAME", _networks),
+    "networks": Kind("Networks, for --config.model.name=NAME", _networks_with({"out_channels", "num_classes"})),
     "samplers": Kind("Samplers of diffusion models, for --config.sampler.name=NAME", _samplers),
     "levels": Kind(
         "Noise levels of samplers, for --config.sampler.levels=NAME", _functions_of("diffusion/process/levels.py")
@@ -176,6 +174,18 @@ KINDS: Mapping[str, Kind] = {
         _functions_of("diffusion/process/times.py"),
     ),
     "losses": Kind("Losses; the adversarial ones for --config.gan.loss=NAME", _losses),
+    "generators": Kind(
+        "Networks of adversarial training, for --config.generator.name=NAME",
+        _networks_with({"latent_dim", "axis_name"}),
+    ),
+    "discriminators": Kind("Their adversaries, for --config.discriminator.name=NAME", _discriminators),
+    "terms": Kind(
+        "Terms of adversarial losses, for --config.gan.terms=\"('NAME',)\"", lambda: _modules("adversarial/terms")
+    ),
+    "augmentations": Kind(
+        "Augmentations for discriminators, for --config.gan.augment=NAME",
+        lambda: _modules("adversarial/augmentation/pieces"),
+    ),
     "formats": Kind("Formats of official weights, for import --format=NAME", _formats),
 }
 """Every kind of things by the word that asks for it."""

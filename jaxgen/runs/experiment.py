@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 from jaxgen.core import keys, latents
 from jaxgen.core.build import build_inner, build_model
 from jaxgen.core.config import Section
-from jaxgen.core.contract import Env, GenerativeModel, ModelSpec, TrainState
+from jaxgen.core.contract import Env, GenerativeModel, ModelSpec, TrainState, constant_phase
 from jaxgen.core.images import dtype_of, levels_of
 from jaxgen.data import Dataset, Facts, StepLayout, facts, load, train_batches
 from jaxgen.data.dataset import label_of
@@ -252,7 +252,8 @@ def batches(experiment: Experiment, data: Dataset) -> Callable[[int], Batches]:
         size = examples // slices
         return StepLayout(size, meshes.local_rows(experiment.runner.mesh, size))
 
-    layout(batch_size)  # refused at once if it does not divide over the devices
+    for examples in _batch_sizes(model, batch_size, settings.train.num_steps):
+        layout(examples)  # refused at once if it does not divide over the devices
 
     def from_step(start: int) -> Batches:
         return train_batches(
@@ -266,6 +267,13 @@ def batches(experiment: Experiment, data: Dataset) -> Callable[[int], Batches]:
         )
 
     return from_step
+
+
+def _batch_sizes(model: GenerativeModel, batch_size: int, num_steps: int) -> set[int]:
+    """Returns the batch sizes of all steps of a run, which may depend on the phase."""
+    if model.phase is constant_phase:
+        return {batch_size}
+    return {batch_size} | {model.phase(step).batch_size or batch_size for step in range(num_steps)}
 
 
 def restore(experiment: Experiment, directory: Path, step: int | None) -> tuple[TrainState, int]:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree, Shaped, UInt
 
 from jaxgen.core import conditioning, keys, latents, paths
 from jaxgen.core import images as image_tools
-from jaxgen.core.contract import Decode, Encode, GenerativeModel, ModelSpec, TrainState, require
+from jaxgen.core.contract import Decode, Encode, GenerativeModel, ModelSpec, Synthesize, TrainState, require
 from jaxgen.core.images import Window
 from jaxgen.data import Dataset
 from jaxgen.parallel import sampling
@@ -254,12 +254,36 @@ class Run:
         """
         require(self.model, "decode", by="Decoding")
         assert self.model.decode is not None
-        given, shape = np.asarray(latents, np.float32), self.spec.latent_shape
-        if given.ndim == 0 or len(given) == 0 or (shape is not None and given.shape[1:] != tuple(shape)):
-            raise ValueError(f"The latents are of shape {given.shape}, but must be of shape {('n', *(shape or ()))}.")
+        given = self._latents(latents)
         rows = {"latent": given, **self._cond(labels, len(given))}
         decode = _decoder(self.model.decode)  # type: ignore[arg-type]  # functions are hashable
         return image_tools.to_levels(self._map(decode, rows, key=keys.root_key(0)), self.spec.levels)
+
+    def styles(
+        self, latents: Shaped[np.ndarray, "..."], *, labels: Labels = None
+    ) -> Float[np.ndarray, "n layers width"]:
+        """Returns the styles of latents [n, d], one for each layer, of a generator that has styles.
+
+        Raises:
+          ValueError: if the model has none, or the latents or labels are not such.
+        """
+        require(self.model, "styles", by="A style")
+        assert self.model.styles is not None
+        given = self._latents(latents)
+        rows = {"latent": given, **self._cond(labels, len(given))}
+        return self._map(_decoder(self.model.styles), rows, key=keys.root_key(0))  # type: ignore[arg-type]
+
+    def synthesize(self, styles: Shaped[np.ndarray, "n layers width"]) -> UInt[np.ndarray, "n h w c"]:
+        """Returns the images of styles [n, layer, style], such as `styles` returns.
+
+        Raises:
+          ValueError: if the model has no styles.
+        """
+        require(self.model, "synthesize", by="A style")
+        assert self.model.synthesize is not None
+        rows = {"style": np.asarray(styles, np.float32)}
+        synthesize = _synthesizer(self.model.synthesize)  # type: ignore[arg-type]  # functions are hashable
+        return image_tools.to_levels(self._map(synthesize, rows, key=keys.root_key(0)), self.spec.levels)
 
     def log_prob(self, images: Shaped[np.ndarray, "..."], *, labels: Labels = None) -> Float[np.ndarray, " n"]:
         """Returns log-likelihoods of images [n, h, w, c] in nats, as `encode` takes them.
@@ -275,6 +299,20 @@ class Run:
         return sampling.score_images(
             self.model, self.variables, self._images(images), label, mesh=mesh, batch_size=self.batch_size
         )
+
+    def checked(self, images: np.ndarray, labels: Labels) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns images and their classes, or null ones, as `encode` takes them.
+
+        Raises:
+          ValueError: if they are not such.
+        """
+        return self._images(images), self._cond(labels, len(images)).get("label")
+
+    def _latents(self, latents: np.ndarray) -> np.ndarray:
+        given, shape = np.asarray(latents, np.float32), self.spec.latent_shape
+        if given.ndim == 0 or len(given) == 0 or (shape is not None and given.shape[1:] != tuple(shape)):
+            raise ValueError(f"The latents are of shape {given.shape}, but must be of shape {('n', *(shape or ()))}.")
+        return given
 
     def _images(self, images: np.ndarray) -> np.ndarray:
         given, shape = np.asarray(images), tuple(self.spec.image_shape)
@@ -346,6 +384,15 @@ def _decoder(decode: Decode) -> Callable[..., Array]:
         return decode(variables, rows["latent"], _conditioning(rows))
 
     return decode_rows
+
+
+@functools.lru_cache(maxsize=16)
+def _synthesizer(synthesize: Synthesize) -> Callable[..., Array]:
+    def synthesize_rows(row_keys: Key[Array, " n"], variables: PyTree, rows: PyTree) -> Array:
+        del row_keys
+        return synthesize(variables, rows["style"])
+
+    return synthesize_rows
 
 
 def _conditioning(rows: PyTree) -> dict[str, Array] | None:

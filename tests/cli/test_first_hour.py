@@ -162,8 +162,10 @@ def test_the_list_has_everything_by_its_name(shells):
         r"vae\.vae +The variational autoencoder \(Kingma & Welling 2014",
         r"heun +Heun's method .*\(Karras et al\. 2022",
         r"cosine +.*\(Nichol and Dhariwal 2021",
-        r"hinge +Lim & Ye 2017",
-        r"r1 +",
+        r"hinge +Returns the losses of Lim & Ye 2017",
+        r"r1 +R1: the squared gradient",
+        r"ada +Adaptive discriminator augmentation",
+        r"sngan\.Generator +",
         r"autoencoder-kl +Weights of latent diffusion's autoencoder \(Rombach et al\. 2022\)",
         r"unet\.UNet +",
     ):

@@ -1,13 +1,17 @@
 """Official weights, from the import command to the model of the imported run, against official outputs."""
 
+import functools
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_files import assert_parity, load
+from golden_files import DIRECTORY, assert_parity, load
 from launching import launch
 
 from jaxgen.diffusion.process import schedules
+from jaxgen.nn import r3gan
 from jaxgen.nn.networks import make_network
 from jaxgen.nn.stylegan2_discriminator import Discriminator
 from jaxgen.nn.stylegan2_generator import Generator
@@ -97,7 +101,7 @@ STYLEGAN2 = {
     f"{network}.{key}": value
     for network in ("generator", "discriminator")
     for key, value in {"channel_base": 512, "channel_max": 32, "num_mapping_layers": 2}.items()
-} | {"generator.z_dim": 32, "generator.w_dim": 32, "discriminator.group_size": 2, "gan.class_conditional": True}
+} | {"gan.latent_dim": 32, "generator.w_dim": 32, "discriminator.group_size": 2, "gan.class_conditional": True}
 
 
 def test_an_imported_generator_is_the_official_one_and_its_adversary_new(tmp_path):
@@ -132,5 +136,33 @@ def test_an_imported_run_has_both_players_and_the_average_of_the_first(tmp_path)
     assert_parity(images, np.clip(golden.outputs["image_const_noise"], -1.0, 1.0))
     judge = Discriminator(channel_base=512, channel_max=32, group_size=2, num_mapping_layers=2, num_classes=10)
     x, label = jnp.asarray(other.inputs["x"]), jnp.argmax(other.inputs["c"], axis=1)
-    logits = jax.jit(judge.apply)({"params": state.params["discriminator"]}, x, label)
-    assert_parity(logits, other.outputs["logits"][:, 0])
+    judged = jax.jit(functools.partial(judge.apply, train=False))({"params": state.params["discriminator"]}, x, label)
+    assert_parity(judged.logits, other.outputs["logits"][:, 0])
+
+
+def test_an_imported_run_of_r3gan_has_both_players_and_the_average(tmp_path):
+    golden, other = load("r3gan_generator"), load("r3gan_discriminator")
+    weights = {f"{prefix}.Model.{name}": array for prefix, entries in (
+        ("G", golden.state_dict), ("G_ema", golden.state_dict), ("D", other.state_dict)
+    ) for name, array in entries.items()}  # fmt: skip
+    with np.load(DIRECTORY / "r3gan_generator.npz") as file:
+        fields = json.loads(str(file["meta"]))["kw"]
+    names = {"widths": "WidthPerStage", "groups": "CardinalityPerStage", "blocks": "BlocksPerStage"}
+    names |= {"expansion": "ExpansionFactor", "label_features": "ConditionEmbeddingDimension"}
+    settings = {
+        f"{player}.{ours}": tuple(value) if isinstance(value := fields[theirs], list) else value
+        for player in ("generator", "discriminator")
+        for ours, theirs in names.items()
+    }
+    options = ["--config=configs/r3gan.py:shapes", "--image_shape=16,16,3"]
+    settings["gan.latent_dim"] = fields["NoiseDimension"]
+    said, model, state = run_of("r3gan", weights, tmp_path, settings, *options)
+    assert "They have no" not in said
+    label = jnp.argmax(golden.inputs["label"], axis=1)
+    images = jax.jit(model.decode)(model.eval_variables(state), jnp.asarray(golden.inputs["z"]), {"label": label})
+    assert_parity(images, np.clip(golden.outputs["image"], -1.0, 1.0))
+    fields = [settings[f"discriminator.{name}"] for name in names]
+    critic = r3gan.Discriminator(*fields, num_classes=10)
+    variables, label = {"params": state.params["discriminator"]}, jnp.argmax(other.inputs["label"], axis=1)
+    logits = jax.jit(functools.partial(critic.apply, train=False))(variables, jnp.asarray(other.inputs["real"]), label)
+    assert_parity(logits.logits, other.outputs["logits_real"])

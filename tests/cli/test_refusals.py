@@ -22,7 +22,7 @@ TRAIN = {
     "flag type": (["plan", "--devices=x"], "--devices is 'x', but must be a whole number"),
     "flag of another command": (
         ["train", "--num_samples=3"],
-        "train does not take --num_samples, .* sample and encode",
+        "train does not take --num_samples, .* sample and .* encode",
     ),
     "config": (["--config=configs/vea.py"], r"no config 'configs/vea\.py'; there are .*configs/vae\.py"),
     "config directory": (["--config=nowhere/vae.py"], r"no config 'nowhere/vae\.py'"),

@@ -105,12 +105,12 @@ def test_choose_names_the_options_and_the_closest():
 
 
 def test_resolve_imports_a_module_by_its_dotted_path():
-    assert configs.resolve("jaxgen.methods", "gan.dcgan", where="method") is jaxgen.methods.gan.dcgan
+    assert configs.resolve("jaxgen.methods", "gan.style_based", where="method") is jaxgen.methods.gan.style_based
 
 
-@pytest.mark.parametrize("name", ["gan.dcgn", "gan", "", "gan.dcgan.make", "..core.keys"])
+@pytest.mark.parametrize("name", ["gan.style_bassed", "gan", "", "gan.gan.make", "..core.keys"])
 def test_resolve_refuses_what_is_no_module_with_those_that_exist(name):
-    with pytest.raises(ValueError, match=f"^method is {name!r}, but must be one of .*gan.dcgan"):
+    with pytest.raises(ValueError, match=f"^method is {name!r}, but must be one of .*gan.style_based"):
         configs.resolve("jaxgen.methods", name, where="method")
 
 

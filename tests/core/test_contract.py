@@ -33,7 +33,8 @@ def test_what_a_model_does_not_say_is_the_plain_case():
     assert (model.log_prob, model.encode, model.decode, model.denoise) == (None,) * 4
     assert (model.microbatches, model.phase(0), model.phase(7)) == (1, CONSTANT, CONSTANT)
     assert model.spec == ((8, 8, 1), {}, None, None, None, 256)
-    assert (model.posterior, model.frozen) == (None, ())
+    assert (model.posterior, model.styles, model.synthesize, model.objective) == (None,) * 4
+    assert model.frozen == ()
     assert Phase() == CONSTANT == ((), None, None)
     assert (TrainState(0, (), (), ()).ema, TrainState(0, (), (), ()).frozen) == ((), ())
     assert Env() == (None, {}, 0)

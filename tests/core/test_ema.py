@@ -186,3 +186,17 @@ def test_weights_of_two_snapshots_solve_the_two_equations_and_are_scaled_to_sum_
     weights = ema.reconstruction_weights([a, b], target)
     np.testing.assert_allclose(weights, [x / (x + y), y / (x + y)], rtol=1e-9)
     assert abs(x + y - 1) > 1e-3
+
+
+def test_a_scheduled_decay_is_that_of_the_step_with_and_without_warmup():
+    """Half-lives of R3GAN and StyleGAN2; the first update takes the parameters themselves."""
+    profile = ema.scheduled(decay="half_life(steps=40.0, ramp=0.5)", warmup=False)
+    weights = [float(profile(jnp.int32(n))) for n in (0, 1, 20, 80, 500)]
+    np.testing.assert_allclose(weights, 1 - 2.0 ** (-1 / np.array([1e-8, 0.5, 10, 40, 40])), rtol=1e-5)
+    warm = ema.scheduled(decay="linear(start=0.0, end=0.5, steps=2)", warmup=True)
+    np.testing.assert_allclose([float(warm(jnp.int32(n))) for n in (0, 1, 2, 100)], [1.0, 9 / 11, 0.75, 0.5], rtol=1e-6)
+
+
+def test_a_scheduled_decay_of_1_at_some_step_is_refused():
+    with pytest.raises(ValueError, match=r"^ema\.decay is 'linear.*, but must be at least 0 and below 1 at every step"):
+        ema.scheduled(decay="linear(start=0.5, end=1.0, steps=2)", warmup=False)

@@ -41,6 +41,8 @@ INNER = GenerativeModel(
     sample=lambda keys, variables, cond=None: variables["mean"] + noise(keys),
     eval_variables=lambda state: {"mean": jnp.float32(7.0)},
     log_prob=lambda keys, variables, images, cond=None: pytest.fail("a likelihood of latents is none of images"),
+    styles=lambda variables, latents, cond=None: pytest.fail("its latents are none of images"),
+    synthesize=lambda variables, styles: pytest.fail("it synthesizes latents, not images"),
     denoise=lambda variables, x, sigma, cond=None: pytest.fail("noise levels of latents are none of images"),
     frozen=("guide",),
 )
@@ -105,6 +107,7 @@ def test_decoding_inverts_encoding():
 def test_the_model_is_one_of_images():
     assert MODEL.spec == data_spec((4, 4, 2), 3, latent_shape=(2, 2, 2))
     assert (MODEL.log_prob, MODEL.denoise, MODEL.posterior) == (None, None, None)
+    assert (MODEL.styles, MODEL.synthesize) == (None, None)
     assert MODEL.frozen == ("guide", "autoencoder")
     assert MODEL.init(KEY, batch_of(0.0, 1.0, (1, 1)), FROZEN).frozen is FROZEN
     assert MODEL.update(KEY, STATE, batch_of(0.0, 1.0, (1, 1)), phase=PHASE)[1]["phase"] == 5

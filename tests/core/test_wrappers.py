@@ -264,3 +264,10 @@ def test_a_number_that_is_not_finite_is_found_wherever_it_is(field):
         for tree in skipped[1:5]:
             np.testing.assert_array_equal(tree["a"], zeros["a"])
             assert tree["b"] == 0.0
+
+
+def test_the_decay_of_an_average_may_be_a_schedule():
+    state, _ = run(with_ema(jump(), decay="piecewise(boundaries=(2,), values=(0.5, 0.75))", warmup=False), 4)
+    np.testing.assert_allclose(state.ema["params/w"], 1 - 0.5**2 * 0.75**2, rtol=1e-6)
+    state, _ = run(with_ema(jump(), decay="constant(value=0.9999)"), 5)  # with warm-up, as for a number
+    np.testing.assert_allclose(1 - state.ema["params/w"], 1 / math.comb(14, 9), rtol=1e-2)

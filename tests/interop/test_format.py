@@ -24,7 +24,14 @@ NETWORKS = {
     "edm2": (EDM2UNet(3),),
     "iddpm": (ADMUNet(3),),
 }
-METHODS = {"autoencoder-kl": "vae.autoencoder_kl", "stylegan2": "gan.stylegan2"}
+METHODS = {
+    "autoencoder-kl": "vae.autoencoder_kl",
+    "biggan": "gan.gan",
+    "r3gan": "gan.gan",
+    "sngan": "gan.gan",
+    "stylegan2": "gan.style_based",
+    "stylegan3": "gan.style_based",
+}
 OTHER = Target("denoising.consistency", None, {"network": {}})
 
 

@@ -1,5 +1,6 @@
 """StyleGAN2 with given weights, against official styles, images and logits; and which weights go where."""
 
+import functools
 from typing import NamedTuple
 
 import golden_files
@@ -14,7 +15,7 @@ from jaxgen.interop.formats.stylegan2 import FORMAT
 from jaxgen.nn.stylegan2_discriminator import Discriminator
 from jaxgen.nn.stylegan2_generator import Generator
 
-TARGET = Target("gan.stylegan2", None, {})
+TARGET = Target("gan.style_based", None, {})
 SETTINGS = {"channel_base": 512, "channel_max": 32, "num_mapping_layers": 2, "num_classes": 10}
 
 
@@ -31,17 +32,22 @@ class Loaded(NamedTuple):
         return self.network.apply(self.variables, *arguments, **options)
 
 
+def places_of(variables):
+    """The variables of a generator by where a run keeps them."""
+    return {"params/generator": variables["params"], "model_state/generator": {"buffers": variables["buffers"]}}
+
+
 @pytest.fixture(scope="module")
 def generator() -> Loaded:
     golden = golden_files.load("stylegan2_generator")
     z, label = jnp.asarray(golden.inputs["z"]), jnp.argmax(golden.inputs["c"], axis=1)
-    network = Generator((32, 32, 3), z_dim=32, w_dim=32, **SETTINGS)
-    target = jax.eval_shape(network.init, jax.random.key(0), z, label)
+    network = Generator((32, 32, 3), latent_dim=32, w_dim=32, **SETTINGS)
+    target = jax.eval_shape(functools.partial(network.init, train=False), jax.random.key(0), z, label)
     params, buffers = (
-        state_dict.to_params(golden.state_dict, target[name], part.official, ignore=part.ignored)
-        for name, part in zip(("params", "buffers"), FORMAT.parts(TARGET, golden.state_dict), strict=True)
+        state_dict.to_params(golden.state_dict, own, part.official, ignore=part.ignored)
+        for own, part in zip(places_of(target).values(), FORMAT.parts(TARGET, golden.state_dict), strict=True)
     )
-    return Loaded(golden, network, {"params": params, "buffers": buffers}, z, label)
+    return Loaded(golden, network, {"params": params, **buffers}, z, label)
 
 
 def test_parity_with_the_official_styles(generator):
@@ -55,7 +61,11 @@ def test_parity_with_the_official_styles(generator):
 
 @pytest.mark.parametrize(("mode", "output"), [("const", "image_const_noise"), ("none", "image_no_noise")])
 def test_parity_with_the_official_images(generator, mode, output):
-    images = jax.jit(lambda z, label: generator.apply(z, label, noise_mode=mode))(generator.z, generator.label)
+    @jax.jit
+    def draw(z, label):
+        return generator.apply(generator.apply(z, label, method="styles"), noise_mode=mode, method="synthesize")
+
+    images = draw(generator.z, generator.label)
     golden_files.assert_parity(images, generator.golden.outputs[output])
 
 
@@ -73,11 +83,12 @@ def test_parity_with_the_official_discriminator():
     golden = golden_files.load("stylegan2_discriminator")
     x, label = jnp.asarray(golden.inputs["x"]), jnp.argmax(golden.inputs["c"], axis=1)
     network = Discriminator(group_size=2, **SETTINGS)
-    target = jax.eval_shape(network.init, jax.random.key(0), x, label)["params"]
+    target = jax.eval_shape(functools.partial(network.init, train=False), jax.random.key(0), x, label)["params"]
     weights = {f"D.{name}": array for name, array in golden.state_dict.items()}
     weights |= {"G.mapping.w_avg": np.zeros(32), "G_ema.mapping.w_avg": np.zeros(32)}
     params = part_of_a_run("params/discriminator", weights, target)
-    golden_files.assert_parity(jax.jit(network.apply)({"params": params}, x, label), golden.outputs["logits"][:, 0])
+    judged = jax.jit(functools.partial(network.apply, train=False))({"params": params}, x, label)
+    golden_files.assert_parity(judged.logits, golden.outputs["logits"][:, 0])
 
 
 def test_a_whole_run_has_an_average_and_its_buffers(generator):
@@ -90,9 +101,11 @@ def test_a_whole_run_has_an_average_and_its_buffers(generator):
         "model_state/generator",
         "params/discriminator",
     }
-    params, buffers = generator.variables["params"], generator.variables["buffers"]
+    params, buffers = places_of(generator.variables).values()
     jax.tree.map(np.testing.assert_array_equal, part_of_a_run("params/generator", weights, params), params)
-    np.testing.assert_array_equal(part_of_a_run("model_state/generator", weights, buffers)["w_avg"], np.ones(32))
+    np.testing.assert_array_equal(
+        part_of_a_run("model_state/generator", weights, buffers)["buffers"]["w_avg"], np.ones(32)
+    )
     average = part_of_a_run("ema/params/generator", weights, params)
     np.testing.assert_array_equal(average["synthesis"]["b4"]["conv1"]["bias"], np.full(32, 7.0))
 
@@ -100,13 +113,11 @@ def test_a_whole_run_has_an_average_and_its_buffers(generator):
 @pytest.mark.parametrize("name", ["mapping.w_avg", "synthesis.b8.conv0.noise_const", "mapping.embed.bias"])
 def test_a_missing_entry_is_named_by_one_part(generator, name):
     incomplete = {key: array for key, array in generator.golden.state_dict.items() if key != name}
-    target = {"params/generator": "params", "model_state/generator": "buffers"}
+    places = places_of(generator.variables)
     problems = [
         problem
         for part in FORMAT.parts(TARGET, incomplete)
-        for problem in state_dict.misfits(
-            incomplete, shapes(generator.variables[target[part.place]]), part.official, ignore=part.ignored
-        )
+        for problem in state_dict.misfits(incomplete, shapes(places[part.place]), part.official, ignore=part.ignored)
     ]
     assert len(problems) == 1
     assert problems[0].startswith(f"{name} is missing")

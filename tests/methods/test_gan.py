@@ -1,67 +1,274 @@
-"""The first GAN: whole updates by hand, a discriminator that cannot tell, the official networks' sizes, refusals."""
+"""Generative adversarial networks: whole updates by hand, samples, the pieces that a config names, refusals."""
 
-from functools import partial
-
+import chex
+import formula_players as formulas
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from by_hand import (
-    GAMES,
-    assert_close,
-    assert_sections_name_themselves,
-    descend,
-    float64,
-    norms_of,
-    slope,
-    waves,
-)
-from flax import linen as nn
+from by_hand import assert_close, assert_sections_name_themselves, norms_of, sigmoid
+from formula_players import CLASSES, LATENT_DIM, SHAPE
+from game_by_hand import KEY, GameByHand, binary_cross_entropy
 from specs import data_spec
 
-from configs import gan
+from configs import dcgan as dcgan_config
+from configs import gan as gan_config
+from jaxgen.adversarial.builder import Settings
 from jaxgen.core import keys, trees
 from jaxgen.core.build import build_model
-from jaxgen.core.contract import Env, ModelSpec
-from jaxgen.losses.adversarial import LOSSES
-from jaxgen.methods.gan import gan as gan_method
-from jaxgen.nn.mlp import MLP
+from jaxgen.core.contract import Env
+from jaxgen.methods.gan import gan
+from jaxgen.nn import dcgan
 
-DIGITS = data_spec((8, 8, 1), 10)
-
-
-def batch(microbatches):
-    images = np.random.default_rng(0).integers(0, 256, (microbatches, 4, 8, 8, 1)).astype(np.uint8)
-    return {"image": jnp.asarray(images), "index": jnp.arange(microbatches * 4).reshape(microbatches, 4)}
+SPEC = data_spec(SHAPE, CLASSES)
+RATES, NUM_STEPS, STEP = {"generator": 0.5, "discriminator": 0.25}, 10, 3
+INDEX = jnp.array([[5, 2, 9], [1, 0, 7], [3, 11, 4], [8, 6, 10]])
+SECTIONS = ("gan", "sampler", "generator", "discriminator", "optimizer.generator", "optimizer.discriminator")
 
 
-def with_last_layer(params, kernel, bias):
-    return {**params, "out": {"kernel": jnp.full_like(params["out"]["kernel"], kernel), "bias": bias}}
+def config_of(**settings):
+    config = gan_config.get_config("tiny")
+    config.gan.update({"latent_dim": LATENT_DIM, "n_critic": 1, **settings})
+    config.train.num_steps = NUM_STEPS
+    for name, section in config.optimizer.items():
+        section.update({"name": "sgd", "learning_rate": RATES[name], "b1": 0.0, "schedule": "linear"})
+    return config
 
 
-def test_a_discriminator_that_cannot_tell_pays_log_4():
-    """Goodfellow et al. 2014, theorem 1: at D = 1/2 the value of the game is -log 4; the generator then pays log 2."""
-    config = gan.get_config("tiny")
-    config.gan.n_critic, config.optimizer.discriminator.learning_rate = 1, 0.0
-    model = build_model(config, DIGITS)
-    state = model.init(keys.root_key(0), batch(1))
-    blind = with_last_layer(state.params["discriminator"], 0.0, jnp.zeros(1))
-    state = state._replace(params={**state.params, "discriminator": blind})
-    _, metrics = jax.jit(model.update)(keys.root_key(1), state, batch(1))
-    np.testing.assert_allclose(metrics["loss/discriminator"], np.log(4), rtol=1e-6)
-    np.testing.assert_allclose(metrics["loss/generator"], np.log(2), rtol=1e-6)
+def batch_of(index=INDEX):
+    images = 1.2 * jax.random.uniform(KEY, (*index.shape, *SHAPE), minval=-0.5)
+    return {"image": images, "index": index, "label": index % CLASSES}
 
 
-def test_samples_are_the_tanh_of_the_generators_output_row_by_row():
-    model = build_model(gan.get_config("tiny"), DIGITS)
-    variables = model.eval_variables(model.init(keys.root_key(0), batch(2)))
-    bias = jnp.linspace(-2.0, 2.0, 64)
-    images = model.sample(keys.per_example(keys.root_key(0), jnp.arange(3)), with_last_layer(variables, 0.0, bias))
-    np.testing.assert_allclose(images[2], np.tanh(bias).reshape(8, 8, 1), rtol=1e-6)
+def state_of(model, batch, **more):
+    """The formulas' parameters and statistics, which `init` makes the like of."""
+    state = jax.eval_shape(model.init, KEY, batch)
+    params = jax.tree.map(jnp.float32, formulas.PARAMS)
+    stats = {name: {"batch_stats": {"mean": jnp.float32(value)}} for name, value in formulas.STATS.items()}
+    model_state = {**stats, "terms": {}, "augment": {}, **more}
+    assert jax.tree.structure((state.params, state.model_state)) == jax.tree.structure((params, model_state))
+    return state._replace(step=jnp.int32(STEP), params=params, model_state=model_state)
+
+
+def largest(losses, logits, count):
+    """The mean of the losses of the images that look most real."""
+    return losses[np.argsort(-logits)[:count]].mean()
+
+
+GAMES = {
+    "minimax(label_smoothing=0.3)": (
+        lambda real, fake: np.log(1 - sigmoid(fake)),
+        lambda real, fake: binary_cross_entropy(real, fake, 0.3),
+    ),
+    "hinge": (
+        lambda real, fake: largest(-fake, fake, 2),  # three quarters of the way from .2 to .8, of three images
+        lambda real, fake: np.maximum(1 - real, 0) + np.maximum(1 + fake, 0),
+    ),
+    "relativistic_average": (
+        lambda real, fake: 0.3 * binary_cross_entropy(fake - real.mean(), real - fake.mean()),
+        lambda real, fake: binary_cross_entropy(real - fake.mean(), fake - real.mean()),
+    ),
+}
+"""Generator and discriminator."""
+
+
+@pytest.mark.parametrize(
+    ("loss", "settings"),
+    [
+        ("minimax(label_smoothing=0.3)", {}),
+        ("hinge", {"class_conditional": True, "top_share": "linear(start=0.2, end=0.8, steps=4)"}),
+        ("relativistic_average", {"class_conditional": True, "weight": "linear(start=0.0, end=0.4, steps=4)"}),
+    ],
+)
+def test_an_update_by_hand(monkeypatch, loss, settings):
+    """Two updates of the discriminator, each on two microbatches of its own, then one of the generator on the last.
+
+    Real images are judged before generated ones. The generator's statistics move in all turns, the discriminator's in
+    its own.
+    """
+    formulas.use(monkeypatch, gan)
+    config = config_of(loss=loss, n_critic=2, **settings)
+    config.train.microbatches = 2
+    model, batch = gan.make(config, SPEC, Env()), batch_of()
+    conditional = settings.get("class_conditional", False)
+    assert model.microbatches == 4
+    assert model.spec == data_spec(SHAPE, CLASSES * conditional, latent_shape=(LATENT_DIM,))
+    after, metrics = jax.jit(model.update)(KEY, state_of(model, batch), batch)
+
+    rates = {name: rate * (1 - STEP / NUM_STEPS) for name, rate in RATES.items()}
+    hand = GameByHand(batch, conditional=conditional, losses=GAMES[loss], rates=rates, step=STEP)
+    for critic in ((0, 1), (2, 3)):
+        hand.turn("discriminator", critic)
+    hand.turn("generator", (2, 3))
+    expected = hand.averages()
+    assert_close({name: metrics[name] for name in expected}, expected)
+    assert set(metrics) - set(expected) == {"grad_norm/discriminator", "grad_norm/generator"}
+    for player in formulas.PARAMS:
+        assert_close(after.params[player], hand.params[player])
+        np.testing.assert_allclose(after.model_state[player]["batch_stats"]["mean"], hand.state[player], rtol=1e-4)
+    variables = model.eval_variables(after)
+    assert variables == {"params": after.params["generator"], **after.model_state["generator"]}
+
+
+def test_an_example_is_drawn_for_by_its_index(monkeypatch):
+    formulas.use(monkeypatch, gan)
+    model, batch = gan.make(config_of(), SPEC, Env()), batch_of(INDEX[:1])
+    permuted = {name: value[:, jnp.array([2, 0, 1])] for name, value in batch.items()}
+    state, update = state_of(model, batch), jax.jit(model.update)
+    after = update(KEY, state, batch)
+    chex.assert_trees_all_close(after, update(KEY, state, permuted), rtol=1e-5, atol=1e-6)
+    moved = update(KEY, state, {**batch, "index": batch["index"] + 8})
+    assert abs(after[1]["logits/fake"] - moved[1]["logits/fake"]) > 1e-3
+
+
+SAMPLE_KEYS = jax.random.split(KEY, 3)
+LABEL = jnp.array([2, 0, 1])
+
+
+@pytest.mark.parametrize("truncation", [None, 0.4])
+def test_samples_are_of_the_keys_own_latents_and_of_the_running_statistics(monkeypatch, truncation):
+    formulas.use(monkeypatch, gan)
+    config = config_of(class_conditional=True)
+    config.sampler.truncation = truncation
+    model = gan.make(config, SPEC, Env())
+    variables = {"params": formulas.PARAMS["generator"], "batch_stats": {"mean": 0.6}}
+    latent_keys = keys.fold_each(SAMPLE_KEYS, "latent")
+    latents = keys.normal(latent_keys, (LATENT_DIM,))
+    if truncation:
+        assert jnp.abs(latents).max() > truncation
+        latents = jax.vmap(lambda key: jax.random.truncated_normal(key, -0.4, 0.4, (LATENT_DIM,)))(latent_keys)
+        assert jnp.abs(latents).max() < truncation
+    z = np.array(latents, np.float64)
+    expected = formulas.generate(np, variables["params"], z, formulas.G_CLASSES[LABEL], np.zeros(3), 0.6)
+    images = model.sample(SAMPLE_KEYS, variables, {"label": LABEL})
+    np.testing.assert_allclose(images, expected.reshape(3, *SHAPE), rtol=1e-5)
+    np.testing.assert_allclose(model.decode(variables, latents, {"label": LABEL}), images, rtol=1e-6)
+
+
+def test_images_are_clipped(monkeypatch):
+    wide = lambda section, **given: _Wide(**given)  # noqa: E731
+    formulas.use(monkeypatch, gan)
+    monkeypatch.setattr(gan, "make_generator", wide)
+    model = gan.make(config_of(), SPEC, Env())
+    images = model.decode({}, jnp.array([[-3.0, 0.5, 2.0]]))
+    np.testing.assert_array_equal(np.unique(images), [-1.0, 0.5, 1.0])
+
+
+class _Wide(formulas.Generator):
+    """Whose images are the latents, one a row."""
+
+    def __call__(self, latents, label=None, *, train, keys=None):
+        return jnp.tile(latents, 8)[:, :8].reshape(-1, *SHAPE)
+
+
+def test_standing_statistics_are_those_of_batches_in_training_mode(monkeypatch):
+    """Of the given weights and fixed keys, on from the statistics of training, also where a run is by pmap."""
+    formulas.use(monkeypatch, gan)
+    config = config_of(class_conditional=True)
+    config.sampler.update({"standing_batches": 3, "standing_batch_size": 5})
+    for env in (Env(), Env(axis_name="shards")):
+        model = gan.make(config, SPEC, env)
+        state = state_of(model, batch_of(INDEX[:1]))
+        variables = model.eval_variables(state)
+        running = formulas.STATS["generator"]
+        for i in range(3):
+            example_keys = keys.per_example(keys.at_step(keys.root_key(0), i), jnp.arange(5))
+            latents = keys.normal(keys.fold_each(example_keys, "latent"), (LATENT_DIM,))
+            running = 0.75 * running + 0.25 * float(latents.mean())
+        np.testing.assert_allclose(variables["batch_stats"]["mean"], running, rtol=1e-5)
+        assert variables["params"] is state.params["generator"]
+    config.generator.name = "mlp.Generator"
+    monkeypatch.undo()
+    model = build_model(config, data_spec((8, 8, 1), 10))
+    batch = {"image": jnp.zeros((1, 3, 8, 8, 1), jnp.uint8), "index": INDEX[:1], "label": INDEX[:1]}
+    with pytest.raises(ValueError, match=r"sampler\.standing_batches is 3, but mlp\.Generator has no batch statistics"):
+        jax.eval_shape(model.init, KEY, batch)
+
+
+@pytest.mark.parametrize(
+    ("section", "settings", "sentence"),
+    [
+        ("gan", {"loss": "hing"}, r"gan\.loss.*'hing'.* Did you mean hinge"),
+        ("gan", {"loss": "hinge(margin=2.0)"}, r"gan\.loss.*margin"),
+        ("gan", {"n_critic": 0}, r"gan\.n_critic is 0, but must be at least 1"),
+        ("gan", {"latent_dim": 0}, r"gan\.latent_dim is 0, but must be at least 1"),
+        ("gan", {"top_share": 1.5}, r"gan\.top_share is 1\.5, but must be at least 0 and at most 1"),
+        ("gan", {"weight": -1.0}, r"gan\.weight is -1\.0, but must be at least 0"),
+        ("generator", {"dropout": 0.5}, r"generator\.dropout is not a setting; generator takes"),
+        ("sampler", {"truncation": 0.0}, r"sampler\.truncation is 0\.0, but must be positive, or None for none"),
+        ("sampler", {"standing_batches": -1}, r"sampler\.standing_batches is -1, but must be at least 0"),
+        (
+            "sampler",
+            {"standing_batch_size": 5},
+            r"sampler\.standing_batch_size is 5, but has no effect without a?.*sampler\.standing_batches",
+        ),
+    ],
+)
+def test_refusals(section, settings, sentence):
+    config = gan_config.get_config("tiny")
+    config[section].update(settings)
+    with pytest.raises(ValueError, match=sentence):
+        gan.make(config, data_spec((8, 8, 1), 10), Env())
+
+
+def test_a_conditional_model_needs_classes():
+    with pytest.raises(ValueError, match=r"gan\.class_conditional is True, but the data has no classes"):
+        gan.make(config_of(class_conditional=True), data_spec(SHAPE, 0), Env())
+
+
+@pytest.mark.parametrize("compute_dtype", ["float32", "bfloat16"])
+def test_networks_get_the_settings_of_their_sections_and_of_the_run(monkeypatch, compute_dtype):
+    built = []
+    monkeypatch.setattr(gan, "players_of", lambda *networks: built.extend(networks))
+    monkeypatch.setattr(gan, "make_training", lambda players, settings, *rest: pytest.fail(str(settings)))
+    config = dcgan_config.get_config("tiny")
+    config.gan.update({"latent_dim": 7, "class_conditional": True})
+    config.generator.update({"width": 3, "momentum": 0.5})
+    config.discriminator.update({"width": 5, "batch_norm": False})
+    config.train.compute_dtype = compute_dtype
+    with pytest.raises(pytest.fail.Exception, match="latent_dim=7"):
+        gan.make(config, data_spec((8, 8, 1), 3), Env(axis_name="shards"))
+    shared = {"base_side": 2, "num_classes": 3, "axis_name": "shards", "dtype": compute_dtype}
+    assert built == [
+        dcgan.Generator((8, 8, 1), 7, width=3, momentum=0.5, **shared),
+        dcgan.Discriminator(width=5, batch_norm=False, **shared),
+    ]
+
+
+def test_the_start_the_norms_and_the_names_of_sections(monkeypatch):
+    """Networks start by keys of their own."""
+    config, spec, batch = dcgan_config.get_config("tiny"), data_spec((8, 8, 1), 3), batch_of(INDEX[:1])
+    assert_sections_name_themselves(gan.make, config, spec, *SECTIONS)
+    config.gan.class_conditional = True
+    images = {**batch, "image": jnp.ones((1, 3, 8, 8, 1))}
+    state = jax.jit(gan.make(config, spec, Env()).init)(KEY, images)
+    shared = {"width": 4, "base_side": 2, "num_classes": 3}
+    networks = {
+        "generator": (dcgan.Generator((8, 8, 1), 8, **shared), jnp.zeros((3, 8))),
+        "discriminator": (dcgan.Discriminator(**shared), images["image"][0]),
+    }
+    for name, (network, x) in networks.items():
+        expected = jax.jit(lambda network=network, x=x, name=name: network.init(
+            keys.stream(KEY, name), x, jnp.zeros(3, jnp.int32), train=False
+        ))()  # fmt: skip
+        chex.assert_trees_all_close(state.params[name], expected["params"], rtol=1e-6)
+        chex.assert_trees_all_equal(state.model_state[name], {"batch_stats": expected["batch_stats"]})
+    assert (state.model_state["terms"], state.model_state["augment"]) == ({}, {})
+    formulas.use(monkeypatch, gan)
+    names = {f"{player}/{name}" for player, params in formulas.PARAMS.items() for name in params}
+    assert norms_of(gan.make, config_of(), SPEC, batch) == names
+
+
+def test_the_average_is_of_the_generator_alone():
+    model = build_model(dcgan_config.get_config("tiny"), data_spec((8, 8, 1), 3))
+    batch = {**batch_of(INDEX[:1]), "image": jnp.zeros((1, 3, 8, 8, 1), jnp.uint8)}
+    names = jax.eval_shape(model.init, KEY, batch).ema
+    assert all("/generator/" in name for name in names)
+    assert any(name.startswith("model_state/generator/batch_stats/") for name in names)
 
 
 def test_the_mnist_networks_are_the_official_ones():
-    model = build_model(gan.get_config("mnist"), data_spec((28, 28, 1), 10))
+    model = build_model(gan_config.get_config("mnist"), data_spec((28, 28, 1), 10))
     example = {
         "image": jax.ShapeDtypeStruct((1, 1, 28, 28, 1), jnp.uint8),
         "index": jax.ShapeDtypeStruct((1, 1), jnp.int32),
@@ -73,155 +280,24 @@ def test_the_mnist_networks_are_the_official_ones():
     assert trees.count(params["discriminator"]) == maxout
 
 
-# Whole updates by hand: networks that are formulas, everything else in NumPy.
-G_WEIGHTS, D_WEIGHTS = waves(3, 8, phase=0.3), waves(8, phase=2.0)
-RATES, NUM_STEPS, STEP = {"generator": 0.5, "discriminator": 0.25}, 10, 3
-KEY = keys.root_key(5)
-
-
-class Formula(nn.Module):
-    """A generator of 8 values or a discriminator; with `dropout_keys`, the output is multiplied by 1 + u."""
-
-    outputs: int
-    hidden: tuple[int, ...] = (256, 256)
-    pieces: int = 1
-    dropout: float = 0.0
-    dtype: str = "float32"
-
-    @nn.compact
-    def __call__(self, x, *, dropout_keys=None):
-        scale, shift = self.param("scale", nn.initializers.normal(), ()), self.param("shift", nn.initializers.zeros, ())
-        weights = jnp.float32(G_WEIGHTS if self.outputs > 1 else D_WEIGHTS[:, None])
-        y = scale * (x.reshape(len(x), -1) @ weights + shift) + 0.3 * shift**2
-        return y if dropout_keys is None else y * (1.0 + jax.vmap(jax.random.uniform)(dropout_keys))[:, None]
-
-
-def generate(params, z):
-    return np.tanh(params["scale"] * (z @ G_WEIGHTS + params["shift"]) + 0.3 * params["shift"] ** 2)
-
-
-def judge(params, x, u):
-    return (params["scale"] * (x @ D_WEIGHTS + params["shift"]) + 0.3 * params["shift"] ** 2) * (1 + u)
-
-
-@partial(jax.jit, static_argnames="stream")
-def draws(stream, index):
-    """Latents and the factors of dropout."""
-    example_keys = keys.per_example(keys.stream(KEY, stream), index)
-    uniform = {
-        name: jax.vmap(jax.random.uniform)(keys.fold_each(example_keys, f"dropout_{name}")) for name in ("real", "fake")
-    }
-    return {"z": keys.normal(keys.fold_each(example_keys, "latent"), (3,)), **uniform}
-
-
-START = {
-    "generator": {"scale": jnp.array(0.7), "shift": jnp.array(0.2)},
-    "discriminator": {"scale": jnp.array(0.4), "shift": jnp.array(-0.3)},
-}
-
-
-@pytest.mark.parametrize("loss", GAMES)
-def test_an_update_by_hand(monkeypatch, loss):
-    """Two updates of the discriminator, each on two microbatches of its own, then one of the generator on the last."""
-    monkeypatch.setattr(gan_method, "MLP", Formula)
-    config = gan.get_config("tiny")
-    config.gan.update({"n_critic": 2, "loss": loss, "latent_dim": 3})
-    config.train.update({"microbatches": 2, "num_steps": NUM_STEPS})
-    for name, section in config.optimizer.items():
-        section.update({"name": "sgd", "learning_rate": RATES[name], "b1": 0.0, "schedule": "linear"})
-    model = gan_method.make(config, data_spec((2, 2, 2), 10), Env())
-    assert model.microbatches == 4
-    assert model.spec == data_spec((2, 2, 2), 0, latent_shape=(3,))
-    images = 0.8 * jax.random.uniform(KEY, (4, 3, 2, 2, 2), minval=-0.5)
-    index = jnp.array([[5, 2, 9], [1, 0, 7], [3, 11, 4], [8, 6, 10]])
-    batch = {"image": images, "index": index}
-    state = jax.eval_shape(model.init, KEY, batch)._replace(step=jnp.int32(STEP), params=START)
-    after, metrics = jax.jit(model.update)(KEY, state, batch)
-
-    x, rate = float64({"x": images.reshape(4, 3, 8)})["x"], {k: v * (1 - STEP / NUM_STEPS) for k, v in RATES.items()}
-    g, d = float64(START["generator"]), float64(START["discriminator"])
-    losses, logits = [], []
-    for critic in ((0, 1), (2, 3)):
-        drawn = {k: float64(draws("discriminator", index[k])) for k in critic}
-        fake = {k: generate(g, drawn[k]["z"]) for k in critic}
-
-        def both(d, k, drawn=drawn, fake=fake):
-            return judge(d, x[k], drawn[k]["real"]), judge(d, fake[k], drawn[k]["fake"])
-
-        def objective(d, critic=critic, both=both):
-            return np.mean([GAMES[loss][1](*both(d, k)).mean() for k in critic])
-
-        losses.append(objective(d))
-        logits.append([np.mean(both(d, k), axis=1) for k in critic])
-        d = descend(d, slope(objective, d), rate["discriminator"])
-    drawn = {k: float64(draws("generator", index[k])) for k in (2, 3)}
-
-    def of_generator(g):
-        fake = [judge(d, generate(g, draw["z"]), draw["fake"]) for draw in drawn.values()]
-        return np.mean([GAMES[loss][0](logit).mean() for logit in fake])
-
-    assert_close(after.params["discriminator"], d)
-    assert_close(after.params["generator"], descend(g, slope(of_generator, g), rate["generator"]))
-    np.testing.assert_allclose(metrics["loss/discriminator"], np.mean(losses), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(metrics["loss/generator"], of_generator(g), rtol=1e-5, atol=1e-6)
-    means = np.mean(logits, axis=(0, 1))
-    np.testing.assert_allclose([metrics["logits/real"], metrics["logits/fake"]], means, rtol=1e-5, atol=1e-6)
-    assert np.abs(means[0] - means[1]) > 0.1
-    assert model.eval_variables(after) is after.params["generator"]
-
-
-def test_samples_are_of_the_keys_own_latents(monkeypatch):
-    monkeypatch.setattr(gan_method, "MLP", Formula)
-    config = gan.get_config("tiny")
-    config.gan.latent_dim = 3
-    model = gan_method.make(config, ModelSpec((2, 2, 2)), Env())
-    sample_keys = jax.random.split(KEY, 4)
-    latents = keys.normal(sample_keys, (3,))
-    expected = generate(float64(START["generator"]), float64({"z": latents})["z"]).reshape(4, 2, 2, 2)
-    np.testing.assert_allclose(model.sample(sample_keys, START["generator"]), expected, rtol=1e-5)
-    np.testing.assert_allclose(model.decode(START["generator"], latents), expected, rtol=1e-5)
-
-
-def test_networks_get_the_settings_of_their_sections(monkeypatch):
-    config = gan.get_config("tiny")
-    config.discriminator.update({"hidden": (6, 5), "pieces": 3, "dropout": 0.25})
-    config.generator.hidden = (7,)
-    config.train.compute_dtype = "bfloat16"
-    networks = gan_method._networks(config, gan_method.Settings(latent_dim=3, loss="hinge"), ModelSpec((2, 3, 2)))
-    assert networks.discriminator == MLP(1, (6, 5), 3, 0.25, "bfloat16")
-    assert networks.generator == MLP(12, (7,), 1, 0.0, "bfloat16")
-    assert networks.loss == LOSSES["hinge"]
+def test_the_defaults_are_these_and_no_others():
+    assert Settings() == (100, "non_saturating", 1.0, (), (), 1, False, 1.0)
+    assert gan.LatentSampler() == (None, 0, 64)
 
 
 @pytest.mark.parametrize(
-    ("section", "settings", "sentence"),
+    ("terms", "sentence"),
     [
-        ("gan", {"loss": "hing"}, r"gan\.loss is 'hing'.* Did you mean hinge"),
-        ("gan", {"n_critic": 0}, r"gan\.n_critic is 0, but must be at least 1"),
-        ("generator", {"dropout": 0.5}, r"generator\.dropout is not a setting; generator takes"),
+        (("path_length",), "path_length, which needs a generator of styles"),
+        (("auxiliary_classifier",), "auxiliary_classifier, which needs gan.class_conditional=True and a discriminator"),
+        (("multi_hinge",), "multi_hinge, which needs gan.class_conditional=True and a discriminator with scores"),
+        (("data_to_data",), "data_to_data, which needs gan.class_conditional=True and a discriminator with scores"),
     ],
 )
-def test_refusals(section, settings, sentence):
-    config = gan.get_config("tiny")
-    config[section].update(settings)
-    with pytest.raises(ValueError, match=sentence):
-        gan_method.make(config, DIGITS, Env())
-
-
-SECTIONS = ("gan", "generator", "discriminator", "optimizer.generator", "optimizer.discriminator")
-
-
-def test_the_start_the_norms_and_the_names_of_sections(monkeypatch):
-    """Networks start by keys of their own; settings that are left out are those of the docstring."""
-    assert gan_method.Settings() == (100, "non_saturating", 1)
-    config, spec = gan.get_config("tiny"), ModelSpec((2, 2, 2))
-    assert_sections_name_themselves(gan_method.make, config, spec, *SECTIONS)
-    monkeypatch.setattr(gan_method, "MLP", Formula)
-    config.gan.latent_dim = 3
-    batch = {"image": jnp.ones((2, 3, 2, 2, 2)), "index": jnp.arange(6).reshape(2, 3)}
-    names = {f"{player}/{name}" for player in START for name in ("scale", "shift")}
-    assert norms_of(gan_method.make, config, spec, batch) == names
-    state = gan_method.make(config, spec, Env()).init(KEY, batch)
-    for name, network, x in (("generator", Formula(8), (1, 3)), ("discriminator", Formula(1), (3, 8))):
-        expected = network.init(keys.stream(KEY, name), jnp.zeros(x))["params"]
-        np.testing.assert_allclose(state.params[name]["scale"], expected["scale"], rtol=1e-6)
+def test_terms_refuse_networks_that_lack_what_they_need_before_any_update(terms, sentence):
+    config = gan_config.get_config("tiny")
+    config.gan.terms = terms
+    model = gan.make(config, data_spec((8, 8, 1), 10), Env())
+    batch = {"image": jnp.zeros((2, 4, 8, 8, 1)), "index": jnp.zeros((2, 4), jnp.int32)}
+    with pytest.raises(ValueError, match=f"gan.terms has {sentence}"):
+        jax.eval_shape(model.init, KEY, batch)

@@ -25,23 +25,25 @@ def test_parameter_counts_are_the_official_ones():
 @pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (32, 64, 3), (96, 96, 3)])
 def test_every_halvable_size_works(shape):
     z = jnp.zeros((2, 5))
-    images, _ = jax.eval_shape(lambda: Generator(shape, width=2).init_with_output(KEY, z, train=False))
+    images, _ = jax.eval_shape(lambda: Generator(shape, 5, width=2).init_with_output(KEY, z, train=False))
     chex.assert_shape(images, (2, *shape))
-    logits, _ = jax.eval_shape(
+    judged, _ = jax.eval_shape(
         lambda: Discriminator(width=2).init_with_output(KEY, jnp.zeros((2, *shape)), train=False)
     )
-    chex.assert_shape(logits, (2,))
+    chex.assert_shape(judged.logits, (2,))
 
 
 def test_a_smaller_base_makes_a_deeper_network():
-    shallow, deep = (variables_of(Generator((8, 8, 1), width=2, base_side=side), jnp.zeros((1, 5))) for side in (4, 2))
+    shallow, deep = (
+        variables_of(Generator((8, 8, 1), 5, width=2, base_side=side), jnp.zeros((1, 5))) for side in (4, 2)
+    )
     assert set(deep["params"]) - set(shallow["params"]) == {"conv_1", "norm_1"}
 
 
 @pytest.mark.parametrize("shape", [(7, 7, 1), (30, 30, 1), (31, 31, 3), (4, 4, 1)])
 def test_other_sizes_are_refused(shape):
     with pytest.raises(ValueError, match=f"{shape[0]}x{shape[1]} pixels"):
-        variables_of(Generator(shape, width=2), jnp.zeros((1, 5)))
+        variables_of(Generator(shape, 5, width=2), jnp.zeros((1, 5)))
 
 
 def test_initialization_follows_the_paper():
@@ -52,7 +54,7 @@ def test_initialization_follows_the_paper():
 
 
 def test_training_normalizes_by_the_batch_and_moves_the_running_statistics():
-    module = Generator((8, 8, 1), width=2, momentum=0.9)
+    module = Generator((8, 8, 1), 5, width=2, momentum=0.9)
     z = 3.0 * jax.random.normal(KEY, (16, 5))
     variables = module.init(KEY, z, train=False)
     images, updated = module.apply(variables, z, train=True, mutable="batch_stats")
@@ -63,7 +65,7 @@ def test_training_normalizes_by_the_batch_and_moves_the_running_statistics():
 
 
 def test_evaluation_treats_each_latent_alone():
-    module = Generator((8, 8, 1), width=2)
+    module = Generator((8, 8, 1), 5, width=2)
     z = jax.random.normal(KEY, (4, 5))
     variables = module.init(KEY, z, train=False)
     alone = module.apply(variables, z[:1], train=False)
@@ -76,22 +78,33 @@ def test_batch_normalization_of_the_discriminator_can_be_left_out():
 
 
 def test_half_precision_keeps_parameters_and_outputs_in_float32():
-    module = Generator((8, 8, 1), width=2, dtype=jnp.bfloat16)
+    module = Generator((8, 8, 1), 5, width=2, dtype=jnp.bfloat16)
     images, variables = jax.eval_shape(lambda: module.init_with_output(KEY, jnp.zeros((2, 5)), train=False))
     chex.assert_type([images, *jax.tree.leaves(variables)], jnp.float32)
 
 
 def test_labels_change_images_and_logits():
     z, x, labels = jnp.ones((2, 5)), jnp.ones((2, 8, 8, 1)), jnp.arange(2)
-    generator, discriminator = Generator((8, 8, 1), width=2, num_classes=3), Discriminator(width=2, num_classes=3)
+    generator, discriminator = Generator((8, 8, 1), 5, width=2, num_classes=3), Discriminator(width=2, num_classes=3)
     images, _ = generator.init_with_output(KEY, z, labels, train=False)
-    logits, _ = discriminator.init_with_output(KEY, x, labels, train=False)
+    judged, _ = discriminator.init_with_output(KEY, x, labels, train=False)
     assert not jnp.allclose(images[0], images[1])
-    assert not jnp.allclose(logits[0], logits[1])
+    assert not jnp.allclose(judged.logits[0], judged.logits[1])
 
 
 def test_labels_must_fit_the_network():
     with pytest.raises(ValueError, match="needs a label"):
-        variables_of(Generator((8, 8, 1), num_classes=3), jnp.zeros((1, 5)))
+        variables_of(Generator((8, 8, 1), 5, num_classes=3), jnp.zeros((1, 5)))
     with pytest.raises(ValueError, match="unconditional"):
         variables_of(Discriminator(), jnp.zeros((1, 8, 8, 1)), jnp.zeros((1,), jnp.int32))
+
+
+def test_the_features_are_the_activations_that_the_logit_is_linear_in():
+    module = Discriminator(width=2)
+    x = jax.random.normal(KEY, (3, 8, 8, 1))
+    variables = module.init(KEY, x, train=False)
+    judged = module.apply(variables, x, train=False)
+    chex.assert_shape(judged.features, (3, 4 * 4 * 2))
+    kernel = variables["params"]["head"]["out"]["kernel"][:, 0]
+    chex.assert_trees_all_close(judged.logits, judged.features @ kernel, atol=1e-6)
+    assert (judged.classes, judged.embedding) == (None, None)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.nn.resample import downsample, upsample
+from jaxgen.nn.resample import bilinear_upsample, downsample, upsample
 
 X = jax.random.normal(jax.random.key(0), (2, 4, 6, 3))
 Y = jax.random.normal(jax.random.key(1), (2, 8, 12, 3))
@@ -45,3 +45,14 @@ def test_upsample_is_four_times_the_transpose_of_downsample(taps):
 def test_odd_filters_are_refused(resample, taps):
     with pytest.raises(ValueError, match="even number of taps"):
         jax.eval_shape(lambda: resample(jnp.asarray(X), taps))
+
+
+def test_bilinear_upsampling_interpolates_between_the_centers_of_pixels():
+    """A new pixel is a quarter of an old one away from the center of the nearest; beyond the border it is as there."""
+    expected = np.asarray(X)
+    for axis in (1, 2):
+        size = expected.shape[axis]
+        centers = (np.arange(2 * size) + 0.5) / 2.0 - 0.5
+        interpolate = lambda row, centers=centers, size=size: np.interp(centers, np.arange(size), row)  # noqa: E731
+        expected = np.apply_along_axis(interpolate, axis, expected)
+    np.testing.assert_allclose(bilinear_upsample(X), expected, atol=1e-6)

@@ -1,16 +1,21 @@
 """StyleGAN2's networks: who depends on whom, what truncation and mixing of styles do, groups of the discriminator."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.nn.stylegan2_discriminator import Discriminator, minibatch_std
+from jaxgen.core import keys
+from jaxgen.nn.minibatch import minibatch_std
+from jaxgen.nn.stylegan2_discriminator import Discriminator
 from jaxgen.nn.stylegan2_generator import Generator
+from jaxgen.nn.stylegan2_layers import Mapping
 
 KEY = jax.random.key(0)
 SMALL = {"channel_base": 64, "channel_max": 8, "num_mapping_layers": 1}
-GENERATOR = Generator((8, 8, 1), z_dim=4, w_dim=5, num_classes=3, **SMALL)
+GENERATOR = Generator((8, 8, 1), latent_dim=4, w_dim=5, num_classes=3, **SMALL)
 Z = jax.random.normal(KEY, (2, 4))
 LABEL = jnp.array([0, 2])
 FEATURES = jax.random.normal(KEY, (8, 4, 4, 3))
@@ -18,7 +23,7 @@ FEATURES = jax.random.normal(KEY, (8, 4, 4, 3))
 
 @pytest.fixture(scope="module")
 def variables():
-    return jax.jit(GENERATOR.init)(KEY, Z, LABEL)
+    return jax.jit(functools.partial(GENERATOR.init, train=False))(KEY, Z, LABEL)
 
 
 def test_a_latent_counts_by_its_direction(variables):
@@ -35,8 +40,6 @@ def test_full_truncation_leaves_the_average(variables):
     zero = GENERATOR.apply(moved, ws, psi=0.0, method="truncate")
     np.testing.assert_allclose(zero, jnp.broadcast_to(average[None, None], ws.shape), atol=1e-6)
     np.testing.assert_array_equal(GENERATOR.apply(moved, ws, psi=1.0, method="truncate"), ws)
-    images = jax.jit(lambda v: GENERATOR.apply(v, Z, LABEL, truncation_psi=0.0))(moved)
-    np.testing.assert_allclose(images[0], images[1], atol=1e-5)
 
 
 def test_each_style_reaches_the_image_and_only_its_own(variables):
@@ -52,7 +55,9 @@ def test_each_style_reaches_the_image_and_only_its_own(variables):
 
 def test_bfloat16_computes_nearly_the_same(variables):
     half = GENERATOR.clone(dtype="bfloat16")
-    full, rough = (jax.jit(network.apply)(variables, Z, LABEL) for network in (GENERATOR, half))
+    full, rough = (
+        jax.jit(functools.partial(network.apply, train=False))(variables, Z, LABEL) for network in (GENERATOR, half)
+    )
     assert rough.dtype == jnp.float32
     assert 0 < jnp.std(full - rough) < 0.03 * jnp.std(full)
 
@@ -88,12 +93,102 @@ def test_small_batches_are_one_group_and_odd_ones_refused():
 def test_logits_project_on_the_class(architecture):
     network = Discriminator(architecture, group_size=1, num_classes=3, **SMALL)
     x = jax.random.normal(KEY, (2, 8, 8, 1))
-    variables = jax.jit(network.init)(KEY, x, LABEL)
-    apply = jax.jit(network.apply)
+    variables = jax.jit(functools.partial(network.init, train=False))(KEY, x, LABEL)
+    apply = jax.jit(functools.partial(network.apply, train=True))
     assert ("skip" in variables["params"]["b8"]) == (architecture == "resnet")
-    logits = [apply(variables, x, jnp.array([label, label])) for label in range(3)]
+    judged = [apply(variables, x, jnp.array([label, label])) for label in range(3)]
+    logits = [opinion.logits for opinion in judged]
     assert len({float(one[0]) for one in logits}) == 3
-    mixed = apply(variables, x, jnp.array([0, 2]))
+    mixed = apply(variables, x, jnp.array([0, 2])).logits
     np.testing.assert_allclose(mixed, jnp.stack([logits[0][0], logits[2][1]]), rtol=1e-5)
     with pytest.raises(ValueError, match="needs a label"):
-        network.apply(variables, x)
+        network.apply(variables, x, train=True)
+    # The features are the activations before the last layer: the logit is linear in them, they do not know the class.
+    np.testing.assert_array_equal(judged[0].features, judged[1].features)
+    params = variables["params"]
+    out = judged[0].features @ params["b4_out"]["kernel"] / np.sqrt(8) + params["b4_out"]["bias"][None]
+    mapped = Mapping(8, 1, 3).apply({"params": params["mapping"]}, None, jnp.array([0, 0]))
+    np.testing.assert_allclose(logits[0], (out * mapped).sum(1) / np.sqrt(8), rtol=1e-4, atol=1e-6)
+
+
+EXAMPLE_KEYS = jax.random.split(KEY, 6)
+
+
+def training_styles(network, variables, z, label, keys=EXAMPLE_KEYS):
+    """Styles as in training, and the average style after that."""
+    ws, updated = network.apply(variables, z, label, keys, method="training_styles", mutable=["buffers"])
+    return ws, updated["buffers"]["w_avg"]
+
+
+def test_styles_in_training_are_mixed_by_the_keys_and_their_average_moves(variables):
+    """The layers from a crossover on, drawn where an example is mixed at all, have the style of another latent."""
+    z, label = jax.random.normal(jax.random.key(1), (6, 4)), jnp.array([0, 2, 1, 1, 0, 2])
+    moved = {**variables, "buffers": {**variables["buffers"], "w_avg": jnp.arange(5.0)}}
+    network = GENERATOR.clone(style_mixing=0.6, w_avg_decay=0.75)
+    ws, average = training_styles(network, moved, z, label)
+    mixing_keys = keys.fold_each(EXAMPLE_KEYS, "style_mixing")
+    own = network.apply(moved, z, label, method="styles")
+    other_latents = keys.normal(keys.fold_each(mixing_keys, "latent"), (4,))
+    other = network.apply(moved, other_latents, label, method="styles")
+    mixed = jax.vmap(lambda key: jax.random.bernoulli(key, 0.6))(keys.fold_each(mixing_keys, "whether"))
+    crossovers = jax.vmap(lambda key: jax.random.randint(key, (), 1, 4))(keys.fold_each(mixing_keys, "crossover"))
+    assert 0 < mixed.sum() < 6
+    first_other = np.where(mixed, crossovers, 4)[:, None]
+    np.testing.assert_allclose(ws, np.where((np.arange(4) >= first_other)[:, :, None], other, own), rtol=1e-6)
+    np.testing.assert_allclose(average, 0.75 * np.arange(5.0) + 0.25 * own[:, 0].mean(0), rtol=1e-5)  # before mixing
+    shards = jax.vmap(
+        lambda z, label, keys: training_styles(network.clone(axis_name="shards"), moved, z, label, keys)[1],
+        axis_name="shards",
+    )(z.reshape(2, 3, 4), label.reshape(2, 3), EXAMPLE_KEYS.reshape(2, 3))
+    np.testing.assert_allclose(shards, jnp.stack([average] * 2), rtol=1e-5)
+    plain, _ = training_styles(GENERATOR.clone(style_mixing=0.0), moved, z, label, None)
+    np.testing.assert_array_equal(plain, own)
+    with pytest.raises(ValueError, match=r"style_mixing=0\.6 needs keys, one an image"):
+        training_styles(network, moved, z, label, None)
+
+
+def test_a_call_mixes_in_training_alone_and_has_noise_of_its_keys_or_constant_noise(variables):
+    network = GENERATOR.clone(style_mixing=0.5)
+    example_keys, loud = EXAMPLE_KEYS[:2], jax.tree_util.tree_map_with_path(_loud, variables)
+
+    @jax.jit
+    def images(variables):
+        def call(**options):
+            return network.apply(variables, Z, LABEL, **options)
+
+        def synthesize(ws, **options):
+            return network.apply(variables, ws, method="synthesize", **options)
+
+        ws = call(method="styles")
+        mixed, _ = training_styles(network, variables, Z, LABEL, example_keys)
+        random = {"noise_keys": example_keys, "noise_mode": "random"}
+        ours = (
+            call(train=False),
+            call(train=False, keys=example_keys),
+            call(train=True, keys=example_keys, mutable=["buffers"])[0],
+        )
+        return ours, (synthesize(ws), synthesize(ws, **random), synthesize(mixed, **random))
+
+    ours, theirs = images(loud)
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    assert min(jnp.abs(ours[i] - ours[j]).max() for i, j in ((0, 1), (1, 2))) > 1e-3
+
+
+def _loud(path, leaf):
+    """With noise that is seen, as it is not at the start."""
+    return jnp.ones_like(leaf) if path[-1].key == "noise_strength" else leaf
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"style_mixing": 1.5}, r"generator\.style_mixing is 1\.5, but must lie in \[0, 1\]"),
+        ({"w_avg_decay": -0.5}, r"generator\.w_avg_decay is -0\.5, but must lie in \[0, 1\]"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        jax.eval_shape(functools.partial(GENERATOR.clone(**settings).init, train=False), KEY, Z, LABEL)
+    ends = GENERATOR.clone(style_mixing=1.0, w_avg_decay=0.0)
+    jax.eval_shape(functools.partial(ends.init, train=False), KEY, Z, LABEL)

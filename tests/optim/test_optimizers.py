@@ -263,3 +263,53 @@ def test_weights_of_forced_normalization_are_normalized_after_the_whole_update()
     moved = np.array([[3.0, 1.0], [4.0, 2.0]]) * (1 - 0.2 * RATE) - RATE
     np.testing.assert_allclose(after["kernel"], moved / np.sqrt((moved**2).mean(0)), rtol=1e-5)
     np.testing.assert_allclose(after["bias"], [0.5, 1.5], rtol=1e-6)
+
+
+def test_beta2_of_adam_follows_its_schedule_with_the_bias_correction_of_the_moment():
+    """By hand: update t is corrected by 1 - beta2(step)^t, as PyTorch's Adam does whose beta2 is set before it."""
+    b2 = {0: 0.5, 1: 0.5, 3: 0.9}
+    optimizer = make_optimizer(
+        num_steps=10, learning_rate=RATE, b1=0.25, b2="piecewise(boundaries=(2,), values=(0.5, 0.9))"
+    )
+    params = {"w": jnp.zeros(2)}
+    state, mean, square = optimizer.init(params), np.zeros(2), np.zeros(2)
+    for t, step in enumerate((0, 1, 1, 3, 3), start=1):  # several updates of one step, and a step left out
+        gradient = np.array([1.0, -3.0]) * t
+        updates, state = optimizer.update({"w": jnp.array(gradient)}, state, params, step=jnp.int32(step))
+        mean = 0.25 * mean + 0.75 * gradient
+        square = b2[step] * square + (1 - b2[step]) * gradient**2
+        expected = -RATE * mean / (1 - 0.25**t) / (np.sqrt(square / (1 - b2[step] ** t)) + 1e-8)
+        np.testing.assert_allclose(updates["w"], expected, rtol=1e-5)
+
+
+def test_a_constant_schedule_of_beta2_is_a_number_in_state_and_updates():
+    pair = [make_optimizer(num_steps=9, b1=0.5, b2=b2) for b2 in (0.9, "constant(value=0.9)")]
+    params = {"a": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
+    ours, theirs = (
+        steps(optimizer, params, [params, params, {"a": jnp.ones(2), "b": jnp.array(3.0)}]) for optimizer in pair
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
+    assert jax.tree.structure(pair[0].init(params)) == jax.tree.structure(pair[1].init(params))
+    zero = make_optimizer(num_steps=9, learning_rate=RATE, b1=0.0, b2="constant(value=0.0)")
+    np.testing.assert_allclose(steps(zero, jnp.zeros(2), [jnp.array([4.0, -2.0])])[0], [-RATE, RATE], rtol=1e-6)
+
+
+def test_beta2_of_other_rules_is_a_number():
+    for name in ("radam", "lion", "rmsprop"):
+        with pytest.raises(
+            ValueError, match=rf"^optimizer\.b2 is 'constant.*', but only that of adam .* give {name} a"
+        ):
+            make_optimizer(num_steps=9, name=name, b1=0.9, b2="constant(value=0.9)")
+    with pytest.raises(ValueError, match=r"^optimizer\.b2 is 'linear.*, but must be at least 0 and below 1 at every"):
+        make_optimizer(num_steps=9, b2="linear(start=0.5, end=1.0, steps=3)")
+
+
+def test_lazy_updates_correct_schedules_as_they_do_numbers():
+    section = {"learning_rate": "linear(start=0.4, end=0.2, steps=4)", "b1": 0.0, "b2": "constant(value=0.81)"}
+    lazy = with_lazy_updates(section, 1)  # c = 1/2
+    assert lazy["b1"] == 0.0
+    np.testing.assert_allclose([float(lazy["learning_rate"](n)) for n in (0, 4)], [0.2, 0.1], rtol=1e-6)
+    np.testing.assert_allclose([float(lazy["b2"](0)), float(lazy["b2"].rest(0))], [0.9, 0.1], rtol=1e-5)
+    optimizer = call(make_optimizer, lazy, where="optimizer", num_steps=9)
+    updates, _ = optimizer.update(jnp.array(3.0), optimizer.init(jnp.array(0.0)), jnp.array(0.0), step=jnp.int32(4))
+    np.testing.assert_allclose(updates, -0.1, rtol=1e-5)

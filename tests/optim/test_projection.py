@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxgen.optim.optimizers import make_optimizer
-from jaxgen.optim.projection import normalized_weights, project
+from jaxgen.optim.projection import clipped_weights, normalized_weights, project
 
 
 def make_params():
@@ -71,3 +71,17 @@ def test_an_optimizer_with_forced_normalization_keeps_weights_normalized(name):
     np.testing.assert_allclose(rms(after["forced"]["conv"]["kernel"]), 1.0, rtol=1e-5)
     expected = normalized_weights(after["free"], ".*kernel")
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), after["forced"], expected)
+
+
+def test_weights_are_cut_off_after_each_update():
+    """Plain descent would end at the goal, (3, 1); within +-0.5 it ends in the corner that is nearest."""
+    np.testing.assert_array_equal(clipped_weights({"a": jnp.array([-2.0, 0.25, 2.0])}, 0.5)["a"], [-0.5, 0.25, 0.5])
+    optimizer = make_optimizer(num_steps=20, name="sgd", b1=0.0, learning_rate=0.3, weight_limit=0.5)
+    w, goal = jnp.array([0.0, -0.5]), jnp.array([3.0, 1.0])
+    state = optimizer.init(w)
+    for step in range(10):
+        updates, state = optimizer.update(2.0 * (w - goal), state, w, step=jnp.int32(step))
+        w = optax.apply_updates(w, updates)
+    np.testing.assert_allclose(w, [0.5, 0.5], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"optimizer\.weight_limit is 0\.0, but must be positive"):
+        make_optimizer(num_steps=1, weight_limit=0.0)

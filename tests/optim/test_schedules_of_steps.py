@@ -78,3 +78,21 @@ def test_where_a_step_has_one_update_the_link_is_that_of_optax_bit_for_bit():
             theirs.update(gradient, states[1], params),
         )
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 4])
+def test_a_rate_may_be_a_schedule_of_its_own_after_a_warmup(warmup_steps):
+    rate = learning_rate_schedule(9, "linear(start=0.5, end=0.1, steps=8)", warmup_steps=warmup_steps)
+    steps = np.arange(12)
+    climb = np.minimum((steps + 1) / max(warmup_steps, 1), 1.0)
+    expected = climb * (0.5 - 0.4 * np.minimum(steps / 8, 1))
+    np.testing.assert_allclose([rate(jnp.int32(n)) for n in steps], expected, rtol=1e-6)
+
+
+def test_a_rate_that_is_a_schedule_goes_with_no_other():
+    with pytest.raises(
+        ValueError, match=r"learning_rate is 'constant.*', a schedule of its own, but .*schedule is 'cosine'"
+    ):
+        learning_rate_schedule(9, "constant(value=0.5)", schedule="cosine")
+    with pytest.raises(ValueError, match=r"^optimizer\.learning_rate is .* must be at least 0 at every step"):
+        learning_rate_schedule(9, "linear(start=0.5, end=-0.1, steps=8)")

@@ -28,7 +28,7 @@ def test_a_frozen_layer_of_one_player_stays_and_the_run_resumes(layout, tmp_path
     run = jaxgen.train(config, tmp_path / "run")
     state = run.restore()[0]
     for name, leaf in trees.named_leaves(state.params).items():
-        still = name.startswith("generator/hidden_0/")
+        still = name.startswith("generator/mlp/hidden_0/")
         assert np.array_equal(leaf, begun[name]) == still, name
     assert not any("hidden_0" in name for name in trees.named_leaves(state.opt_state["generator"]))
     assert any("hidden_0" in name for name in trees.named_leaves(state.opt_state["discriminator"]))

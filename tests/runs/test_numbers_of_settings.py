@@ -26,6 +26,7 @@ ALLOWED = {
     "optimizer.learning_rate": (0, 10**30),
     "optimizer.warmup_steps": (0,),
     "optimizer.weight_decay": (0, 10**30),
+    "optimizer.weight_limit": (10**30,),
     "parallel.data": (-1,),
     "seed": (0,),
 }

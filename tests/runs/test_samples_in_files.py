@@ -1,6 +1,5 @@
 """Samples drawn into files: whole after any interruption, by whatever format and name."""
 
-import gc
 import io
 import itertools
 import json
@@ -339,7 +338,6 @@ def test_two_batches_are_held_at_most(small, tmp_path, monkeypatch, format):
     made, most = [], []
 
     def watched(images):
-        gc.collect()
         made.append(weakref.ref(images))
         most.append(sum(array() is not None for array in made))
         return images

@@ -4,16 +4,15 @@ Every transformation is applied with some probability, and its parameters become
 are zero without it. The order of transformations and labels is that of `Recipe`.
 """
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from jaxgen.core import recoloring, warping
 from jaxgen.core.config import call_text
 from jaxgen.core.keys import fold_each, stream
-from jaxgen.diffusion.training import warping
 from jaxgen.diffusion.training.augment_recipes import COLORS, GEOMETRY, Recipe
 
 Image = Float[Array, "h w c"]
@@ -59,7 +58,7 @@ def _check(recipe: Recipe, image_shape: tuple[int, int, int]) -> None:
         raise ValueError(f"diffusion.augment has quarter turns, which need square images, not {height}x{width}.")
     if set(recipe.names) & {"translate_int", *GEOMETRY} and min(height, width) < 2:
         raise ValueError(f"diffusion.augment mirrors borders, which needs sides of 2 pixels, not {height}x{width}.")
-    if set(recipe.names) & set(COLORS) and channels not in (1, 3):
+    if set(recipe.names) & set(COLORS) and channels not in recoloring.CHANNELS:
         raise ValueError(f"diffusion.augment changes colors, which needs 1 or 3 channels, not {channels}.")
 
 
@@ -110,7 +109,7 @@ def _augment_one(draws: Draws, image: Image, recipe: Recipe) -> tuple[Image, Arr
     labels = [label for name in recipe.names for label in _labels(name, w, image)]
     image = _move_pixels(image, w)
     image = warping.warp(image, _inverse(w, image)) if set(w) & set(GEOMETRY) else image
-    image = _recolor(image, w) if set(w) & set(COLORS) else image
+    image = recoloring.recolor(image, _color_matrix(w)) if set(w) & set(COLORS) else image
     return image, jnp.stack(labels).astype(jnp.float32)
 
 
@@ -179,28 +178,12 @@ def _inverse(w: Mapping[str, Array], image: Image) -> warping.Matrix:
     return matrix
 
 
-def _recolor(image: Image, w: Mapping[str, Array]) -> Image:
-    """An affine map of colors, image -> M (image, 1), of shape [3, 4]; its mean over colors for images of one."""
-    gray = jnp.full((3, 3), 1.0 / 3.0)  # projects on the gray axis (1, 1, 1) / sqrt(3)
-    matrix = jnp.eye(3, 4)
-    if "brightness" in w:
-        matrix = matrix.at[:, 3].add(0.2 * w["brightness"])
-    if "contrast" in w:
-        matrix = 2.0 ** (0.5 * w["contrast"]) * matrix
-    if "lumaflip" in w:
-        matrix = (jnp.eye(3) - 2.0 * gray * w["lumaflip"]) @ matrix
-    if "hue" in w:
-        matrix = _turn_about_gray(w["hue"]) @ matrix
-    if "saturation" in w:
-        matrix = (gray + (jnp.eye(3) - gray) * 2.0 ** w["saturation"]) @ matrix
-    if image.shape[-1] == 1:
-        matrix = matrix.mean(axis=0)
-        return image * matrix[:3].sum() + matrix[3]
-    return image @ matrix[:, :3].T + matrix[None, None, :, 3]
-
-
-def _turn_about_gray(angle: Array) -> Float[Array, "3 3"]:
-    """Rodrigues' formula."""
-    cross = jnp.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3.0)
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    return cos * jnp.eye(3) + sin * cross + (1.0 - cos) / 3.0
+def _color_matrix(w: Mapping[str, Array]) -> recoloring.ColorMatrix:
+    scales: dict[str, Callable[[Array], Array]] = {
+        "brightness": lambda value: 0.2 * value,
+        "contrast": lambda value: 2.0 ** (0.5 * value),
+        "lumaflip": lambda value: value,
+        "hue": lambda value: value,
+        "saturation": lambda value: 2.0**value,
+    }
+    return recoloring.color_matrix(**{name: scale(w[name]) for name, scale in scales.items() if name in w})

@@ -9,9 +9,9 @@ import re
 import numpy as np
 
 from jaxgen.interop.format import RunFormat, Target, require_method
-from jaxgen.interop.state_dict import OfficialEntries, OfficialName, Part, StateDict
+from jaxgen.interop.state_dict import OfficialEntries, Part, StateDict, prefixed
 
-_METHOD = "gan.stylegan2"
+_METHOD = "gan.style_based"
 
 _FILTER = r"(.*\.)?resample_filter"
 _BUFFER = r".*\.(w_avg|noise_const)"
@@ -27,15 +27,16 @@ def parts(target: Target, weights: StateDict) -> list[Part]:
         ]
     generator, discriminator = official_generator_name, official_discriminator_name
     return [
-        Part("params/generator", _prefixed("G.", generator), rf"(G_ema|D|augment_pipe)\..*|{_FILTER}|{_BUFFER}"),
-        Part("ema/params/generator", _prefixed("G_ema.", generator), rf"(?!G_ema\.).*|{_FILTER}|{_BUFFER}"),
-        Part("model_state/generator", _prefixed("G_ema.", generator), rf"(?!G_ema{_BUFFER}).*"),
-        Part("params/discriminator", _prefixed("D.", discriminator), rf"(?!D\.).*|{_FILTER}"),
+        Part("params/generator", prefixed("G.", generator), rf"(G_ema|D|augment_pipe)\..*|{_FILTER}|{_BUFFER}"),
+        Part("ema/params/generator", prefixed("G_ema.", generator), rf"(?!G_ema\.).*|{_FILTER}|{_BUFFER}"),
+        Part("model_state/generator", prefixed("G_ema.", generator), rf"(?!G_ema{_BUFFER}).*"),
+        Part("params/discriminator", prefixed("D.", discriminator), rf"(?!D\.).*|{_FILTER}"),
     ]
 
 
 def official_generator_name(name: str) -> str | OfficialEntries:
     """Returns the state-dict entry of a parameter or buffer of the generator."""
+    name = name.removeprefix("buffers/")
     if name == "w_avg":
         return "mapping.w_avg"
     if name.endswith("/const"):
@@ -56,16 +57,6 @@ def _flattened_features(weight: np.ndarray) -> np.ndarray:
 
 def _dotted(name: str) -> str:
     return re.sub("kernel$", "weight", name).replace("/", ".")
-
-
-def _prefixed(prefix: str, official: OfficialName) -> OfficialName:
-    def name_of(name: str) -> str | OfficialEntries:
-        source = official(name)
-        return (
-            source._replace(name=f"{prefix}{source.name}") if isinstance(source, OfficialEntries) else prefix + source
-        )
-
-    return name_of
 
 
 FORMAT = RunFormat(config="stylegan2", parts=parts)

@@ -15,7 +15,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxgen.core import conditioning, keys, trees
-from jaxgen.core.builders import Objective, Player, one_player
+from jaxgen.core.builders import Player, one_player
 from jaxgen.core.conditioning import Conditions
 from jaxgen.core.config import Need, Needs, Section, bind_text, call, call_text, check_bounds
 from jaxgen.core.contract import (
@@ -26,6 +26,7 @@ from jaxgen.core.contract import (
     Metrics,
     Microbatch,
     ModelSpec,
+    Objective,
     TrainState,
     for_classes,
     require,
@@ -149,11 +150,9 @@ def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
         return {"network": params}, {}
 
     optimizer = call(make_optimizer, config.optimizer, where="optimizer", num_steps=config.train.num_steps)
+    objective = _objective(consistency_model, _ode_step(settings, teacher), config.train.num_steps)
     init, update = one_player(
-        init_variables,
-        Player(_objective(consistency_model, _ode_step(settings, teacher), config.train.num_steps), optimizer),
-        microbatches=config.train.microbatches,
-        env=env,
+        init_variables, Player(objective, optimizer), microbatches=config.train.microbatches, env=env
     )
 
     def sample(sample_keys: Key[Array, " n"], variables: PyTree, cond: Conditioning = None) -> Float[Array, "n h w c"]:
@@ -174,7 +173,14 @@ def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
         return state.params
 
     return GenerativeModel(
-        spec, init, update, sample, eval_variables, frozen=("teacher",), microbatches=config.train.microbatches
+        spec,
+        init,
+        update,
+        sample,
+        eval_variables,
+        frozen=("teacher",),
+        objective=objective,
+        microbatches=config.train.microbatches,
     )
 
 

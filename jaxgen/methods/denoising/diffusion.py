@@ -14,7 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxgen.core import conditioning, keys
-from jaxgen.core.builders import InitVariables, Objective, Player, one_player
+from jaxgen.core.builders import InitVariables, Player, one_player
 from jaxgen.core.config import Need, Section, call, check_bounds
 from jaxgen.core.contract import (
     Conditioning,
@@ -25,6 +25,7 @@ from jaxgen.core.contract import (
     Metrics,
     Microbatch,
     ModelSpec,
+    Objective,
     TrainState,
     for_classes,
 )

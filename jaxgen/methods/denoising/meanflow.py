@@ -10,7 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from jaxgen.core import conditioning, keys
-from jaxgen.core.builders import Objective, Player, one_player
+from jaxgen.core.builders import Player, one_player
 from jaxgen.core.conditioning import Conditions
 from jaxgen.core.config import Need, Section, call, call_text, check_bounds
 from jaxgen.core.contract import (
@@ -21,6 +21,7 @@ from jaxgen.core.contract import (
     Metrics,
     Microbatch,
     ModelSpec,
+    Objective,
     TrainState,
     for_classes,
 )
@@ -126,11 +127,9 @@ def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
         return {"network": velocity.network.init(context.key, x, zeros, vector=vector, train=False)["params"]}, {}
 
     optimizer = call(make_optimizer, config.optimizer, where="optimizer", num_steps=config.train.num_steps)
+    objective = _objective(velocity)
     init, update = one_player(
-        init_variables,
-        Player(_objective(velocity), optimizer),
-        microbatches=config.train.microbatches,
-        env=env,
+        init_variables, Player(objective, optimizer), microbatches=config.train.microbatches, env=env
     )
 
     def sample(sample_keys: Key[Array, " n"], variables: PyTree, cond: Conditioning = None) -> Float[Array, "n h w c"]:
@@ -160,6 +159,7 @@ def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
         eval_variables,
         # Guided velocities do not lead to the posterior mean, which `denoise` promises.
         denoise=denoise if settings.guidance_scale == 1.0 else None,
+        objective=objective,
         microbatches=config.train.microbatches,
     )
 

@@ -1,142 +1,112 @@
-"""The first generative adversarial network (Goodfellow et al. 2014), a game of two multilayer perceptrons."""
+"""Generative adversarial networks: any two networks, any loss, any terms, any augmentation (Goodfellow et al. 2014)."""
 
+import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, PyTree
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, Key, PyTree
 
+from jaxgen.adversarial.builder import make_training, read_settings
+from jaxgen.adversarial.players import apply, players_of
 from jaxgen.core import conditioning, keys
-from jaxgen.core.builders import InitVariables, Objective, Player, two_player
-from jaxgen.core.config import Section, call, choose
-from jaxgen.core.contract import Conditioning, Context, Env, GenerativeModel, Metrics, Microbatch, ModelSpec, TrainState
-from jaxgen.losses.adversarial import LOSSES, AdversarialLoss
-from jaxgen.nn.mlp import MLP
-from jaxgen.optim.optimizers import make_player_optimizers
+from jaxgen.core.config import Need, Section, call, check_bounds
+from jaxgen.core.contract import Batch, Conditioning, Env, GenerativeModel, ModelSpec, TrainState
+from jaxgen.nn.adversarial import make_discriminator, make_generator
 
 
-class Settings(NamedTuple):
-    """The section `gan`.
+class LatentSampler(NamedTuple):
+    """The section `sampler`.
 
     Attributes:
-      latent_dim: length of a latent, standard normal.
-      loss: name of an adversarial loss, one of `jaxgen.losses.adversarial.LOSSES`.
-      n_critic: updates of the discriminator before each of the generator (k in algorithm 1 of the paper).
+      truncation: latents are drawn from the normal distribution between minus and plus this (Brock et al. 2019, section
+        3.1); None for all of it.
+      standing_batches: batches that the generator makes in training mode before it is sampled, so that its running
+        statistics are those of its averaged weights: standing statistics (section 4); 0 for those of training.
+      standing_batch_size: images in each of them.
     """
 
-    latent_dim: int = 100
-    loss: str = "non_saturating"
-    n_critic: int = 1
+    truncation: float | None = None
+    standing_batches: int = 0
+    standing_batch_size: int = 64
 
 
-class Networks(NamedTuple):
-    """The two networks, their loss and their settings."""
-
-    spec: ModelSpec
-    generator: MLP
-    discriminator: MLP
-    loss: AdversarialLoss
-    settings: Settings
-
-    def generate(self, params: PyTree, latents: Float[Array, "n d"]) -> Float[Array, "n h w c"]:
-        """Returns images in [-1, 1]."""
-        pixels = jnp.tanh(self.generator.apply({"params": params}, latents))
-        return pixels.reshape(-1, *self.spec.image_shape)
-
-    def discriminate(
-        self, params: PyTree, images: Float[Array, "n h w c"], dropout_keys: Key[Array, " n"]
-    ) -> Float[Array, " n"]:
-        """Returns logits, large for images that look real."""
-        return self.discriminator.apply({"params": params}, images, dropout_keys=dropout_keys)[:, 0]
+SAMPLER_NEEDS = {"standing_batch_size": Need("sampler.standing_batches", lambda sampler: sampler.standing_batches > 0)}
+"""Settings of the section `sampler` without an effect, unless others are as said."""
 
 
 def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
-    """Builds the GAN; reads the sections gan, generator, discriminator and, for each player, optimizer."""
-    settings = call(Settings, config.gan, where="gan")
-    spec = spec._replace(conditioning=conditioning.NONE, latent_shape=(settings.latent_dim,))
-    networks = _networks(config, settings, spec)
-    optimizers = make_player_optimizers(
-        config.optimizer, "generator", "discriminator", num_steps=config.train.num_steps
-    )
-    init, update = two_player(
-        _init_variables(networks),
-        generator=Player(_generator_objective(networks), optimizers["generator"]),
-        discriminator=Player(_discriminator_objective(networks), optimizers["discriminator"]),
-        n_critic=settings.n_critic,
-        microbatches=config.train.microbatches,
-        env=env,
-    )
+    """Builds a GAN; reads the sections gan, sampler, generator, discriminator and, for each player, optimizer.
+
+    `sample` and `decode` normalize by the running statistics, so that an image does not depend on its batch.
+    """
+    settings, spec = read_settings(config, spec)
+    sampler = call(LatentSampler, config.sampler, where="sampler", needs=SAMPLER_NEEDS)
+    check_bounds(sampler, {"standing_batches": (0, math.inf), "standing_batch_size": (1, math.inf)}, where="sampler")
+    if sampler.truncation is not None and not sampler.truncation > 0.0:
+        raise ValueError(f"sampler.truncation is {sampler.truncation}, but must be positive, or None for none.")
+    shared = {"num_classes": spec.num_classes, "axis_name": env.axis_name, "dtype": config.train.compute_dtype}
+    generator = make_generator(config.generator, image_shape=spec.image_shape, latent_dim=settings.latent_dim, **shared)
+    players = players_of(generator, make_discriminator(config.discriminator, **shared))
+    training = make_training(players, settings, config, spec, env)
+
+    def init(key: Key[Array, ""], batch: Batch, frozen: PyTree = ()) -> TrainState:
+        state = training.init(key, batch, frozen)
+        if sampler.standing_batches and "batch_stats" not in state.model_state["generator"]:
+            raise ValueError(
+                f"sampler.standing_batches is {sampler.standing_batches}, but {config.generator.name} has no batch "
+                "statistics: set it to 0."
+            )
+        return state
 
     def eval_variables(state: TrainState) -> PyTree:
-        return state.params["generator"]
+        variables = {"params": state.params["generator"], **state.model_state["generator"]}
+        return _with_standing_statistics(generator, variables, spec, sampler) if sampler.standing_batches else variables
 
     def decode(variables: PyTree, latents: Float[Array, "n d"], cond: Conditioning = None) -> Float[Array, "n h w c"]:
-        conditioning.complete(spec.conditioning, cond, len(latents))
-        return networks.generate(variables, latents)
+        label: Int[Array, " n"] | None = conditioning.complete(spec.conditioning, cond, len(latents)).get("label")
+        return jnp.clip(generator.apply(variables, latents, label, train=False), -1.0, 1.0)
 
     def sample(sample_keys: Key[Array, " n"], variables: PyTree, cond: Conditioning = None) -> Float[Array, "n h w c"]:
-        return decode(variables, keys.normal(sample_keys, (settings.latent_dim,)), cond)
+        return decode(variables, draw_latents(sample_keys, settings.latent_dim, sampler.truncation), cond)
 
-    microbatches = settings.n_critic * config.train.microbatches
-    return GenerativeModel(spec, init, update, sample, eval_variables, decode=decode, microbatches=microbatches)
-
-
-def _networks(config: Section, settings: Settings, spec: ModelSpec) -> Networks:
-    height, width, channels = spec.image_shape
-    dtype = config.train.compute_dtype
-    outputs = height * width * channels
-    return Networks(
+    return GenerativeModel(
         spec,
-        call(MLP, config.generator, where="generator", outputs=outputs, dropout=0.0, dtype=dtype),
-        call(MLP, config.discriminator, where="discriminator", outputs=1, dtype=dtype),
-        choose(LOSSES, settings.loss, where="gan.loss"),
-        settings,
+        init,
+        training.update,
+        sample,
+        eval_variables,
+        decode=decode,
+        phase=training.phase,
+        microbatches=training.microbatches,
     )
 
 
-def _init_variables(networks: Networks) -> InitVariables:
-    def init_variables(context: Context, batch: Microbatch) -> tuple[PyTree, PyTree]:
-        latents = jnp.zeros((1, networks.settings.latent_dim))
-        params = {
-            "generator": networks.generator.init(keys.stream(context.key, "generator"), latents)["params"],
-            "discriminator": networks.discriminator.init(keys.stream(context.key, "discriminator"), batch["image"])[
-                "params"
-            ],
-        }
-        return params, {}
+def _with_standing_statistics(
+    generator: nn.Module, variables: PyTree, spec: ModelSpec, sampler: LatentSampler
+) -> PyTree:
+    """The variables with what batches of fixed keys make of the running statistics."""
+    params, generator = variables["params"], generator.clone(axis_name=None)  # these batches are on one device
 
-    return init_variables
+    def one_batch(state: PyTree, key: Key[Array, ""]) -> tuple[PyTree, None]:
+        example_keys = keys.per_example(key, jnp.arange(sampler.standing_batch_size))
+        label = None
+        if spec.num_classes:
+            draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, spec.num_classes))
+            label = draw(keys.fold_each(example_keys, "label"))
+        latents = draw_latents(example_keys, generator.latent_dim, None)
+        return apply(generator, params, state, latents, label, example_keys)[1], None
 
-
-def _discriminator_objective(networks: Networks) -> Objective:
-    """Goodfellow et al. 2014, eq. 1, for the discriminator."""
-
-    def objective(
-        context: Context, params: PyTree, model_state: PyTree, batch: Microbatch
-    ) -> tuple[Float[Array, ""], tuple[PyTree, Metrics]]:
-        example_keys = keys.per_example(context.key, batch["index"])
-        fake = networks.generate(params["generator"], _latents(networks, example_keys))
-        own = params["discriminator"]
-        real_logits = networks.discriminate(own, batch["image"], keys.fold_each(example_keys, "dropout_real"))
-        fake_logits = networks.discriminate(own, fake, keys.fold_each(example_keys, "dropout_fake"))
-        metrics = {"logits/real": jnp.mean(real_logits), "logits/fake": jnp.mean(fake_logits)}
-        return jnp.mean(networks.loss.discriminator(real_logits, fake_logits)), (model_state, metrics)
-
-    return objective
+    state = {name: tree for name, tree in variables.items() if name != "params"}
+    standing_keys = keys.per_example(keys.root_key(0), jnp.arange(sampler.standing_batches))
+    state, _ = jax.lax.scan(one_batch, state, standing_keys)
+    return {"params": params, **state}
 
 
-def _generator_objective(networks: Networks) -> Objective:
-    """Goodfellow et al. 2014, eq. 1, or what section 3 puts in its place, for the generator."""
-
-    def objective(
-        context: Context, params: PyTree, model_state: PyTree, batch: Microbatch
-    ) -> tuple[Float[Array, ""], tuple[PyTree, Metrics]]:
-        example_keys = keys.per_example(context.key, batch["index"])
-        fake = networks.generate(params["generator"], _latents(networks, example_keys))
-        logits = networks.discriminate(params["discriminator"], fake, keys.fold_each(example_keys, "dropout_fake"))
-        return jnp.mean(networks.loss.generator(logits)), (model_state, {})
-
-    return objective
-
-
-def _latents(networks: Networks, example_keys: Key[Array, " n"]) -> Float[Array, "n d"]:
-    return keys.normal(keys.fold_each(example_keys, "latent"), (networks.settings.latent_dim,))
+def draw_latents(sample_keys: Key[Array, " n"], latent_dim: int, truncation: float | None) -> Float[Array, "n d"]:
+    """Draws normal latents, truncated or not."""
+    latent_keys = keys.fold_each(sample_keys, "latent")
+    if truncation is None:
+        return keys.normal(latent_keys, (latent_dim,))
+    return jax.vmap(lambda key: jax.random.truncated_normal(key, -truncation, truncation, (latent_dim,)))(latent_keys)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxgen.core import conditioning, keys
-from jaxgen.core.builders import InitVariables, Objective, Player, one_player, two_player
+from jaxgen.core.builders import InitVariables, Player, one_player, two_player
 from jaxgen.core.config import Need, Section, call
 from jaxgen.core.contract import (
     Conditioning,
@@ -22,6 +22,7 @@ from jaxgen.core.contract import (
     Metrics,
     Microbatch,
     ModelSpec,
+    Objective,
     TrainState,
     Update,
 )
@@ -32,6 +33,8 @@ from jaxgen.losses.reconstruction import gaussian_log_likelihood, laplace_log_li
 from jaxgen.nn.autoencoder_kl import AutoencoderKL
 from jaxgen.nn.patch_discriminator import PatchDiscriminator
 from jaxgen.optim.optimizers import make_optimizer, make_player_optimizers
+
+_HINGE = hinge()
 
 LIKELIHOODS = {"laplace": laplace_log_likelihood, "gaussian": gaussian_log_likelihood}
 
@@ -231,7 +234,7 @@ def _generator_objective(first_stage: FirstStage) -> Objective:
         fake, loss, metrics = _reconstruct(first_stage, context.key, params["generator"], batch)
         logits, features = first_stage.discriminate(params["discriminator"], fake)
         _, real_features = first_stage.discriminate(params["discriminator"], batch["image"])
-        metrics["loss/adversarial"] = jnp.mean(hinge.generator(logits))
+        metrics["loss/adversarial"] = jnp.mean(_HINGE.generator(logits, logits))
         metrics["loss/features"] = jnp.mean(feature_distance(features, real_features))
         adversarial = gan.weight * metrics["loss/adversarial"] + gan.feature_weight * metrics["loss/features"]
         return loss + _started(gan, context) * adversarial, (model_state, metrics)
@@ -247,7 +250,7 @@ def _discriminator_objective(first_stage: FirstStage) -> Objective:
         real_logits, _ = first_stage.discriminate(params["discriminator"], batch["image"])
         fake_logits, _ = first_stage.discriminate(params["discriminator"], fake)
         metrics = {"logits/real": jnp.mean(real_logits), "logits/fake": jnp.mean(fake_logits)}
-        loss = jnp.mean(hinge.discriminator(real_logits, fake_logits))
+        loss = jnp.mean(_HINGE.discriminator(real_logits, fake_logits))
         return _started(first_stage.gan, context) * loss, (model_state, metrics)
 
     return objective

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxgen.core import conditioning, keys
-from jaxgen.core.builders import InitVariables, Objective, Player, one_player
+from jaxgen.core.builders import InitVariables, Player, one_player
 from jaxgen.core.conditioning import Conditions
 from jaxgen.core.config import Need, Section, call
 from jaxgen.core.contract import (
@@ -20,6 +20,7 @@ from jaxgen.core.contract import (
     Metrics,
     Microbatch,
     ModelSpec,
+    Objective,
     TrainState,
     for_classes,
 )

@@ -1,0 +1,1 @@
+"""Pieces of adversarial training: the builder, the players, terms added to their losses, augmentation."""

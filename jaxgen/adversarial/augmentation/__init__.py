@@ -1,0 +1,1 @@
+"""Differentiable augmentation of what a discriminator sees, drawn for each example."""

@@ -1,0 +1,1 @@
+"""Augmentations by the names that `gan.augment` gives them, one a file."""

@@ -1,0 +1,23 @@
+"""R2: the squared gradient of the discriminator at generated images."""
+
+import jax.numpy as jnp
+
+from jaxgen.adversarial.turn import Cost, Term, Turn
+from jaxgen.core.schedules import Curve
+from jaxgen.losses.gradient_penalties import squared_gradients
+
+
+def r2(*, gamma: float | str = 10.0, every_steps: int = 1) -> Term:
+    """Returns gamma / 2 of the squared norm of the gradient at generated images (Mescheder et al. 2018, eq. 10).
+
+    Args:
+      gamma: twice the weight; may be scheduled.
+      every_steps: distance between updates on it.
+    """
+    weight = Curve.of(gamma, where="r2's gamma", low=0.0)
+
+    def cost(turn: Turn) -> Cost:
+        penalty = jnp.mean(squared_gradients(lambda images: turn.discriminate_fake(images).logits, turn.fake))
+        return Cost(0.5 * weight(turn.context.step) * penalty, metrics={"r2": penalty})
+
+    return Term(discriminator=cost, every_steps=every_steps)

@@ -1,0 +1,1 @@
+"""Uses of a finished model: pure functions over the functions of the contract."""

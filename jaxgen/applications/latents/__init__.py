@@ -1,0 +1,1 @@
+"""The latent space of a finished generator: truncation, interpolation, mixing, directions, projection of images."""

@@ -1,0 +1,61 @@
+"""Grouped 3x3 convolutions, in which each group of channels sees itself alone (Xie et al. 2017), also fast on a CPU.
+
+XLA's CPU backend has no fast kernel for the gradients of a grouped convolution, let alone for gradients of those, which
+gradient penalties take: as a matrix product for each group, of windows of 3x3 pixels, they are 15 to 100 times faster.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+
+class GroupedConv(nn.Module):
+    """A grouped 3x3 convolution without a bias, with zeros around the image, in the type of its input.
+
+    Attributes:
+      features: channels of the output.
+      groups: number of groups of consecutive channels, which divides those of the input and of the output.
+      kernel_init: initializer of the kernel, [3, 3, in / groups, out].
+    """
+
+    features: int
+    groups: int
+    kernel_init: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w {self.features}"]:
+        """Applies the convolution."""
+        kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1] // self.groups, self.features))
+        return grouped_conv(x, kernel.astype(x.dtype), self.groups)
+
+
+def grouped_conv(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 n d"], groups: int, *, as_products: bool | None = None
+) -> Float[Array, "b h w d"]:
+    """Applies a 3x3 convolution with zeros around the image to each of several groups of consecutive channels.
+
+    Args:
+      x: feature maps.
+      kernel: for c / groups channels of the input; the output's channels are those of the groups, one after another.
+      groups: number of groups.
+      as_products: whether to compute matrix products of windows; None for as the backend needs.
+    """
+    if as_products is None:
+        as_products = jax.default_backend() == "cpu"
+    if as_products:
+        return _products(x, kernel, groups)
+    layout = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout, feature_group_count=groups)
+
+
+def _products(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 n d"], groups: int) -> Float[Array, "b h w d"]:
+    b, h, w, c = x.shape
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))).reshape(b, h + 2, w + 2, groups, c // groups)
+    by_group = padded.transpose(3, 0, 1, 2, 4)
+    windows = [by_group[:, :, i : i + h, j : j + w] for i in range(3) for j in range(3)]
+    rows = jnp.concatenate(windows, axis=-1).reshape(groups, b * h * w, 9 * c // groups)
+    weights = kernel.reshape(9 * c // groups, groups, -1).transpose(1, 0, 2)
+    return (
+        jax.lax.batch_matmul(rows, weights).reshape(groups, b, h, w, -1).transpose(1, 2, 3, 0, 4).reshape(b, h, w, -1)
+    )

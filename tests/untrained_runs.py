@@ -1,0 +1,22 @@
+"""Work directories of models with random weights: the tiny variants of configs, made without training."""
+
+from pathlib import Path
+
+from specs import data_spec
+
+import jaxgen
+from jaxgen.runs import experiment as experiments
+from jaxgen.runs import new_run
+from jaxgen.runs.config_files import read_only
+from jaxgen.runs.settings import parse
+
+
+def make(directory: Path, config: str, **settings) -> Path:
+    """Makes the work directory of a run at step 0, of images of 8x8 pixels with three classes."""
+    made = read_only(jaxgen.config(config, **{"parallel.num_devices": 1} | settings))
+    spec = data_spec((8, 8, 1), 3)
+    experiment = experiments.build(parse(made), spec)
+    state = experiment.runner.to_contract(experiment.runner.init(experiments.example(experiment)))
+    directory.mkdir(parents=True)
+    new_run.write(directory, made, spec, state, step=0)
+    return directory
