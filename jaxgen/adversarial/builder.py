@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, PyTree
+import optax
+from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgen.adversarial.augmentation.piece import Augmentation, make_augmentation
-from jaxgen.adversarial.players import Players
+from jaxgen.adversarial.players import Players, draw_latents
 from jaxgen.adversarial.turn import Cost, Term, Turn
 from jaxgen.core import conditioning, keys
 from jaxgen.core.builders import InitVariables, Player, lazy_phases, two_player
@@ -143,12 +144,14 @@ class AdversarialTraining(NamedTuple):
 
     Attributes:
       init, update, phase, microbatches: as in `GenerativeModel`.
+      optimizers: of the players, by name.
     """
 
     init: Init
     update: Update
     phase: Callable[[int], Phase]
     microbatches: int
+    optimizers: Mapping[str, optax.GradientTransformationExtraArgs]
 
 
 def make_training(
@@ -181,19 +184,19 @@ def make_training(
     sections = {
         name: with_lazy_updates(own, lazy[name]) if name in lazy else own for name, own in config.optimizer.items()
     }
-    transformations = make_player_optimizers(sections, "generator", "discriminator", num_steps=config.train.num_steps)
+    optimizers = make_player_optimizers(sections, "generator", "discriminator", num_steps=config.train.num_steps)
     table = _Table(players, rules, spec, env.axis_name)
     sides = {
         name: Player(
             _objective(table, name),
-            transformations[name],
+            optimizers[name],
             _regularizer(table, name, lazy[name]) if name in lazy else None,
         )
         for name in PLAYERS
     }
     n_critic, microbatches = settings.n_critic, config.train.microbatches
     init, update = two_player(_init_variables(table), **sides, n_critic=n_critic, microbatches=microbatches, env=env)
-    return AdversarialTraining(init, update, lazy_phases(lazy), n_critic * microbatches)
+    return AdversarialTraining(init, update, lazy_phases(lazy), n_critic * microbatches, optimizers)
 
 
 class _Table(NamedTuple):
@@ -208,9 +211,6 @@ class _Table(NamedTuple):
 
     def label(self, batch: Microbatch) -> Int[Array, " b"] | None:
         return conditioning.of_batch(self.spec.conditioning, batch).get("label")
-
-    def latents(self, example_keys: Key[Array, " b"]) -> Float[Array, "b d"]:
-        return keys.normal(keys.fold_each(example_keys, "latent"), (self.players.latent_dim,))
 
 
 def _init_variables(table: _Table) -> InitVariables:
@@ -231,14 +231,14 @@ def _check_terms(table: _Table, context: Context, params: PyTree, state: PyTree,
         return
     label, players, example_keys = table.label(batch), table.players, keys.per_example(context.key, batch["index"])
 
-    def critique_of(images: Float[Array, "b h w c"]) -> Critique:
+    def refuse(images: Float[Array, "b h w c"]) -> None:
         own = (params["discriminator"], state["discriminator"])
-        return players.discriminate(context, *own, images, label, example_keys)[0]
+        critique, _ = players.discriminate(context, *own, images, label, example_keys)
+        for check in checks:
+            check(critique, label, players.styled)
 
     # Initialization is not mapped, but the discriminator in training takes means over the mapped axis: one of length 1.
-    critique = jax.eval_shape(jax.vmap(critique_of, axis_name=table.axis_name), batch["image"][None])
-    for check in checks:
-        check(critique, label, players.styled)
+    jax.eval_shape(jax.vmap(refuse, axis_name=table.axis_name), batch["image"][None])
 
 
 def _objective(table: _Table, player: str) -> Objective:
@@ -247,7 +247,7 @@ def _objective(table: _Table, player: str) -> Objective:
     def objective(
         context: Context, params: PyTree, model_state: PyTree, batch: Microbatch
     ) -> tuple[Float[Array, ""], tuple[PyTree, Metrics]]:
-        turn, model_state = _scene(table, player, context, params, model_state, batch)
+        turn, model_state = _turn(table, player, context, params, model_state, batch)
         loss, metrics = _adversarial(table, player, turn)
         costs, model_state, more = _costs(table, turn, model_state, every_steps=1)
         if player == "discriminator":
@@ -264,7 +264,7 @@ def _regularizer(table: _Table, player: str, every_steps: int) -> Objective:
     def objective(
         context: Context, params: PyTree, model_state: PyTree, batch: Microbatch
     ) -> tuple[Float[Array, ""], tuple[PyTree, Metrics]]:
-        turn, model_state = _scene(table, player, context, params, model_state, batch)
+        turn, model_state = _turn(table, player, context, params, model_state, batch)
         costs, model_state, metrics = _costs(table, turn, model_state, every_steps=every_steps)
         return every_steps * costs, (model_state, metrics)
 
@@ -321,13 +321,13 @@ def _adapted(table: _Table, turn: Turn, model_state: PyTree) -> tuple[PyTree, Me
     return {**model_state, "augment": state}, dict(augmentation.metrics(state, turn.context.step))
 
 
-def _scene(
+def _turn(
     table: _Table, player: str, context: Context, params: PyTree, model_state: PyTree, batch: Microbatch
 ) -> tuple[Turn, PyTree]:
     """Generates images and discriminates both kinds, the real ones first; returns the model state after that."""
     players, augmentation = table.players, table.rules.augmentation
     example_keys, label, real = keys.per_example(context.key, batch["index"]), table.label(batch), batch["image"]
-    latents = table.latents(example_keys)
+    latents = draw_latents(example_keys, players.latent_dim)
     own = {name: model_state[name] for name in PLAYERS}
 
     def generate(state: PyTree, latents: Float[Array, "b d"]) -> tuple[Float[Array, "b h w c"], PyTree]:

@@ -105,6 +105,11 @@ def players_of(generator: nn.Module, discriminator: nn.Module) -> Players:
     return Players(init, generate, discriminate_with(discriminator), generator.latent_dim)
 
 
+def draw_latents(example_keys: Key[Array, " b"], latent_dim: int) -> Float[Array, "b {latent_dim}"]:
+    """Draws standard normal latents, the same in training and for samples."""
+    return keys.normal(keys.fold_each(example_keys, "latent"), (latent_dim,))
+
+
 def discriminate_with(network: nn.Module) -> Discriminate:
     """Returns a network as a discriminator in training."""
 

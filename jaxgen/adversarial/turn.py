@@ -80,8 +80,8 @@ class Term(NamedTuple):
       discriminator: its cost in the discriminator's turn; None for none.
       generator: its cost in the generator's turn; None for none.
       init: from the parameters of both players to what the term keeps.
-      check: raises a `ValueError` where the discriminator's critique (abstract arrays), the labels or the generator
-        lack what the term needs: `(critique, label, styled)`.
+      check: raises a `ValueError` where the discriminator's critique, the labels or the generator lack what the term
+        needs: `(critique, label, styled)`; it is traced, so that values are not known.
       every_steps: if above 1, the player does an update of its own on its terms, every so many steps, with a loss as
         many times as large (lazy regularization, Karras et al. 2020, section 3.1).
     """

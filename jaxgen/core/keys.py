@@ -51,3 +51,16 @@ def bernoulli(keys: Key[Array, " n"], probability: float | Float[Array, ""]) -> 
 def normal(keys: Key[Array, " n"], shape: tuple[int, ...]) -> Float[Array, "n ..."]:
     """Draws standard normal noise of the given shape from each of n keys."""
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
+def truncated_normal(keys: Key[Array, " n"], shape: tuple[int, ...], *, bound: float) -> Float[Array, "n ..."]:
+    """Draws normal noise between -bound and bound, whose density keeps its shape there, from each of n keys.
+
+    Of latents it is the truncation of Brock et al. 2019, section 3.1.
+
+    Raises:
+      ValueError: if the bound is not positive.
+    """
+    if not bound > 0.0:
+        raise ValueError(f"The bound of truncated latents is {bound}, but must be positive.")
+    return jax.vmap(lambda key: jax.random.truncated_normal(key, -bound, bound, shape))(keys)

@@ -54,17 +54,6 @@ def training_keys(train: bool, dropout: float, dropout_keys: Key[Array, " b"] | 
     return dropout_keys if train else None
 
 
-def check_fractions(*, where: str, **fractions: float) -> None:
-    """Refuses numbers outside of [0, 1].
-
-    Raises:
-      ValueError: names the field and its section.
-    """
-    for name, value in fractions.items():
-        if not 0.0 <= value <= 1.0:
-            raise ValueError(f"{where}.{name} is {value}, but must lie in [0, 1].")
-
-
 def check_halvings(sides: tuple[int, ...], halvings: int, *, advice: str) -> None:
     """Refuses images whose height and width cannot be halved so often.
 

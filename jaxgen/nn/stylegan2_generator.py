@@ -9,8 +9,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
+from jaxgen.core.config import check_bounds
 from jaxgen.nn import styles
-from jaxgen.nn.checks import check_fractions
 from jaxgen.nn.resample import upsample
 from jaxgen.nn.stylegan2_layers import TAPS, Mapping, NoiseMode, StyledConv, ToRGB, channels_at, resolutions
 
@@ -48,7 +48,7 @@ class Generator(nn.Module):
 
     def setup(self) -> None:
         """Makes the two networks."""
-        check_fractions(where="generator", style_mixing=self.style_mixing, w_avg_decay=self.w_avg_decay)
+        check_bounds(self, {"style_mixing": (0, 1), "w_avg_decay": (0, 1)}, where="generator")
         self.mapping = Mapping(self.w_dim, self.num_mapping_layers, self.num_classes)
         self.synthesis = Synthesis(self.image_shape, self.channel_base, self.channel_max, self.clamp, self.dtype)
         self.w_avg = self.variable("buffers", "w_avg", jnp.zeros, (self.w_dim,))

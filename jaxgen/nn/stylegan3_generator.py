@@ -10,8 +10,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
+from jaxgen.core.config import check_bounds
 from jaxgen.nn import styles
-from jaxgen.nn.checks import check_fractions
 from jaxgen.nn.stylegan2_layers import Mapping, NoiseMode
 from jaxgen.nn.stylegan3_layers import AliasFreeConv, Band, FourierInput, bands
 
@@ -63,8 +63,8 @@ class Generator(nn.Module):
 
     def setup(self) -> None:
         """Makes the two networks."""
-        fractions = {"w_avg_decay": self.w_avg_decay, "magnitude_decay": self.magnitude_decay}
-        check_fractions(where="generator", style_mixing=self.style_mixing, **fractions)
+        fractions = ("style_mixing", "w_avg_decay", "magnitude_decay")
+        check_bounds(self, dict.fromkeys(fractions, (0, 1)), where="generator")
         height, width, colors = self.image_shape
         if height != width:
             raise ValueError(f"StyleGAN3 takes square images, not {height}x{width}: set data.image_size.")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxgen.applications.latents import directions, interpolation, mixing, truncation
+from jaxgen.core.keys import truncated_normal
 
 KEYS = jax.random.split(jax.random.key(0), 400)
 A, B = jax.random.normal(jax.random.key(1), (2, 3, 5))
@@ -13,14 +14,14 @@ T = jnp.array([0.0, 0.3, 1.0])
 
 
 def test_truncated_latents_keep_the_shape_of_the_normal_distribution():
-    z = jax.jit(lambda: truncation.truncated_latents(KEYS, (50,), bound=0.5))()
+    z = jax.jit(lambda: truncated_normal(KEYS, (50,), bound=0.5))()
     assert z.shape == (400, 50)
     assert 0.49 < jnp.abs(z).max() <= 0.5
     # The variance of the standard normal distribution between -0.5 and 0.5.
     np.testing.assert_allclose(jnp.var(z), 1.0 - 0.5 * 2.0 * 0.3520653 / 0.3829249, rtol=0.03)
-    np.testing.assert_array_equal(truncation.truncated_latents(KEYS[3:4], (50,), bound=0.5)[0], z[3])
+    np.testing.assert_array_equal(truncated_normal(KEYS[3:4], (50,), bound=0.5)[0], z[3])
     with pytest.raises(ValueError, match=r"bound of truncated latents is 0\.0"):
-        truncation.truncated_latents(KEYS, (2,), bound=0.0)
+        truncated_normal(KEYS, (2,), bound=0.0)
 
 
 def test_the_mean_style_is_that_of_random_latents_under_the_conditions():

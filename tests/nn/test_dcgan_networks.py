@@ -3,6 +3,7 @@
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxgen.core import trees
@@ -108,3 +109,13 @@ def test_the_features_are_the_activations_that_the_logit_is_linear_in():
     kernel = variables["params"]["head"]["out"]["kernel"][:, 0]
     chex.assert_trees_all_close(judged.logits, judged.features @ kernel, atol=1e-6)
     assert (judged.classes, judged.embedding) == (None, None)
+
+
+def test_a_discriminator_that_compares_images_sees_the_others_of_the_batch():
+    plain, comparing = (Discriminator(width=4, base_side=2, batch_norm=False, minibatch_kernels=k) for k in (0, 3))
+    images = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
+    for network, alone in ((plain, True), (comparing, False)):
+        variables = network.init(jax.random.key(1), images, train=False)
+        assert ("minibatch" in variables["params"]) != alone
+        logits, first = (network.apply(variables, x, train=True).logits for x in (images, images[:2]))
+        assert np.allclose(logits[:2], first, atol=1e-6) == alone

@@ -1,27 +1,10 @@
 """Truncation: less variety for better images."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxgen.core import keys as random_keys
 from jaxgen.core.contract import Conditioning, Styles, Variables
-
-
-def truncated_latents(keys: Key[Array, " n"], shape: tuple[int, ...], *, bound: float) -> Float[Array, "n ..."]:
-    """Draws latents of the standard normal distribution between -`bound` and `bound` (Brock et al. 2019, section 3.1).
-
-    Args:
-      keys: one a latent.
-      shape: of a latent.
-      bound: of the absolute values.
-
-    Raises:
-      ValueError: if the bound is not positive.
-    """
-    if not bound > 0.0:
-        raise ValueError(f"The bound of truncated latents is {bound}, but must be positive.")
-    return jax.vmap(lambda key: jax.random.truncated_normal(key, -bound, bound, shape))(keys)
 
 
 def mean_style(

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from jaxgen.adversarial.builder import make_training, read_settings
-from jaxgen.adversarial.players import apply, players_of
+from jaxgen.adversarial.players import apply, draw_latents, players_of
 from jaxgen.core import conditioning, keys
 from jaxgen.core.config import Need, Section, call, check_bounds
 from jaxgen.core.contract import Batch, Conditioning, Env, GenerativeModel, ModelSpec, TrainState
@@ -69,7 +69,7 @@ def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
         return jnp.clip(generator.apply(variables, latents, label, train=False), -1.0, 1.0)
 
     def sample(sample_keys: Key[Array, " n"], variables: PyTree, cond: Conditioning = None) -> Float[Array, "n h w c"]:
-        return decode(variables, draw_latents(sample_keys, settings.latent_dim, sampler.truncation), cond)
+        return decode(variables, _latents(sample_keys, settings.latent_dim, sampler.truncation), cond)
 
     return GenerativeModel(
         spec,
@@ -95,7 +95,7 @@ def _with_standing_statistics(
         if spec.num_classes:
             draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, spec.num_classes))
             label = draw(keys.fold_each(example_keys, "label"))
-        latents = draw_latents(example_keys, generator.latent_dim, None)
+        latents = draw_latents(example_keys, generator.latent_dim)
         return apply(generator, params, state, latents, label, example_keys)[1], None
 
     state = {name: tree for name, tree in variables.items() if name != "params"}
@@ -104,9 +104,7 @@ def _with_standing_statistics(
     return {"params": params, **state}
 
 
-def draw_latents(sample_keys: Key[Array, " n"], latent_dim: int, truncation: float | None) -> Float[Array, "n d"]:
-    """Draws normal latents, truncated or not."""
-    latent_keys = keys.fold_each(sample_keys, "latent")
+def _latents(sample_keys: Key[Array, " n"], latent_dim: int, truncation: float | None) -> Float[Array, "n d"]:
     if truncation is None:
-        return keys.normal(latent_keys, (latent_dim,))
-    return jax.vmap(lambda key: jax.random.truncated_normal(key, -truncation, truncation, (latent_dim,)))(latent_keys)
+        return draw_latents(sample_keys, latent_dim)
+    return keys.truncated_normal(keys.fold_each(sample_keys, "latent"), (latent_dim,), bound=truncation)

@@ -1,6 +1,6 @@
 """Progressive growing of GANs (Karras et al. 2018): both networks grow from the coarsest level to the finest."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from jaxgen.adversarial.builder import make_training, read_settings
 from jaxgen.adversarial.growth import Growth, GrowthSettings, plan, shrunk
-from jaxgen.adversarial.players import Players, players_of
-from jaxgen.core import conditioning, keys
+from jaxgen.adversarial.players import Players, draw_latents, players_of
+from jaxgen.core import conditioning
 from jaxgen.core.config import Section, call
 from jaxgen.core.contract import (
     CONSTANT,
@@ -29,7 +29,6 @@ from jaxgen.core.contract import (
 )
 from jaxgen.nn.adversarial import Critique
 from jaxgen.nn.progan import Discriminator, Generator, levels_of
-from jaxgen.optim.optimizers import make_player_optimizers
 
 
 def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
@@ -49,9 +48,6 @@ def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
         microbatches=config.train.microbatches,
     )
     training = make_training(_players(generator, discriminator, growth), settings, config, spec, env)
-    optimizers = make_player_optimizers(
-        config.optimizer, "generator", "discriminator", num_steps=config.train.num_steps
-    )
     synthesize = _synthesis(generator, growth)
 
     def phase(step: int) -> Phase:
@@ -66,13 +62,12 @@ def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
         return synthesize(variables, latents, label)
 
     def sample(sample_keys: Key[Array, " n"], variables: PyTree, cond: Conditioning = None) -> Float[Array, "n h w c"]:
-        latents = keys.normal(keys.fold_each(sample_keys, "latent"), (settings.latent_dim,))
-        return decode(variables, latents, cond)
+        return decode(variables, draw_latents(sample_keys, settings.latent_dim), cond)
 
     return GenerativeModel(
         spec,
         training.init,
-        _growing(training.update, growth, optimizers),
+        _growing(training.update, growth, training.optimizers),
         sample,
         eval_variables,
         decode=decode,
@@ -91,7 +86,7 @@ def _networks(config: Section, spec: ModelSpec, latent_dim: int, env: Env) -> tu
     )
 
 
-def _growing(inner: Update, growth: Growth, optimizers: dict[str, optax.GradientTransformationExtraArgs]) -> Update:
+def _growing(inner: Update, growth: Growth, optimizers: Mapping[str, optax.GradientTransformationExtraArgs]) -> Update:
     """Returns the update on images of the phase's resolution, before which optimizers start anew where they are to."""
 
     def update(

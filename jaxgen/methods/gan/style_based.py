@@ -8,8 +8,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from jaxgen.adversarial.builder import make_training, read_settings
-from jaxgen.adversarial.players import Players, Styled, players_of
-from jaxgen.core import conditioning, keys
+from jaxgen.adversarial.players import Players, Styled, draw_latents, players_of
+from jaxgen.core import conditioning
 from jaxgen.core.config import Need, Section, call
 from jaxgen.core.contract import Conditioning, Context, Env, GenerativeModel, ModelSpec, TrainState
 from jaxgen.nn.adversarial import make_discriminator, make_generator
@@ -92,7 +92,7 @@ def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
         return synthesize(variables, styles(variables, latents, cond))
 
     def sample(sample_keys: Key[Array, " n"], variables: PyTree, cond: Conditioning = None) -> Float[Array, "n h w c"]:
-        latents = keys.normal(keys.fold_each(sample_keys, "latent"), (settings.latent_dim,))
+        latents = draw_latents(sample_keys, settings.latent_dim)
         return images_of(variables, styles(variables, latents, cond), sample_keys, sampler.noise_mode)
 
     return GenerativeModel(
