@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(PEERS), choices=list(PEERS))
     parser.add_argument("--diffusers_python", help="of an environment with diffusers and torch; none: no such row")
     parser.add_argument("--artifex_python", help="of an environment with avitai-artifex; none: no such rows")
+    parser.add_argument("--peers_only", action="store_true", help="train the peers alone, beside the rows there are")
     parser.add_argument("--hardware", default="2-core CPU", help="named in the results, in general terms")
     arguments = parser.parse_args()
     pythons = {"diffusers": arguments.diffusers_python, "artifex": arguments.artifex_python}
@@ -73,8 +74,9 @@ def main() -> None:
     data = export_data(work / "fashion.npz")
     rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}
     for model in arguments.models:
-        ours = train_ours(model, work)
-        rows[f"jaxgen {model}"] = ours
+        if not arguments.peers_only:
+            rows[f"jaxgen {model}"] = train_ours(model, work)
+        ours = rows[f"jaxgen {model}"]
         library, program, name = PEERS[model]
         if pythons[library] is None:
             print(f"{library} has no row: give --{library}_python=PYTHON of an environment that has it.")

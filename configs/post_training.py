@@ -14,7 +14,7 @@ def digits() -> ConfigDict:
     """The consistency model of the digits, sampled in one step, with adversarial training in the last third."""
     config = with_discriminator(consistency.digits(), dcgan.small_digits())
     config.sampler.sigmas = ()
-    config.gan.weight = "piecewise(boundaries=(2_200,), values=(0.0, 0.1))"
+    config.gan.weight = "piecewise(boundaries=(2_200,), values=(0.0, 3.0))"
     return config
 
 

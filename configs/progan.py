@@ -65,7 +65,10 @@ def shapes() -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """Scikit-learn's 8x8 digits, from 4x4, class-conditional by an auxiliary classifier as in the official code."""
+    """Scikit-learn's 8x8 digits, from 4x4, class-conditional by an auxiliary classifier as in the official code.
+
+    The rate is three times the official one, for a run this short: ten minutes on two CPU cores.
+    """
     config = cifar10()
     config.data.name = "digits"
     config.data.flip = False
@@ -76,6 +79,9 @@ def digits() -> ConfigDict:
     config.train.checkpoint_every_steps = 500
     config.train.sample_every_steps = 1_000
     config.evaluate.num_samples = 1_000
+    config.ema.decay = 0.998
+    for player in config.optimizer.values():
+        player.learning_rate = 3e-3
     for network in (config.generator, config.discriminator):
         network.channel_base, network.channel_max = 512, 64
     return _grown(config, levels=2, batch_sizes=(64, 64), images=40_000, last_images=100_000)

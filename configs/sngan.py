@@ -110,9 +110,9 @@ def fashion() -> ConfigDict:
     """Fashion-MNIST, 28x28, from a base of 7x7."""
     config = _small(cifar10())
     config.data.name = "fashion"
-    config.train.num_steps = 2_000
-    config.generator.channels = (64, 64, 64)
-    config.discriminator.channels = (32, 64, 64)
+    config.train.num_steps = 3_000
+    config.generator.channels = (64, 32, 16)
+    config.discriminator.channels = (16, 32, 64)
     config.discriminator.num_downsampling = 2
     return config
 
@@ -121,7 +121,7 @@ def digits() -> ConfigDict:
     """Scikit-learn's 8x8 digits, from a base of 4x4: minutes on two CPU cores."""
     config = _small(cifar10())
     config.data.name = "digits"
-    config.train.num_steps = 3_000
+    config.train.num_steps = 2_200
     config.generator.channels = (64, 64)
     config.discriminator.channels = (64, 64)
     config.discriminator.num_downsampling = 1
@@ -141,12 +141,11 @@ def tiny() -> ConfigDict:
 def _small(config: ConfigDict) -> ConfigDict:
     """Sets short training with an average, at a higher rate, on a CPU."""
     config.ema.decay = 0.998
-    config.train.steps_per_dispatch = 10
     config.train.sample_every_steps = 1_000
     config.train.checkpoint_every_steps = 500
     config.evaluate.num_samples = 1_000
     config.gan.latent_dim = 64
-    config.gan.n_critic = 2
+    config.gan.n_critic = 1
     for player in config.optimizer.values():
-        player.learning_rate = 5e-4
+        player.learning_rate = 1e-3
     return config

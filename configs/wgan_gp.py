@@ -45,8 +45,8 @@ def small(config: ConfigDict) -> ConfigDict:
 
 def fashion() -> ConfigDict:
     """Fashion-MNIST, 28x28, class-conditional, with DCGAN's networks."""
-    config = small(dcgan.fashion())
-    config.train.num_steps = 1_000
+    config = small(dcgan.small_fashion())
+    config.train.num_steps = 2_000
     return config
 
 
