@@ -159,6 +159,7 @@ def tiny() -> ConfigDict:
     config.model.num_groups = 2
     config.quantizer.num_codes = 12
     config.tokenizer.entropy_weight = 0.1
+    config.tokenizer.entropy_temperature = 1.0
     config.gan.start_steps = 1
     config.gan.adaptive = True
     config.discriminator.width = 4

@@ -165,8 +165,8 @@ ONE_MICROBATCH = (
     "vqgan",
 )
 """Configs for which two microbatches are another computation than one: gradients that are no means over examples (batch
-normalization, minibatch standard deviations, entropies of codes, weights by norms of gradients), power iterations with each microbatch, and times drawn by the losses of
-the microbatch before (importance sampling)."""
+normalization, minibatch standard deviations, entropies of codes, weights that are norms of gradients), power iterations
+with each microbatch, and times drawn by the losses of the microbatch before (importance sampling)."""
 
 
 @pytest.mark.parametrize("layout", QUICK)

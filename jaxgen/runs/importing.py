@@ -272,8 +272,9 @@ def _build_with_autoencoder(
     """
     assert autoencoder.latent_shape is not None
     height, width, channels = autoencoder.latent_shape
-    moments = (height, width, 2 * channels)  # mean and deviation, as cached
-    known = experiments.known_facts(settings, moments, num_classes)
+    codes = autoencoder.latent_levels is not None
+    cached = (height, width, channels if codes else 2 * channels)  # codes, or mean and deviation
+    known = experiments.known_facts(settings, cached, num_classes)._replace(latent_levels=autoencoder.latent_levels)
     if not known.of_latents:
         raise ValueError(f"--autoencoder is for models of latents, but data.name is {settings.data.name!r}.")
     return experiments.build(settings, experiments.spec_of(known), home)

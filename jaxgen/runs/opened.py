@@ -229,8 +229,8 @@ class Run:
 
     def encode(
         self, images: Shaped[np.ndarray, "..."], *, labels: Labels = None, seed: int = 0
-    ) -> Float[np.ndarray, "n ..."]:
-        """Returns the latents of images, of a model that has latents.
+    ) -> Shaped[np.ndarray, "n ..."]:
+        """Returns the latents of images, of a model that has latents: integers if they are codes.
 
         Args:
           images: uint8 or, of 16-bit data, uint16 [n, h, w, c], of the shape `spec.image_shape`, as `data` has them.
@@ -309,7 +309,15 @@ class Run:
         return self._images(images), self._cond(labels, len(images)).get("label")
 
     def _latents(self, latents: np.ndarray) -> np.ndarray:
-        given, shape = np.asarray(latents, np.float32), self.spec.latent_shape
+        given, shape = np.asarray(latents), self.spec.latent_shape
+        if self.spec.latent_levels is not None:
+            if not np.issubdtype(given.dtype, np.integer) or given.min() < 0 or given.max() >= self.spec.latent_levels:
+                raise ValueError(
+                    f"The latents are codes: integers in [0, {self.spec.latent_levels}), which these are not."
+                )
+            given = given.astype(np.int32)
+        else:
+            given = given.astype(np.float32)
         if given.ndim == 0 or len(given) == 0 or (shape is not None and given.shape[1:] != tuple(shape)):
             raise ValueError(f"The latents are of shape {given.shape}, but must be of shape {('n', *(shape or ()))}.")
         return given

@@ -20,6 +20,8 @@ from jaxgen.core.contract import (
     Batch,
     Conditioning,
     Context,
+    Decode,
+    Encode,
     Env,
     GenerativeModel,
     Init,
@@ -28,6 +30,7 @@ from jaxgen.core.contract import (
     ModelSpec,
     Objective,
     Phase,
+    Posterior,
     TrainState,
     Update,
 )
@@ -111,6 +114,31 @@ def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
         params = state.params["generator"] if tokenizer.gan.weight else state.params
         return {"params": params, "codebooks": state.model_state.get("codebooks", {})}
 
+    posterior, encode, decode = _functions(tokenizer)
+
+    def sample(sample_keys: Key[Array, " n"], variables: PyTree, cond: Conditioning = None) -> Float[Array, "n h w c"]:
+        draw = jax.vmap(lambda key: jax.random.randint(key, grid, 0, tokenizer.quantizer.num_codes))
+        return decode(variables, draw(sample_keys), cond)
+
+    return GenerativeModel(
+        spec._replace(
+            conditioning=conditioning.NONE,
+            latent_shape=grid,
+            latent_levels=tokenizer.quantizer.num_codes,
+            code_dim=tokenizer.quantizer.code_dim,
+        ),
+        init,
+        update,
+        sample,
+        eval_variables,
+        encode=encode,
+        decode=decode,
+        posterior=posterior,
+        microbatches=config.train.microbatches,
+    )
+
+
+def _functions(tokenizer: Tokenizer) -> tuple[Posterior, Encode, Decode]:
     def posterior(
         variables: PyTree, images: Float[Array, "n h w c"], cond: Conditioning = None
     ) -> tuple[Float[Array, "n h_z w_z d"], Float[Array, "n h_z w_z d"]]:
@@ -136,26 +164,7 @@ def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
             vectors = tokenizer.quantize(params, codebooks, latents).output
         return jnp.clip(tokenizer.decode(params["network"], vectors), -1.0, 1.0)
 
-    def sample(sample_keys: Key[Array, " n"], variables: PyTree, cond: Conditioning = None) -> Float[Array, "n h w c"]:
-        draw = jax.vmap(lambda key: jax.random.randint(key, grid, 0, tokenizer.quantizer.num_codes))
-        return decode(variables, draw(sample_keys), cond)
-
-    return GenerativeModel(
-        spec._replace(
-            conditioning=conditioning.NONE,
-            latent_shape=grid,
-            latent_levels=tokenizer.quantizer.num_codes,
-            code_dim=tokenizer.quantizer.code_dim,
-        ),
-        init,
-        update,
-        sample,
-        eval_variables,
-        encode=encode,
-        decode=decode,
-        posterior=posterior,
-        microbatches=config.train.microbatches,
-    )
+    return posterior, encode, decode
 
 
 def _tokenizer(config: Section, spec: ModelSpec, env: Env) -> Tokenizer:

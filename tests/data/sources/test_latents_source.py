@@ -15,7 +15,7 @@ PIXELS = Dataset([], (8, 12, 3), conditioning=label_of(2), class_names=("cat", "
 def save(directory, dtype="float32"):
     for split, rows in (("train", MOMENTS), ("test", MOMENTS[:2])):
         batches = iter([rows[:2], rows[2:]])
-        latents.save_moments(directory / split, batches, count=len(rows), latent_shape=(2, 3, 2), dtype=dtype)
+        latents.save_values(directory / split, batches, count=len(rows), latent_shape=(2, 3, 2), dtype=dtype)
         latents.save_labels(directory / split, np.arange(len(rows)) % 2)
     latents.save_facts(directory, PIXELS, latent_shape=(2, 3, 2), num_examples={"train": 5, "test": 2}, step=7)
     return str(directory)
