@@ -6,6 +6,7 @@ Latents are real numbers, or codes: integers, which the model of latents sees as
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key, PyTree, Shaped
 
 from jaxgen.core import images as image_ranges
@@ -52,7 +53,11 @@ def latent_kind(spec: ModelSpec, autoencoder: ModelSpec) -> Kind:
     same = spec.latent_levels in (None, autoencoder.latent_levels)
     found = [kind for kind, shape in shapes.items() if spec.image_shape == shape and same]
     if not found:
-        words = {"moments": "mean and deviation", "plain": "latents", "codes": f"{autoencoder.latent_levels} codes"}
+        words = {
+            "moments": "mean and deviation",
+            "plain": "latents",
+            "codes": f"{autoencoder.latent_levels or 'no'} codes",
+        }
         made = " or ".join(f"{words[kind]} of shape {shape}" for kind, shape in shapes.items())
         codes = "" if spec.latent_levels is None else f"{spec.latent_levels} codes "
         raise ValueError(
@@ -97,17 +102,16 @@ def with_latents(model: GenerativeModel, autoencoder: GenerativeModel, kind: Kin
       `image`; each update draws new latents. `plain` ones are taken as they are. Either are scaled to mean 0 and the
       standard deviation `model.spec.sigma_data`, or 1 if that is None. `encode` and `decode` use such standardized
       latents, of vectors as maps of one place.
-    - Of `codes`, batches hold integers, which become the levels of images in [-1, 1], as `encode` returns them.
+    - Of `codes`, batches hold integers, which become the levels of images in [-1, 1]; `encode` returns such.
 
-    Variables are `{"model": ..., "autoencoder": ...}`. There is no `denoise` and no `log_prob`: noise levels and
-    likelihoods would be those of latents.
+    Variables are `{"model": ..., "autoencoder": ...}`. There is no `denoise` and no `log_prob`: both are of latents.
 
     Raises:
       ValueError: if the autoencoder cannot encode and decode.
     """
     require(autoencoder, "encode", "decode", by="Training on latents")
     encoder, decoder = encoder_of(autoencoder, kind), autoencoder.decode
-    assert decoder is not None  # as was required
+    assert decoder is not None
     view = LatentView(kind, autoencoder.spec, model.spec)
 
     def init(key: Key[Array, ""], batch: Batch, frozen: PyTree = ()) -> TrainState:
@@ -174,6 +178,20 @@ def encoder_of(autoencoder: GenerativeModel, kind: Kind) -> Encode:
         return posterior(variables, images, cond)[0]
 
     return encode
+
+
+def checked_latents(values: Any, latent_levels: int | None) -> Shaped[np.ndarray, "..."]:
+    """Returns latents as an array of float32 or, of `latent_levels` codes, of int32.
+
+    Raises:
+      ValueError: if they are to be codes, and are none.
+    """
+    given = np.asarray(values)
+    if latent_levels is None:
+        return given.astype(np.float32)
+    if not np.issubdtype(given.dtype, np.integer) or np.any((given < 0) | (given >= latent_levels)):
+        raise ValueError(f"The latents must be codes, which are integers in [0, {latent_levels}).")
+    return given.astype(np.int32)
 
 
 def standardize(autoencoder: PyTree, deviation: float, latents: Float[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:

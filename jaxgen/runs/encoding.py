@@ -98,10 +98,8 @@ def encode(
         if num_train is not None and num_train < 1:
             raise ValueError(f"The number of training images is {num_train}, but must be at least 1.")
         _check_autoencoder(run)
-        config, encoder = (
-            run.config,
-            make_encoder(run.model, run.variables, run.experiment.runner.mesh, run.batch_size, numbers=numbers),
-        )
+        config, mesh = run.config, run.experiment.runner.mesh
+        encoder = make_encoder(run.model, run.variables, mesh, run.batch_size, numbers=numbers)
         faults = {split: experiments.make_faults(run.settings, split, say=say) for split in ("train", "test")}
         data = {split: experiments.load_data(run.settings, split, faults[split]) for split in faults}
     with whole_directory(output) as unfinished:

@@ -15,6 +15,7 @@ from jaxgen.core import conditioning, keys, latents, paths
 from jaxgen.core import images as image_tools
 from jaxgen.core.contract import Decode, Encode, GenerativeModel, ModelSpec, Synthesize, TrainState, require
 from jaxgen.core.images import Window
+from jaxgen.core.latents import checked_latents
 from jaxgen.data import Dataset
 from jaxgen.parallel import sampling
 from jaxgen.runs import environment, frozen
@@ -309,15 +310,7 @@ class Run:
         return self._images(images), self._cond(labels, len(images)).get("label")
 
     def _latents(self, latents: np.ndarray) -> np.ndarray:
-        given, shape = np.asarray(latents), self.spec.latent_shape
-        if self.spec.latent_levels is not None:
-            if not np.issubdtype(given.dtype, np.integer) or given.min() < 0 or given.max() >= self.spec.latent_levels:
-                raise ValueError(
-                    f"The latents are codes: integers in [0, {self.spec.latent_levels}), which these are not."
-                )
-            given = given.astype(np.int32)
-        else:
-            given = given.astype(np.float32)
+        given, shape = checked_latents(latents, self.spec.latent_levels), self.spec.latent_shape
         if given.ndim == 0 or len(given) == 0 or (shape is not None and given.shape[1:] != tuple(shape)):
             raise ValueError(f"The latents are of shape {given.shape}, but must be of shape {('n', *(shape or ()))}.")
         return given

@@ -171,7 +171,7 @@ def test_a_failed_encode_leaves_nothing(first_stage, tmp_path, monkeypatch):
 def test_refusals(first_stage, trained, cache, tmp_path):
     refused = {
         "exists already": run_encode(first_stage, cache),
-        "has no feature maps as latents to cache": run_encode(trained.workdir, tmp_path / "cache"),
+        "latents of this model depend on label": run_encode(trained.workdir, tmp_path / "cache"),
         "needs --output=DIR": launch("encode", f"--workdir={first_stage}"),
         "--num_samples is 0": launch(
             "encode", f"--workdir={first_stage}", f"--output={tmp_path / 'a'}", "--num_samples=0"

@@ -209,15 +209,15 @@ def independent(logits):
     return np.exp([log_probs[np.arange(TOKENS), tokens].sum() for tokens in ALL])
 
 
+ONE = {"num_steps": 1, "schedule": "cosine"}
 NOTHING = np.full((1, TOKENS), LEVELS)
 
 
 def test_one_step_draws_all_tokens_alone_by_temperature_and_guidance():
-    one = {"num_steps": 1, "schedule": "cosine"}
     logits, null = formula(np, NOTHING, np.array([1]))[0], formula(np, NOTHING, None)[0]
-    assert_frequencies(frequencies(make(sampler=one), 1), independent(logits))
-    assert_frequencies(frequencies(make(sampler={**one, "temperature": 0.5}), 1), independent(logits / 0.5))
-    guided = make(masked={"label_dropout": 0.1}, sampler={**one, "guidance_scale": 2.5})
+    assert_frequencies(frequencies(make(sampler=ONE), 1), independent(logits))
+    assert_frequencies(frequencies(make(sampler={**ONE, "temperature": 0.5}), 1), independent(logits / 0.5))
+    guided = make(masked={"label_dropout": 0.1}, sampler={**ONE, "guidance_scale": 2.5})
     assert_frequencies(frequencies(guided, 1), independent(null + 2.5 * (logits - null)))
 
 
