@@ -20,9 +20,19 @@ KEY = keys.root_key(0)
 VQ, FSQ = {"name": "vector_quantizer"}, {"name": "finite_scalar"}
 
 
-def statistics_of(quantizer, variables, z, *, index=None, batch_size=None, key=KEY):
-    index = jnp.arange(len(z)) if index is None else index
-    return quantizer.statistics(quantizer.apply(variables, z), index, key, batch_size or len(z))
+def statistics_of(quantizer, variables, z):
+    return quantizer.statistics(quantizer.apply(variables, z), jnp.arange(len(z)), KEY, len(z))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def updated(quantizer, codebooks, z):
+    """The averages after a batch."""
+    return quantizer.updated(codebooks, statistics_of(quantizer, {"codebooks": codebooks}, z))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def quantize(quantizer, variables, z):
+    return quantizer.apply(variables, z)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +137,7 @@ def test_averages_of_one_batch_by_hand():
     old = {"codes": jnp.array([[0.0], [10.0], [99.0]]), "size": jnp.array([2.0, 1.0, 1.0])}
     codebooks = {"codebook": {**old, "sum": jnp.array([[0.0], [10.0], [99.0]])}}
     z = jnp.array([[[[1.0], [2.0]]], [[[12.0], [-1.0]]]])
-    new = quantizer.updated(codebooks, statistics_of(quantizer, {"codebooks": codebooks}, z))["codebook"]
+    new = updated(quantizer, codebooks, z)["codebook"]
     size = 0.75 * np.array([2.0, 1.0, 1.0]) + 0.25 * np.array([3.0, 1.0, 0.0])
     total = 0.75 * np.array([0.0, 10.0, 99.0]) + 0.25 * np.array([2.0, 12.0, 0.0])
     smoothed = (size + 0.5) / (size.sum() + 1.5) * size.sum()
@@ -141,7 +151,7 @@ def test_a_code_that_is_not_chosen_keeps_its_vector_from_the_start_on():
     z = jnp.zeros((1, 1, 3, 2))
     codebooks = quantizer.init(KEY, z)["codebooks"]
     codes = quantizer.apply({"codebooks": codebooks}, z).codes
-    new = quantizer.updated(codebooks, statistics_of(quantizer, {"codebooks": codebooks}, z))["codebook"]
+    new = updated(quantizer, codebooks, z)["codebook"]
     kept = np.setdiff1d(np.arange(4), np.unique(codes))
     np.testing.assert_allclose(new["codes"][kept], codebooks["codebook"]["codes"][kept], rtol=1e-3)
     assert len(kept) == 3
@@ -153,10 +163,7 @@ def test_dead_codes_become_vectors_of_the_batch_and_others_stay():
     z = jax.random.normal(KEY, (6, 2, 3, 2)) + 100.0  # all of them choose one code
     codebooks = dead.init(KEY, z)["codebooks"]
     codebooks["codebook"]["codes"] = codebooks["codebook"]["codes"].at[3].set(100.0)
-    found, plain = (
-        quantizer.updated(codebooks, statistics_of(quantizer, {"codebooks": codebooks}, z))["codebook"]
-        for quantizer in (dead, alive)
-    )
+    found, plain = (updated(quantizer, codebooks, z)["codebook"] for quantizer in (dead, alive))
     np.testing.assert_allclose(found["codes"][3], plain["codes"][3])
     np.testing.assert_allclose(found["size"], [1.0, 1.0, 1.0, 0.5 * 1.0 + 0.5 * 36.0, 1.0])
     rows = {tuple(row) for row in np.asarray(z).reshape(-1, 2)}
@@ -169,7 +176,7 @@ def test_dead_codes_become_vectors_of_the_batch_and_others_stay():
 
 def test_a_draw_of_the_batch_is_the_sum_of_those_of_its_parts_in_any_order():
     z, index = jax.random.normal(KEY, (6, 2, 2, 3)), jnp.array([4, 0, 5, 1, 3, 2])
-    draw = functools.partial(drawn_vectors, KEY, number=50, batch_size=6)
+    draw = jax.jit(functools.partial(drawn_vectors, KEY, number=50, batch_size=6))
     whole = draw(z, index)
     np.testing.assert_allclose(draw(z[:2], index[:2]) + draw(z[2:], index[2:]), whole, atol=1e-6)
     order = jnp.argsort(index)
@@ -222,7 +229,7 @@ def test_each_codebook_quantizes_what_the_ones_before_have_left():
     for i, book in enumerate(books):
         book[0] = 0.0  # so that a further codebook cannot do harm
         params[f"codebook_{i}"]["codebook"] = jnp.asarray(book)
-    found = quantizer.apply({"params": params}, z)
+    found = quantize(quantizer, {"params": params}, z)
     left, errors = np.asarray(z).reshape(-1, 2), []
     for i, book in enumerate(books):
         code = np.square(left[:, None] - book[None]).sum(-1).argmin(1)
@@ -234,18 +241,18 @@ def test_each_codebook_quantizes_what_the_ones_before_have_left():
     np.testing.assert_allclose(found.output.reshape(-1, 2), np.asarray(z).reshape(-1, 2) - left, atol=1e-6)
     looked_up = quantizer.apply({"params": params}, found.codes, method="lookup")
     np.testing.assert_allclose(looked_up, found.output, atol=1e-6)
-    gradient = jax.grad(lambda z: jnp.sum(jnp.square(quantizer.apply({"params": params}, z).output)))(z)
+    gradient = jax.jit(jax.grad(lambda z: jnp.sum(jnp.square(quantizer.apply({"params": params}, z).output))))(z)
     np.testing.assert_allclose(gradient, 2.0 * found.output, rtol=1e-5)
 
 
 def test_each_codebook_has_averages_of_its_own():
     quantizer, z = ResidualQuantizer(2, 4, 2, decay=0.5, revive_below=0.8), jax.random.normal(KEY, (3, 2, 2, 2))
     codebooks = quantizer.init(KEY, z)["codebooks"]
-    found = quantizer.apply({"codebooks": codebooks}, z)
-    new = quantizer.updated(codebooks, statistics_of(quantizer, {"codebooks": codebooks}, z))
+    found = quantize(quantizer, {"codebooks": codebooks}, z)
+    new = updated(quantizer, codebooks, z)
     for i in range(2):
         name, stage = f"codebook_{i}", VectorQuantizer(4, 2, decay=0.5, revive_below=0.8)
-        own = stage.apply({"codebooks": codebooks[name]}, found.stages[i].inputs)
+        own = quantize(stage, {"codebooks": codebooks[name]}, found.stages[i].inputs)
         statistics = stage.statistics(own, jnp.arange(3), keys.stream(KEY, name), 3)
         expected = stage.updated(codebooks[name], statistics)["codebook"]
         for leaf in ("codes", "size", "sum"):
@@ -258,7 +265,8 @@ def test_entropy_of_choices_by_hand():
     share /= share.sum(1, keepdims=True)
     mean = share.mean(0)
     expected = -(share * np.log(share)).sum(1).mean() + (mean * np.log(mean + 1e-5)).sum()
-    np.testing.assert_allclose(losses.entropy_loss(distances, temperature=0.7), expected, rtol=1e-5)
+    loss = jax.jit(lambda d: losses.entropy_loss(d, temperature=0.7))
+    np.testing.assert_allclose(loss(distances), expected, rtol=1e-5)
     over = jax.vmap(lambda d: losses.entropy_loss(d, temperature=0.7, axis_name="parts"), axis_name="parts")(distances)
     np.testing.assert_allclose(over.mean(), expected, rtol=1e-5)
 
