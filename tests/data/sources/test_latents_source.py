@@ -58,6 +58,15 @@ def test_latents_without_classes_need_no_labels(tmp_path):
     assert data.examples[1].keys() == {"image"}
 
 
+def test_a_directory_that_does_not_say_its_kind_holds_moments(tmp_path):
+    path = save(tmp_path)
+    known = json.loads((tmp_path / "latents.json").read_text())
+    assert (known.pop("kind"), known.pop("latent_levels")) == ("moments", None)
+    (tmp_path / "latents.json").write_text(json.dumps(known))
+    data = load("latents", "train", path=path)
+    np.testing.assert_array_equal(data.examples[3]["image"], MOMENTS[3])
+
+
 def test_missing_labels_are_refused(tmp_path):
     path = save(tmp_path)
     (tmp_path / "train" / "label.npy").unlink()
