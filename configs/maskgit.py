@@ -10,8 +10,8 @@ from configs import common
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
-    """Variants: digits (pixels, minutes on a CPU), codes (of shapes or digits), tiny, imagenet256 (the paper's)."""
-    variants = {"digits": digits, "codes": codes, "tiny": tiny, "imagenet256": imagenet256}
+    """Variants: digits (pixels), shapes (codes; both minutes on a CPU), tiny, imagenet256 (the paper's)."""
+    variants = {"digits": digits, "shapes": shapes, "tiny": tiny, "imagenet256": imagenet256}
     return common.choose(variants, variant)
 
 
@@ -61,11 +61,11 @@ def imagenet256() -> ConfigDict:
 def small(config: ConfigDict) -> ConfigDict:
     """Sets a network and its training for some minutes on two CPU cores."""
     config.data.batch_size = 64
-    config.train.num_steps = 3_000
+    config.train.num_steps = 2_000
     config.train.steps_per_dispatch = 10
     config.train.compute_dtype = "float32"
     config.train.checkpoint_every_steps = 1_000
-    config.train.sample_every_steps = 1_500
+    config.train.sample_every_steps = 1_000
     config.optimizer = common.optimizer()
     config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = "cosine"
@@ -81,8 +81,8 @@ def small(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def codes() -> ConfigDict:
-    """Cached codes of a tokenizer such as `vqvae.py:shapes`: some minutes on two CPU cores; `data.path` is theirs."""
+def shapes() -> ConfigDict:
+    """Cached codes of `vqvae.py:shapes`, or of another tokenizer in `data.path`: some minutes on two CPU cores."""
     config = small(imagenet256())
     config.data.path = "runs/shapes-codes"
     config.sampler.num_steps = 8

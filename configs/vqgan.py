@@ -39,10 +39,11 @@ def vq16() -> ConfigDict:
     two_optimizers(config, learning_rate=1e-4, b1=0.9, b2=0.95)
 
     config.model = ConfigDict()
-    config.model.name = "AttentionAutoencoder"
+    config.model.name = "tokenizers.AttentionAutoencoder"
     config.model.latent_channels = 256
     config.model.block_channels = (128, 128, 256, 256, 512)
     config.model.stem_channels = config_dict.placeholder(int)  # of the first convolution; None: as the first level
+    config.model.decoder_channels = config_dict.placeholder(tuple)  # None: as the encoder's
     config.model.num_res_blocks = 2
     config.model.num_groups = 32
 

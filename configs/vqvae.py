@@ -30,7 +30,7 @@ def cifar10() -> ConfigDict:
     config.ema.include = "params/.*|model_state/codebooks/.*"
 
     config.model = ConfigDict()
-    config.model.name = "StridedAutoencoder"
+    config.model.name = "tokenizers.StridedAutoencoder"
     config.model.width = 256
     config.model.num_halvings = 2
     config.model.num_res_blocks = 2

@@ -25,7 +25,7 @@ def main(config: Section, flags: Any, *, started: float) -> int:
     sizes = " and ".join(f"{count:,} {split}" for split, count in made.num_examples.items())
     words = "codes" if made.kind == "codes" else "latents"
     print(f"{output} holds the {words} of {sizes} examples, {made.latent_shape}, by step {made.step} of {directory}.")
-    config_file = "maskgit.py:codes" if made.kind == "codes" else "latent.py"
+    config_file = "maskgit.py:shapes" if made.kind == "codes" else "latent.py"
     print(
         f"Train on them: {program()} train --config=configs/{config_file} --config.data.path={shlex.quote(str(output))}"
     )

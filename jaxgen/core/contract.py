@@ -20,7 +20,7 @@ Batch = Mapping[str, Array]
 - `image`: uint8 or uint16 [K, B, H, W, C] as it comes from the host; float32 in [-1, 1] once `with_preprocessing` has
   seen it.
   Of cached latents, float32 [K, B, h, w, 2c], which `with_latents` makes [K, B, h, w, c] of the model's
-  `ModelSpec.sigma_data`;
+  `ModelSpec.sigma_data`, or [K, B, h, w, c], or int32 codes, which it makes levels in [-1, 1];
 - `index`: int32 [K, B], the position of the example in the step's global batch; all per-example randomness hangs on it;
 - an array [K, B, ...] for each condition that the model names in `ModelSpec.conditioning`, such as `label`, int32.
 """

@@ -43,13 +43,15 @@ class TokenizerNetwork(Protocol):
 def make_tokenizer_network(
     section: Mapping[str, Any], *, image_channels: int, code_dim: int, dtype: DTypeLike, where: str = "model"
 ) -> nn.Module:
-    """Builds the network that a section names: `name` is a class of this module, the rest are its fields.
+    """Builds the network that a section names: `name` is a class here, such as `tokenizers.StridedAutoencoder`.
+
+    The rest of the section are its fields.
 
     Raises:
       ValueError: if there is no such network, or a field is unknown or of a wrong type.
     """
     settings = dict(section)
-    networks = {name: value for name, value in globals().items() if _is_network(value)}
+    networks = {f"tokenizers.{name}": value for name, value in globals().items() if _is_network(value)}
     network = config.choose(networks, settings.pop("name", ""), where=f"{where}.name")
     return config.call(network, settings, where=where, image_channels=image_channels, code_dim=code_dim, dtype=dtype)
 
@@ -65,6 +67,7 @@ class AttentionAutoencoder(nn.Module):
       latent_channels: channels of the feature maps on either side of the 1x1 convolutions to and from these.
       block_channels: width of each level, highest resolution first.
       stem_channels: width of the encoder's first convolution; None for that of the first level.
+      decoder_channels: widths of as many levels of the decoder, highest resolution first; None for the encoder's.
       num_res_blocks: residual blocks a level of the encoder; the decoder has one more.
       num_groups: groups of the normalizations; the widths must be multiples of it.
       dtype: type of the computation.
@@ -75,6 +78,7 @@ class AttentionAutoencoder(nn.Module):
     latent_channels: int = 256
     block_channels: tuple[int, ...] = (128, 128, 256, 256, 512)
     stem_channels: int | None = None
+    decoder_channels: tuple[int, ...] | None = None
     num_res_blocks: int = 2
     num_groups: int = 32
     dtype: DTypeLike = jnp.float32
@@ -87,19 +91,26 @@ class AttentionAutoencoder(nn.Module):
     def setup(self) -> None:
         """Creates the two halves, and the 1x1 convolutions on either side of the vectors."""
         style = autoencoder_style(self.num_groups, self.dtype)
-        levels = (self.block_channels, self.num_res_blocks, style)
-        self.encoder = KLEncoder(self.latent_channels, *levels, attention=True, stem_channels=self.stem_channels)
+        rest = (self.num_res_blocks, style, True)
+        self.encoder = KLEncoder(self.latent_channels, self.block_channels, *rest, self.stem_channels)
         self.quant_conv = nn.Dense(self.code_dim, dtype=self.dtype, kernel_init=GLOROT.kernel())
         self.post_quant_conv = nn.Dense(self.latent_channels, dtype=self.dtype, kernel_init=GLOROT.kernel())
-        self.decoder = KLDecoder(self.image_channels, *levels, attention=True)
+        self.decoder = KLDecoder(self.image_channels, self._decoder_channels, *rest)
 
     def encode(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h_z w_z {self.code_dim}"]:
         """Returns vectors.
 
         Raises:
-          ValueError: if the images cannot be halved between all levels, or a width is no multiple of `num_groups`.
+          ValueError: if the images cannot be halved between all levels, a width is no multiple of `num_groups`, or the
+            decoder has another number of levels.
         """
+        if len(self._decoder_channels) != len(self.block_channels):
+            raise ValueError(
+                f"model.decoder_channels is {self.decoder_channels}, but must have as many levels as block_channels, "
+                f"{self.block_channels}."
+            )
         check_levels(x, self.block_channels, self.num_groups)
+        check_levels(x, self._decoder_channels, self.num_groups)
         return self.quant_conv(self.encoder(x.astype(self.dtype))).astype(jnp.float32)
 
     def decode(self, z: Float[Array, "b h_z w_z {self.code_dim}"]) -> Float[Array, "b h w {self.image_channels}"]:
@@ -109,6 +120,10 @@ class AttentionAutoencoder(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w {self.image_channels}"]:
         """Reconstructs images without quantization."""
         return self.decode(self.encode(x))
+
+    @property
+    def _decoder_channels(self) -> tuple[int, ...]:
+        return self.block_channels if self.decoder_channels is None else self.decoder_channels
 
 
 class StridedAutoencoder(nn.Module):

@@ -7,6 +7,8 @@ import untrained_runs
 
 import jaxgen
 from jaxgen.core import images
+from jaxgen.core.contract import ModelSpec
+from jaxgen.core.latents import latent_spec
 from jaxgen.data import load, read_arrays
 from jaxgen.runs import encoding, frozen, latent_space
 from jaxgen.runs import experiment as experiments
@@ -117,6 +119,14 @@ def test_a_vae_without_classes_has_vectors_to_cache_and_one_with_classes_does_no
     conditional = jaxgen.open(untrained_runs.make(tmp_path / "conditional", "vae.py:tiny"))
     with pytest.raises(RefusedError, match="depend on label, which a model of them would not know"):
         encoding.encode(conditional, tmp_path / "other")
+
+
+def test_a_plan_for_codes_has_the_shapes_of_their_autoencoder():
+    data = ModelSpec((4, 4, 2), latent_levels=12)
+    spec = frozen.stand_in(data).model.spec
+    assert latent_spec(data, frozen.stand_in(data).model).levels == 12
+    assert (spec.latent_shape, spec.latent_levels) == ((4, 4, 2), 12)
+    assert frozen.stand_in(ModelSpec((4, 4, 6))).model.spec.latent_shape == (4, 4, 3)
 
 
 def test_refusals(run, tmp_path):
