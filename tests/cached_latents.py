@@ -28,7 +28,7 @@ def directory() -> Path:
     batch = {"image": np.zeros((1, 1, *spec.image_shape), np.uint8), "index": np.zeros((1, 1), np.int32)}
     variables = model.eval_variables(jax.jit(model.init)(keys.root_key(0), batch))
     shape = model.spec.latent_shape
-    encoder = encoding.Encoder(model.posterior, variables, shape, mesh.make_mesh(1), batch_size=360)
+    encoder = encoding.make_encoder(model, variables, mesh.make_mesh(1), batch_size=360)
     made = Path(tempfile.mkdtemp(prefix="latents")) / "made"
     cached = encoding.write_splits(made, encoder, data, num_train=NUM_TRAIN, mirror=False, dtype="float32")
     frozen.save_autoencoder(made / latents.AUTOENCODER, config, spec, variables, shift=cached.shift, scale=cached.scale)

@@ -50,6 +50,7 @@ ROOMS = {
     "adversarial": {
         "players": set(),
         "growth": set(),
+        "patches": set(),
         "turn": {"players"},
         "terms": {"players", "turn"},
         "augmentation": set(),

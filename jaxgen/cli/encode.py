@@ -19,8 +19,14 @@ def main(config: Section, flags: Any, *, started: float) -> int:
             raise ValueError("encode needs --output=DIR, the directory to make.")
         directory, output = Path(flags.workdir), Path(flags.output)
         run = Run(directory, config, step=flags.step)
-    made = encoding.encode(run, output, num_train=flags.num_samples, dtype=flags.dtype, say=print)
+    made = encoding.encode(
+        run, output, num_train=flags.num_samples, dtype=flags.dtype, numbers=flags.numbers, say=print
+    )
     sizes = " and ".join(f"{count:,} {split}" for split, count in made.num_examples.items())
-    print(f"{output} holds the latents of {sizes} examples, {made.latent_shape}, by step {made.step} of {directory}.")
-    print(f"Train on them: {program()} train --config=configs/latent.py --config.data.path={shlex.quote(str(output))}")
+    words = "codes" if made.kind == "codes" else "latents"
+    print(f"{output} holds the {words} of {sizes} examples, {made.latent_shape}, by step {made.step} of {directory}.")
+    config_file = "maskgit.py:shapes" if made.kind == "codes" else "latent.py"
+    print(
+        f"Train on them: {program()} train --config=configs/{config_file} --config.data.path={shlex.quote(str(output))}"
+    )
     return 0

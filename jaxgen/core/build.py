@@ -15,7 +15,8 @@ def build_model(config: configs.Section, spec: ModelSpec, env: Env = Env()) -> G
     """
     model = _method(config, spec, env)
     if latents.ROLE in env.frozen:
-        model = latents.with_latents(model, env.frozen[latents.ROLE])
+        autoencoder = env.frozen[latents.ROLE]
+        model = latents.with_latents(model, autoencoder, latents.latent_kind(spec, autoencoder.spec))
     else:
         model = with_preprocessing(model, flip=config.data.flip)
     _check_roles(model, env)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
 from jaxgen.core import conditioning as conditions
 from jaxgen.core.conditioning import Conditions
@@ -20,7 +20,7 @@ Batch = Mapping[str, Array]
 - `image`: uint8 or uint16 [K, B, H, W, C] as it comes from the host; float32 in [-1, 1] once `with_preprocessing` has
   seen it.
   Of cached latents, float32 [K, B, h, w, 2c], which `with_latents` makes [K, B, h, w, c] of the model's
-  `ModelSpec.sigma_data`;
+  `ModelSpec.sigma_data`, or [K, B, h, w, c], or int32 codes, which it makes levels in [-1, 1];
 - `index`: int32 [K, B], the position of the example in the step's global batch; all per-example randomness hangs on it;
 - an array [K, B, ...] for each condition that the model names in `ModelSpec.conditioning`, such as `label`, int32.
 """
@@ -70,6 +70,10 @@ class ModelSpec(NamedTuple):
         none. Latents are brought to it, or to 1 if it is None.
       levels: number of levels of a pixel, which divide [-1, 1] evenly: 256 of 8 bits, 65,536 of 16. Samples are rounded
         to them, and likelihoods are probabilities of them.
+      continuous: whether the values are real numbers rather than levels: of models of latents that are no codes.
+      latent_levels: number of values of an integer of the latents, which are then codes in [0, latent_levels); of data,
+        of cached codes. None of latents that are real numbers, and of images.
+      code_dim: length of the vectors that codes stand for; None where there are no codes.
     """
 
     image_shape: tuple[int, int, int]
@@ -78,6 +82,9 @@ class ModelSpec(NamedTuple):
     likelihood: Literal["exact", "lower_bound"] | None = None
     sigma_data: float | None = None
     levels: int = 256
+    continuous: bool = False
+    latent_levels: int | None = None
+    code_dim: int | None = None
 
     @property
     def num_classes(self) -> int:
@@ -219,8 +226,8 @@ class Encode(Protocol):
         variables: Variables,
         images: Float[Array, "n h w c"],
         cond: Conditioning = None,
-    ) -> Float[Array, "n ..."]:
-        """Returns the latents of images in [-1, 1]."""
+    ) -> Shaped[Array, "n ..."]:
+        """Returns the latents of images in [-1, 1]: real numbers or, of `ModelSpec.latent_levels`, integers."""
         ...
 
 
@@ -231,7 +238,10 @@ class Posterior(Protocol):
     def __call__(
         self, variables: Variables, images: Float[Array, "n h w c"], cond: Conditioning = None
     ) -> tuple[Float[Array, "n ..."], Float[Array, "n ..."]]:
-        """Returns mean and standard deviation of the latents of images in [-1, 1]; `encode` returns the mean."""
+        """Returns mean and standard deviation of the latents of images in [-1, 1]; `encode` returns the mean.
+
+        Of models whose latents are codes, they are those of the vectors before quantization, which have no spread.
+        """
         ...
 
 
@@ -240,9 +250,13 @@ class Decode(Protocol):
     """Maps latents to images."""
 
     def __call__(
-        self, variables: Variables, latents: Float[Array, "n ..."], cond: Conditioning = None
+        self, variables: Variables, latents: Shaped[Array, "n ..."], cond: Conditioning = None
     ) -> Float[Array, "n h w c"]:
-        """Returns the images, in [-1, 1], of latents."""
+        """Returns the images, in [-1, 1], of latents.
+
+        Models whose latents are codes take either these, integers, or vectors such as `Posterior` returns, real numbers
+        with a last axis of `ModelSpec.code_dim`, which are quantized first (Rombach et al. 2022, section 3.1).
+        """
         ...
 
 

@@ -65,9 +65,10 @@ class Facts(NamedTuple):
     Attributes:
       image_shape: height, width, channels.
       conditioning: the arrays beside the image, by name.
-      image_dtype: `uint8` or `uint16` for pixels of 8 or 16 bits, `float32` for cached moments of latents.
+      image_dtype: `uint8` or `uint16` for pixels of 8 or 16 bits; of cached latents `float32`, or `int32` for codes.
       assumed: whether these are a source's assumption about data that it was not told the place of.
       autoencoder: the directory of what made the data, if they are latents.
+      latent_levels: of cached codes, the number of their values.
     """
 
     image_shape: tuple[int, int, int]
@@ -75,6 +76,7 @@ class Facts(NamedTuple):
     image_dtype: str = "uint8"
     assumed: bool = False
     autoencoder: Path | None = None
+    latent_levels: int | None = None
 
     @property
     def num_classes(self) -> int:
@@ -83,8 +85,8 @@ class Facts(NamedTuple):
 
     @property
     def of_latents(self) -> bool:
-        """True for the cached moments of latents, which have no levels."""
-        return self.image_dtype == "float32"
+        """True for cached latents, which are no pixels."""
+        return self.image_dtype in ("float32", "int32")
 
 
 class Dataset(NamedTuple):
@@ -98,9 +100,10 @@ class Dataset(NamedTuple):
       describe: names the example at an index, such as by its file.
       autoencoder: the directory of what made the data, if they are latents.
       fingerprint: another text if the data is another, such as after a file was removed; None if that is not known.
-      image_dtype: `uint8` or `uint16` for pixels of 8 or 16 bits, `float32` for cached moments of latents.
+      image_dtype: `uint8` or `uint16` for pixels of 8 or 16 bits; of cached latents `float32`, or `int32` for codes.
       window: the values that the levels of 16-bit pixels stand for; None where these are the levels themselves.
       notes: sentences about the data that are said when training begins, such as how many pictures are cropped.
+      latent_levels: of cached codes, the number of their values.
     """
 
     examples: Examples
@@ -113,11 +116,13 @@ class Dataset(NamedTuple):
     autoencoder: Path | None = None
     window: Window | None = None
     notes: tuple[str, ...] = ()
+    latent_levels: int | None = None
 
     @property
     def facts(self) -> Facts:
         """Returns the part that a model depends on."""
-        return Facts(self.image_shape, self.conditioning, self.image_dtype, autoencoder=self.autoencoder)
+        known = Facts(self.image_shape, self.conditioning, self.image_dtype)
+        return known._replace(autoencoder=self.autoencoder, latent_levels=self.latent_levels)
 
     @property
     def num_classes(self) -> int:

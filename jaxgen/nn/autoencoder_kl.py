@@ -15,21 +15,28 @@ from jaxgen.nn.residual_block import make_block
 
 
 class KLEncoder(nn.Module):
-    """The encoder, from images to `out_channels` features at the lowest resolution; attention is there only."""
+    """The encoder, from images to `out_channels` features at the lowest resolution; attention is there only.
+
+    The middle has one layer of attention; with `attention`, each block before it at that resolution has one as well.
+    The first convolution has the width of the first level, unless `stem_channels` gives another one.
+    """
 
     out_channels: int
     block_channels: tuple[int, ...]
     num_res_blocks: int
     style: BlockStyle
+    attention: bool = False
+    stem_channels: int | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h_latent w_latent {self.out_channels}"]:
         """Halves height and width between levels."""
         s = self.style
-        h = conv(x, self.block_channels[0], s.init, name="conv_in", dtype=s.dtype)
+        h = conv(x, self.stem_channels or self.block_channels[0], s.init, name="conv_in", dtype=s.dtype)
         for level, channels in enumerate(self.block_channels):
+            attention = self.attention and level == len(self.block_channels) - 1
             for i in range(self.num_res_blocks):
-                h = make_block(channels, s, name=f"down_{level}_{i}")(h)
+                h = make_block(channels, s, name=f"down_{level}_{i}", attention=attention)(h)
             if level < len(self.block_channels) - 1:
                 h = Downsample(s.dtype, name=f"downsample_{level}")(h)
         h = _middle(h, s)
@@ -44,6 +51,7 @@ class KLDecoder(nn.Module):
     block_channels: tuple[int, ...]
     num_res_blocks: int
     style: BlockStyle
+    attention: bool = False
 
     @nn.compact
     def __call__(self, z: Float[Array, "b h w c"]) -> Float[Array, "b h_image w_image {self.out_channels}"]:
@@ -53,7 +61,7 @@ class KLDecoder(nn.Module):
         h = _middle(h, s)
         for level, channels in enumerate(reversed(self.block_channels)):
             for i in range(self.num_res_blocks + 1):
-                h = make_block(channels, s, name=f"up_{level}_{i}")(h)
+                h = make_block(channels, s, name=f"up_{level}_{i}", attention=self.attention and level == 0)(h)
             if level < len(self.block_channels) - 1:
                 h = Upsample(s.dtype, name=f"upsample_{level}")(h)
         h = nn.swish(group_norm(h, s, name="norm_out"))
@@ -84,7 +92,7 @@ class AutoencoderKL(nn.Module):
 
     def setup(self) -> None:
         """Creates the two halves, and the 1x1 convolutions on either side of the latents."""
-        levels = (self.block_channels, self.num_res_blocks, self._style)
+        levels = (self.block_channels, self.num_res_blocks, autoencoder_style(self.num_groups, self.dtype))
         self.encoder = KLEncoder(2 * self.latent_channels, *levels)
         self.quant_conv = nn.Dense(2 * self.latent_channels, dtype=self.dtype, kernel_init=GLOROT.kernel())
         self.post_quant_conv = nn.Dense(self.latent_channels, dtype=self.dtype, kernel_init=GLOROT.kernel())
@@ -101,7 +109,7 @@ class AutoencoderKL(nn.Module):
         Raises:
           ValueError: if the images cannot be halved between all levels, or a width is no multiple of `num_groups`.
         """
-        self._validate(x)
+        check_levels(x, self.block_channels, self.num_groups)
         moments = self.quant_conv(self.encoder(x.astype(self.dtype))).astype(jnp.float32)
         mean, logvar = jnp.split(moments, 2, axis=-1)
         return mean, jnp.clip(logvar, -30.0, 20.0)
@@ -121,29 +129,34 @@ class AutoencoderKL(nn.Module):
         mean, logvar = self.encode(x)
         return self.decode(mean if eps is None else mean + jnp.exp(0.5 * logvar) * eps)
 
-    @property
-    def _style(self) -> BlockStyle:
-        return BlockStyle(
-            init=GLOROT,
-            last_init=GLOROT,
-            qkv_init=GLOROT,
-            epsilon=1e-6,
-            num_groups=self.num_groups,
-            names=DDPM_NAMES,
-            dtype=self.dtype,
-        )
 
-    def _validate(self, x: Array) -> None:
-        stride = 2 ** (len(self.block_channels) - 1)
-        if x.shape[1] % stride or x.shape[2] % stride:
-            raise ValueError(
-                f"Images of {x.shape[1]}x{x.shape[2]} pixels do not fit {len(self.block_channels)} levels: both sides "
-                f"must be multiples of {stride}, so resize the images or use fewer block_channels."
-            )
-        if any(channels % self.num_groups for channels in self.block_channels):
-            raise ValueError(
-                f"block_channels={self.block_channels} must all be multiples of num_groups={self.num_groups}."
-            )
+def autoencoder_style(num_groups: int, dtype: DTypeLike) -> BlockStyle:
+    """Returns the style of the blocks of encoder and decoder."""
+    return BlockStyle(
+        init=GLOROT,
+        last_init=GLOROT,
+        qkv_init=GLOROT,
+        epsilon=1e-6,
+        num_groups=num_groups,
+        names=DDPM_NAMES,
+        dtype=dtype,
+    )
+
+
+def check_levels(x: Float[Array, "b h w c"], block_channels: tuple[int, ...], num_groups: int) -> None:
+    """Refuses images, or widths, that do not fit the levels.
+
+    Raises:
+      ValueError: if the images cannot be halved between all levels, or a width is no multiple of `num_groups`.
+    """
+    stride = 2 ** (len(block_channels) - 1)
+    if x.shape[1] % stride or x.shape[2] % stride:
+        raise ValueError(
+            f"Images of {x.shape[1]}x{x.shape[2]} pixels do not fit {len(block_channels)} levels: both sides "
+            f"must be multiples of {stride}, so resize the images or use fewer block_channels."
+        )
+    if any(channels % num_groups for channels in block_channels):
+        raise ValueError(f"block_channels={block_channels} must all be multiples of num_groups={num_groups}.")
 
 
 def _middle(h: Array, style: BlockStyle) -> Array:

@@ -186,6 +186,10 @@ KINDS: Mapping[str, Kind] = {
         "Augmentations for discriminators, for --config.gan.augment=NAME",
         lambda: _modules("adversarial/augmentation/pieces"),
     ),
+    "tokenizers": Kind(
+        "Networks of tokenizers, for --config.model.name=NAME", _networks_with({"image_channels", "code_dim"})
+    ),
+    "quantizers": Kind("Their quantizers, for --config.quantizer.name=NAME", lambda: _modules("nn/quantizers")),
     "formats": Kind("Formats of official weights, for import --format=NAME", _formats),
 }
 """Every kind of things by the word that asks for it."""

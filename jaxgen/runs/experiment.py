@@ -239,7 +239,9 @@ def spec_of(data: Dataset | Facts) -> ModelSpec:
     """Returns the spec of data."""
     known = data if isinstance(data, Facts) else data.facts
     spec = ModelSpec(known.image_shape, known.conditioning)
-    return spec if known.of_latents else spec._replace(levels=levels_of(known.image_dtype))
+    if known.of_latents:
+        return spec._replace(latent_levels=known.latent_levels)
+    return spec._replace(levels=levels_of(known.image_dtype))
 
 
 def batches(experiment: Experiment, data: Dataset) -> Callable[[int], Batches]:
@@ -311,7 +313,10 @@ def example(experiment: Experiment) -> PyTree:
 def batch_shapes(experiment: Experiment, size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes of a training batch of images, or of cached latents, for a size of a microbatch."""
     model, shape = experiment.model, (experiment.model.microbatches, size)
-    dtype = np.float32 if latents.ROLE in experiment.frozen else dtype_of(experiment.spec.levels)
+    if latents.ROLE in experiment.frozen:
+        dtype = np.dtype(np.float32 if experiment.spec.latent_levels is None else np.int32)
+    else:
+        dtype = dtype_of(experiment.spec.levels)
     shapes = {
         "image": jax.ShapeDtypeStruct((*shape, *experiment.spec.image_shape), dtype),
         "index": jax.ShapeDtypeStruct(shape, np.int32),

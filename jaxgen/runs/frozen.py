@@ -227,10 +227,10 @@ def absent(*args: Any, **kwargs: Any) -> Any:
 def stand_in(spec: ModelSpec) -> Source:
     """Returns the shapes of an autoencoder of cached latents, for a plan, which needs no more."""
     height, width, channels = spec.image_shape
-    shape = (height, width, channels // 2)
-    model = GenerativeModel(
-        ModelSpec(shape, latent_shape=shape), absent, absent, absent, absent, encode=absent, decode=absent
-    )
+    codes = spec.latent_levels is not None
+    shape = (height, width, channels if codes else channels // 2)
+    own = ModelSpec(shape, latent_shape=shape, latent_levels=spec.latent_levels)
+    model = GenerativeModel(own, absent, absent, absent, absent, encode=absent, decode=absent)
     numbers = jax.ShapeDtypeStruct((shape[-1],), np.float32)
     shapes = {"variables": {}, "shift": numbers, "scale": numbers}
     return Source(model, shapes, absent, Path())

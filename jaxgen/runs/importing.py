@@ -21,7 +21,7 @@ from jaxgen.evaluation import inception
 from jaxgen.interop.format import ExtractorFormat, Format, RunFormat, Target
 from jaxgen.interop.prefixes import Renamed, nothing_fits, without_prefix
 from jaxgen.interop.state_dict import AVERAGE, Part, StateDict, expected_entries, misfits, summary, to_params
-from jaxgen.nn.networks import make_network
+from jaxgen.nn.networks import make_network, names_network
 from jaxgen.runs import experiment as experiments
 from jaxgen.runs import frozen, new_run
 from jaxgen.runs.config_files import Config, config_variants, read_only
@@ -250,9 +250,9 @@ def _describe(config: Config, build: Build) -> tuple[Experiment, TrainState, Tar
 
 
 def _network(experiment: Experiment) -> nn.Module | None:
-    """Builds the network that the section `model` names; None if there is no section, or no name in it."""
+    """Builds the network of a diffusion model that the section `model` names; None if it names none."""
     config = experiment.settings.config
-    if "name" not in config.get("model", {}):
+    if not names_network(config.get("model", {})):
         return None
     return make_network(
         config.model,
@@ -272,8 +272,9 @@ def _build_with_autoencoder(
     """
     assert autoencoder.latent_shape is not None
     height, width, channels = autoencoder.latent_shape
-    moments = (height, width, 2 * channels)  # mean and deviation, as cached
-    known = experiments.known_facts(settings, moments, num_classes)
+    codes = autoencoder.latent_levels is not None
+    cached = (height, width, channels if codes else 2 * channels)  # codes, or mean and deviation
+    known = experiments.known_facts(settings, cached, num_classes)._replace(latent_levels=autoencoder.latent_levels)
     if not known.of_latents:
         raise ValueError(f"--autoencoder is for models of latents, but data.name is {settings.data.name!r}.")
     return experiments.build(settings, experiments.spec_of(known), home)

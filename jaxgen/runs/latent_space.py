@@ -41,6 +41,8 @@ def spaces(run: Run) -> tuple[Space, ...]:
       ValueError: if it has none.
     """
     require(run.model, "decode", by="A latent space")
+    if run.spec.latent_levels is not None:
+        raise ValueError("The latents of this model are codes, between which there are no paths and no directions.")
     return ("w", "z") if run.model.styles is not None else ("z",)
 
 

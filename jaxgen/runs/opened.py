@@ -15,6 +15,7 @@ from jaxgen.core import conditioning, keys, latents, paths
 from jaxgen.core import images as image_tools
 from jaxgen.core.contract import Decode, Encode, GenerativeModel, ModelSpec, Synthesize, TrainState, require
 from jaxgen.core.images import Window
+from jaxgen.core.latents import checked_latents
 from jaxgen.data import Dataset
 from jaxgen.parallel import sampling
 from jaxgen.runs import environment, frozen
@@ -229,8 +230,8 @@ class Run:
 
     def encode(
         self, images: Shaped[np.ndarray, "..."], *, labels: Labels = None, seed: int = 0
-    ) -> Float[np.ndarray, "n ..."]:
-        """Returns the latents of images, of a model that has latents.
+    ) -> Shaped[np.ndarray, "n ..."]:
+        """Returns the latents of images, of a model that has latents: integers if they are codes.
 
         Args:
           images: uint8 or, of 16-bit data, uint16 [n, h, w, c], of the shape `spec.image_shape`, as `data` has them.
@@ -309,7 +310,7 @@ class Run:
         return self._images(images), self._cond(labels, len(images)).get("label")
 
     def _latents(self, latents: np.ndarray) -> np.ndarray:
-        given, shape = np.asarray(latents, np.float32), self.spec.latent_shape
+        given, shape = checked_latents(latents, self.spec.latent_levels), self.spec.latent_shape
         if given.ndim == 0 or len(given) == 0 or (shape is not None and given.shape[1:] != tuple(shape)):
             raise ValueError(f"The latents are of shape {given.shape}, but must be of shape {('n', *(shape or ()))}.")
         return given

@@ -142,6 +142,8 @@ def save_spec(workdir: Path, spec: ModelSpec, data: Dataset | None = None, *, wi
     """
     told = conditioning.to_json(spec.conditioning)
     facts: dict[str, Any] = {"image_shape": spec.image_shape, "conditioning": told, "levels": spec.levels}
+    if spec.latent_levels is not None:
+        facts["latent_levels"] = spec.latent_levels
     if data is not None:
         facts["num_examples"] = len(data.examples)
     if data is not None and data.class_names:
@@ -201,7 +203,8 @@ def load_spec(workdir: Path) -> ModelSpec:
     """
     with _reading(workdir) as facts:
         spec = ModelSpec(tuple(facts["image_shape"]), conditioning.from_json(facts["conditioning"]))
-        return spec._replace(levels=facts.get("levels", spec.levels))  # runs of before had 8 bits
+        levels = facts.get("levels", spec.levels)  # runs of before had 8 bits
+        return spec._replace(levels=levels, latent_levels=facts.get("latent_levels"))
 
 
 def load_class_names(workdir: Path) -> tuple[str, ...]:

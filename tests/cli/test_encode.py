@@ -91,10 +91,10 @@ def by_class(length: int) -> Dataset:
 
 @pytest.mark.parametrize("batch_size", [7, 64])
 def test_some_of_the_training_images_are_a_drawn_subset_and_all_of_them_are_in_order(tmp_path, batch_size):
-    def posterior(variables, pixels):
-        return pixels[:, :1, :1] + variables, jnp.zeros_like(pixels[:, :1, :1])
+    def moments(variables, pixels):
+        return jnp.concatenate([pixels[:, :1, :1] + variables, jnp.zeros_like(pixels[:, :1, :1])], axis=-1)
 
-    encoder = encoding.Encoder(posterior, jnp.float32(1.0), (1, 1, 1), make_mesh(1), batch_size)
+    encoder = encoding.Encoder(moments, jnp.float32(1.0), (1, 1, 1), make_mesh(1), batch_size)
     data = {"train": by_class(100), "test": by_class(30)}
     cached = encoding.write_splits(tmp_path, encoder, data, num_train=40, mirror=True, dtype="float32")
     assert cached.num_examples == {"train": 80, "test": 30}
@@ -171,7 +171,7 @@ def test_a_failed_encode_leaves_nothing(first_stage, tmp_path, monkeypatch):
 def test_refusals(first_stage, trained, cache, tmp_path):
     refused = {
         "exists already": run_encode(first_stage, cache),
-        "has no feature maps as latents to cache": run_encode(trained.workdir, tmp_path / "cache"),
+        "latents of this model depend on label": run_encode(trained.workdir, tmp_path / "cache"),
         "needs --output=DIR": launch("encode", f"--workdir={first_stage}"),
         "--num_samples is 0": launch(
             "encode", f"--workdir={first_stage}", f"--output={tmp_path / 'a'}", "--num_samples=0"

@@ -95,7 +95,7 @@ def test_a_model_of_latents_sees_standardized_latents_and_draws_images(method):
     shift, scale = np.array([1.0, 3.0], np.float32), np.array([0.5, 2.0], np.float32)
     frozen = {"autoencoder": {"variables": 10.0, "shift": shift, "scale": scale}}
     model = build_model(config_of(), data_spec((4, 4, 4), 10), Env(frozen={"autoencoder": coder}))
-    assert method[0][1] == data_spec((4, 4, 2), 10)
+    assert method[0][1] == data_spec((4, 4, 2), 10, continuous=True)
     assert model.spec.image_shape == (8, 8, 1)
     moments = np.concatenate([np.full((1, 3, 4, 4, 2), 2.0), np.zeros((1, 3, 4, 4, 2))], axis=-1)
     batch = {"image": jnp.asarray(moments), "index": jnp.arange(3)[None]}
@@ -129,7 +129,7 @@ def test_a_finished_model_without_a_use_or_of_other_images_is_refused(method):
 def test_the_inner_model_is_that_of_the_latents_themselves(method):
     coder = GenerativeModel(ModelSpec((8, 8, 1), latent_shape=(4, 4, 2)), *[None] * 4)
     model = build_inner(config_of(flip=True), data_spec((4, 4, 4), 10), Env(frozen={"autoencoder": coder}))
-    assert model.spec == data_spec((4, 4, 2), 10)
+    assert model.spec == data_spec((4, 4, 2), 10, continuous=True)
     latents = jnp.full((1, 2, 4, 4, 2), 3.0)
     batch = {"image": latents, "index": jnp.arange(2)[None]}
     state, _ = model.update(keys.root_key(0), model.init(keys.root_key(0), batch), batch)

@@ -32,7 +32,7 @@ def test_what_a_model_does_not_say_is_the_plain_case():
     model = GenerativeModel(ModelSpec((8, 8, 1)), *[lambda: None] * 4)
     assert (model.log_prob, model.encode, model.decode, model.denoise) == (None,) * 4
     assert (model.microbatches, model.phase(0), model.phase(7)) == (1, CONSTANT, CONSTANT)
-    assert model.spec == ((8, 8, 1), {}, None, None, None, 256)
+    assert model.spec == ((8, 8, 1), {}, None, None, None, 256, False, None, None)
     assert (model.posterior, model.styles, model.synthesize, model.objective) == (None,) * 4
     assert model.frozen == ()
     assert Phase() == CONSTANT == ((), None, None)

@@ -153,3 +153,14 @@ def test_people_see_the_upper_bits_and_the_channels_as_colors_and_gray_tiles():
     assert many.shape == (2, 3, 4 * images.MAX_TILES, 3)
     assert many[0, 0, -1].tolist() == [9, 9, 9]
     assert images.grid(np.concatenate([channel(7)] * 4, axis=-1)).shape == (3, 2 * 9 - 1, 3)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 1000, 2**20])
+def test_integers_become_levels_and_come_back(levels):
+    indices = np.unique(np.linspace(0, levels - 1, 997).astype(np.int32))
+    values = images.from_indices(jnp.asarray(indices), levels)
+    np.testing.assert_allclose(values, indices / (levels - 1) * 2.0 - 1.0, atol=1e-6)
+    np.testing.assert_array_equal(images.indices(values, levels), indices)
+    inside = images.indices(jnp.array([-1.5, 1.5, -1.0 + 0.9 / (levels - 1), -1.0 + 1.1 / (levels - 1)]), levels)
+    np.testing.assert_array_equal(inside[:2], [0, levels - 1])
+    assert levels > 1000 or inside[2:].tolist() == [0, 1]

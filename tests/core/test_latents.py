@@ -8,7 +8,7 @@ from specs import data_spec
 
 from jaxgen.core import keys
 from jaxgen.core.contract import CONSTANT, GenerativeModel, ModelSpec, Phase, TrainState
-from jaxgen.core.latents import latent_spec, with_latents
+from jaxgen.core.latents import checked_latents, latent_kind, latent_spec, with_latents
 
 KEY, PHASE = keys.root_key(0), Phase(resolution=5)
 SHIFT, SCALE = np.array([1.0, -2.0], np.float32), np.array([0.5, 4.0], np.float32)
@@ -132,7 +132,104 @@ def test_latents_are_brought_to_the_deviation_that_their_model_assumes():
     assert model.spec.sigma_data is None  # which would be that of images
 
 
+TABLE = jnp.array([[1.0, -1.0], [2.0, 0.5], [0.0, 3.0], [-1.0, 1.0], [0.25, 0.75]])
+TOKENIZER = PIXELS._replace(
+    spec=ModelSpec((4, 4, 2), latent_shape=(2, 2, 1), latent_levels=5, code_dim=2),
+    encode=lambda keys, variables, images, cond=None: jnp.int32(images[:, ::2, ::2, :1]),
+    posterior=lambda variables, images, cond=None: (images[:, ::2, ::2], jnp.zeros((len(images), 2, 2, 2))),
+    decode=lambda variables, latents, cond=None: decode_codes(variables, latents),
+)
+
+
+def decode_codes(variables, latents):
+    vectors = TABLE[latents[..., 0]] if jnp.issubdtype(latents.dtype, jnp.integer) else jnp.round(latents)
+    return variables["gain"] * vectors.repeat(2, axis=1).repeat(2, axis=2)
+
+
+CODES = data_spec((2, 2, 1), 3, latent_levels=5)
+
+
+def prior_of(values, spec):
+    """A prior whose samples are always the same, and whose updates keep what they are trained on."""
+    draw = lambda keys, variables, cond=None: jnp.broadcast_to(values, (len(keys), *spec.image_shape))  # noqa: E731
+    return INNER._replace(spec=spec, sample=draw, eval_variables=lambda state: ())
+
+
+@pytest.mark.parametrize("k", range(5))
+def test_a_prior_that_always_gives_one_code_draws_what_the_autoencoder_decodes_of_it(k):
+    spec = latent_spec(CODES, TOKENIZER)
+    assert (spec.levels, spec.image_shape, spec.continuous, spec.latent_levels) == (5, (2, 2, 1), False, None)
+    model = with_latents(prior_of(k / 2 - 1.0 + 0.2, spec), TOKENIZER, "codes")  # not quite the value of the level
+    images = model.sample(jax.random.split(KEY, 3), model.eval_variables(STATE))
+    np.testing.assert_allclose(images, 3.0 * np.broadcast_to(TABLE[k], (3, 4, 4, 2)), rtol=1e-6)
+
+
+def test_codes_are_seen_as_levels_and_come_back():
+    model = with_latents(prior_of(0.0, latent_spec(CODES, TOKENIZER)), TOKENIZER, "codes")
+    codes = jnp.arange(16).reshape(2, 2, 2, 2, 1) % 5
+    batch = {"image": codes, "index": jnp.arange(4).reshape(2, 2)}
+    for seen in (model.update(KEY, STATE, batch, phase=PHASE)[0].params, model.init(KEY, batch, FROZEN).params):
+        np.testing.assert_allclose(seen, np.asarray(codes) / 2.0 - 1.0)
+    variables, latents = model.eval_variables(STATE), codes[0] / 2.0 - 1.0
+    np.testing.assert_allclose(model.decode(variables, latents), decode_codes({"gain": 3.0}, codes[0]))
+    images = jnp.float32(codes[0]).repeat(2, axis=1).repeat(2, axis=2).repeat(2, axis=3)
+    np.testing.assert_allclose(model.encode(jax.random.split(KEY, 2), variables, images), latents)
+    assert model.spec == data_spec((4, 4, 2), 3, latent_shape=(2, 2, 1))
+
+
+@pytest.mark.parametrize("kind", ["plain", "moments"])
+def test_vectors_before_quantization_are_numbers_that_the_autoencoder_quantizes(kind):
+    data = data_spec((2, 2, 2 if kind == "plain" else 4), 3)
+    assert latent_kind(data, TOKENIZER.spec) == kind
+    spec = latent_spec(data, TOKENIZER)
+    assert (spec.image_shape, spec.continuous) == ((2, 2, 2), True)
+    model = with_latents(prior_of(jnp.array([0.9, 1.1]), spec), TOKENIZER, kind)
+    vectors = jnp.broadcast_to(jnp.array([3.0, 2.0]), (1, 3, 2, 2, 2))
+    cached = vectors if kind == "plain" else jnp.concatenate([vectors, 0.0 * vectors], axis=-1)
+    seen = model.update(KEY, STATE, {"image": cached, "index": jnp.arange(3)[None]}, phase=PHASE)[0].params
+    np.testing.assert_allclose(seen, np.broadcast_to([4.0, 1.0], seen.shape), rtol=1e-6)
+    images = model.sample(jax.random.split(KEY, 2), model.eval_variables(STATE))
+    expected = 3.0 * np.round([0.9 * 0.5 + 1.0, 1.1 * 4.0 - 2.0])
+    np.testing.assert_allclose(images, np.broadcast_to(expected, images.shape))
+    found = model.encode(jax.random.split(KEY, 1), model.eval_variables(STATE), jnp.full((1, 4, 4, 2), 2.0))
+    np.testing.assert_allclose(found, np.broadcast_to([2.0, 1.0], (1, 2, 2, 2)))
+
+
+def test_latents_that_are_vectors_are_maps_of_one_place():
+    vectors = PIXELS._replace(
+        spec=ModelSpec((4, 4, 2), latent_shape=(2,)),
+        encode=lambda keys, variables, images, cond=None: images[:, 0, 0],
+        decode=lambda variables, latents, cond=None: jnp.broadcast_to(latents[:, None, None], (len(latents), 4, 4, 2)),
+    )
+    spec = latent_spec(data_spec((1, 1, 4), 3), vectors)
+    assert spec.image_shape == (1, 1, 2)
+    model = with_latents(prior_of(jnp.array([1.0, 2.0]), spec), vectors, "moments")
+    variables = model.eval_variables(STATE)
+    images = model.sample(jax.random.split(KEY, 2), variables)
+    np.testing.assert_allclose(images, np.broadcast_to([1.5, 6.0], (2, 4, 4, 2)))
+    np.testing.assert_allclose(model.encode(jax.random.split(KEY, 2), variables, images)[:, 0, 0], [[1.0, 2.0]] * 2)
+
+
+def test_arrays_of_codes_are_checked():
+    np.testing.assert_array_equal(checked_latents([[0, 4]], 5), np.array([[0, 4]], np.int32))
+    assert checked_latents([[0, 4]], 5).dtype == np.int32
+    assert checked_latents([[0, 4]], None).dtype == np.float32
+    for wrong in ([[0.0, 1.0]], [[5]], [[-1]]):
+        with pytest.raises(ValueError, match=r"must be codes, which are integers in \[0, 5\)"):
+            checked_latents(wrong, 5)
+
+
 def test_refusals():
+    with pytest.raises(
+        ValueError, match=r"are 6 codes of shape \(2, 2, 1\), but .* makes 5 codes of shape \(2, 2, 1\)"
+    ):
+        latent_spec(CODES._replace(latent_levels=6), TOKENIZER)
+    with pytest.raises(ValueError, match=r"are 5 codes of shape \(2, 2, 2\), but .* makes no codes of shape"):
+        latent_spec(data_spec((2, 2, 2), latent_levels=5), PIXELS)
+    with pytest.raises(ValueError, match=r"mean and deviation of shape \(2, 2, 4\) or latents of shape \(2, 2, 2\)"):
+        latent_spec(data_spec((2, 2, 1)), TOKENIZER)
+    with pytest.raises(ValueError, match="before quantization needs a model with posterior"):
+        with_latents(INNER, TOKENIZER._replace(posterior=None), "plain")
     with pytest.raises(ValueError, match="needs a model with decode"):
         with_latents(INNER, PIXELS._replace(decode=None))
     with pytest.raises(ValueError, match=r"shape \(2, 2, 6\).*shape \(2, 2, 4\)"):

@@ -21,6 +21,7 @@ from specs import data_spec
 
 from configs import autoencoder_kl as config_file
 from configs import common
+from jaxgen.adversarial.patches import PatchSettings
 from jaxgen.core import keys
 from jaxgen.core.contract import Env, ModelSpec
 from jaxgen.methods.vae import autoencoder_kl
@@ -276,7 +277,7 @@ def test_networks_get_the_settings_of_their_sections():
     assert first_stage.discriminator == PatchDiscriminator(6, 2, 2, "bfloat16")
     assert autoencoder_kl._latent_shape(first_stage.network, ModelSpec((8, 12, 5))) == (2, 3, 3)
     assert autoencoder_kl.Settings() == ("laplace", 1.0, False, 1e-6)
-    assert autoencoder_kl.GanSettings() == (0.0, 0.0, 0)
+    assert PatchSettings() == (0.0, 0.0, 0, False)
 
 
 def test_a_misspelt_setting_is_refused_by_the_name_of_its_section():
@@ -329,4 +330,4 @@ def test_refusals(section, settings, sentence):
 
 def test_the_defaults_are_these_and_no_others():
     assert autoencoder_kl.Settings() == ("laplace", 1.0, False, 1e-06)
-    assert autoencoder_kl.GanSettings() == (0.0, 0.0, 0)
+    assert PatchSettings() == (0.0, 0.0, 0, False)

@@ -152,3 +152,13 @@ def test_the_official_size_and_where_its_parameters_lie(variant):
 def test_refusals(sections, message):
     with pytest.raises(ValueError, match=message):
         make(tiny(**sections), SPEC, Env())
+
+
+def test_the_adversarial_loss_may_be_weighted_by_gradients():
+    gan = {"weight": 0.2, "feature_weight": 0.7, "start_steps": 0, "adaptive": True}
+    model = make(tiny(gan=gan, autoencoder={"kl_weight": 0.1}), SPEC, Env())
+    metrics = jax.jit(lambda: model.update(KEY, model.init(KEY, BATCH), BATCH)[1])()
+    own = metrics["loss/reconstruction"] + 0.1 * metrics["loss/kl"]
+    adversarial = 0.2 * metrics["adaptive_weight"] * metrics["loss/adversarial"] + 0.7 * metrics["loss/features"]
+    np.testing.assert_allclose(metrics["loss/generator"], own + adversarial, rtol=1e-4)
+    assert metrics["adaptive_weight"] > 0.0

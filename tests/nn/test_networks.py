@@ -43,3 +43,11 @@ def test_a_vector_conditions_the_network_and_is_a_part_of_it_only_if_given():
 def test_what_is_no_network_is_refused(section, sentence):
     with pytest.raises(ValueError, match=sentence):
         make(**section)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("unet.UNet", True), ("tokenizers.StridedAutoencoder", False), ("unet.No", False), ("", False)],
+)
+def test_names_of_networks_of_diffusion_models(name, expected):
+    assert networks.names_network({"name": name} if name else {}) is expected

@@ -41,7 +41,7 @@ def test_what_cannot_be_made_is_refused(run, workdir, tmp_path):
         "train with ema.kind=power": lambda: averages.reconstruct(run, tmp_path / "new", sigma_rel=0.1),
         "exists already": lambda: encoding.encode(run, tmp_path),
         "training images is 0, but must be at least 1": lambda: encoding.encode(run, tmp_path / "new", num_train=0),
-        "which has no feature maps as latents to cache": lambda: encoding.encode(run, tmp_path / "new"),
+        "latents of this model depend on label": lambda: encoding.encode(run, tmp_path / "new"),
         "has no checkpoints": lambda: inspection.inspect(without_checkpoints(workdir, tmp_path)),
     }
     for sentence, call in calls.items():

@@ -1,7 +1,11 @@
-"""Latents that `launch.py encode` has cached: for each example mean and standard deviation of its posterior.
+"""Latents that `launch.py encode` has cached, of three kinds, each with its file.
 
-A directory holds `latents.json` and, for each split, `moments.npy` [n, h, w, 2c] and, if there are classes,
-`label.npy` [n]; both are mapped into memory rather than read. What made them, `autoencoder/`, lies beside them.
+- `moments.npy` [n, h, w, 2c]: for each example mean and standard deviation of its posterior;
+- `plain.npy` [n, h, w, c]: the latents themselves;
+- `codes.npy` [n, h, w, k]: integers, of an autoencoder whose latents are such.
+
+A directory holds `latents.json` and, for each split, this file and, if there are classes, `label.npy` [n]; both are
+mapped into memory rather than read. What made them, `autoencoder/`, lies beside them.
 """
 
 import dataclasses
@@ -11,14 +15,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int, Shaped
 
+from jaxgen.core.latents import Kind
 from jaxgen.data.dataset import Dataset, Example, Facts, label_of
 
 AUTOENCODER = "autoencoder"
 """In a directory of latents: the directory of what made them."""
 
 _FACTS = "latents.json"
+
+_WIDTHS: Mapping[Kind, int] = {"moments": 2, "plain": 1, "codes": 1}
+"""Channels in the file for each channel of a latent."""
 
 # ImageNet at 256x256 by an autoencoder with 4 channels at an eighth of the resolution, as in Rombach et al. 2022.
 _ASSUMED = Facts((32, 32, 2 * 4), label_of(1_000), "float32", assumed=True)
@@ -29,21 +37,23 @@ class CachedLatents:
     """The examples of one split.
 
     Attributes:
-      moments: means followed by standard deviations along the channels; float32 `image` of an example.
+      values: of the file; `image` of an example, as `dtype`.
+      dtype: float32, or int32 for codes.
       conditions: arrays [n, ...] by the name of the condition.
     """
 
-    moments: Float[np.ndarray, "n h w _"]
+    values: Shaped[np.ndarray, "n h w _"]
+    dtype: str
     conditions: Mapping[str, np.ndarray]
 
     def __len__(self) -> int:
-        return len(self.moments)
+        return len(self.values)
 
     def __getitem__(self, index: int) -> Example:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[Example]:
-        arrays = {"image": np.asarray(self.moments[indices], np.float32)}
+        arrays = {"image": np.asarray(self.values[indices], self.dtype)}
         arrays |= {name: array[indices] for name, array in self.conditions.items()}
         return [dict(zip(arrays, row, strict=True)) for row in zip(*arrays.values(), strict=True)]
 
@@ -64,22 +74,27 @@ def load(split: str, *, path: str) -> Dataset:
         known = json.loads(text)
         height, width, channels = known["latent_shape"]
         conditioning, class_names = label_of(known["num_classes"]), tuple(known["class_names"])
-        arrays = {name: _mapped(directory, split, name) for name in ("moments", *conditioning)}
-        moments = arrays.pop("moments").reshape(known["num_examples"][split], height, width, 2 * channels)
+        kind = known.get("kind", "moments")  # once there were no others
+        latent_levels = known.get("latent_levels")
+        arrays = {name: _mapped(directory, split, name) for name in (kind, *conditioning)}
+        shape = (height, width, _WIDTHS[kind] * channels)
+        values = arrays.pop(kind).reshape(known["num_examples"][split], *shape)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"data.path={path} holds no latents ({error}): make them from a trained autoencoder, with launch.py encode "
             f"--workdir=RUN --output={path}."
         ) from error
+    dtype = "int32" if kind == "codes" else "float32"
     return Dataset(
-        CachedLatents(moments, arrays),
-        (height, width, 2 * channels),
+        CachedLatents(values, dtype, arrays),
+        shape,
         conditioning,
         class_names,
         describe=lambda index: f"Example {index} of {directory / split}",
         fingerprint=hashlib.blake2b(text.encode(), digest_size=16).hexdigest(),
-        image_dtype="float32",
+        image_dtype=dtype,
         autoencoder=directory / AUTOENCODER,
+        latent_levels=latent_levels,
     )
 
 
@@ -96,21 +111,22 @@ def _mapped(directory: Path, split: str, name: str) -> np.ndarray:
     return np.load(directory / split / f"{name}.npy", mmap_mode="r")
 
 
-def save_moments(
+def save_values(
     directory: Path,
-    moments: Iterable[Float[np.ndarray, "_ h w _"]],
+    values: Iterable[Shaped[np.ndarray, "_ h w _"]],
     *,
     count: int,
     latent_shape: tuple[int, int, int],
     dtype: str,
+    kind: Kind = "moments",
 ) -> None:
-    """Writes the moments of a split, which may be larger than the memory, batch by batch."""
+    """Writes the latents of a split, which may be larger than the memory, batch by batch."""
     height, width, channels = latent_shape
     directory.mkdir(parents=True)
-    shape = (count, height, width, 2 * channels)
-    stored = np.lib.format.open_memmap(directory / "moments.npy", mode="w+", dtype=dtype, shape=shape)
+    shape = (count, height, width, _WIDTHS[kind] * channels)
+    stored = np.lib.format.open_memmap(directory / f"{kind}.npy", mode="w+", dtype=dtype, shape=shape)
     done = 0
-    for batch in moments:
+    for batch in values:
         stored[done : done + len(batch)] = batch
         done += len(batch)
     assert done == count
@@ -123,11 +139,20 @@ def save_labels(directory: Path, label: Int[np.ndarray, " n"]) -> None:
 
 
 def save_facts(
-    directory: Path, pixels: Dataset, *, latent_shape: tuple[int, int, int], num_examples: dict[str, int], step: int
+    directory: Path,
+    pixels: Dataset,
+    *,
+    latent_shape: tuple[int, int, int],
+    num_examples: dict[str, int],
+    step: int,
+    kind: Kind = "moments",
+    latent_levels: int | None = None,
 ) -> None:
     """Writes what `load` must know, and which step of the autoencoder's run the latents are of."""
     known = {
+        "kind": kind,
         "latent_shape": latent_shape,
+        "latent_levels": latent_levels,
         "num_classes": pixels.num_classes,
         "class_names": pixels.class_names,
         "num_examples": num_examples,

@@ -4,15 +4,19 @@ Its loss is reconstruction, a divergence of so little weight that it only bounds
 adversarial loss and a distance of features, both from a discriminator of patches (Esser et al. 2021).
 """
 
+import functools
 import math
 from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
+from jaxgen.adversarial import patches
+from jaxgen.adversarial.patches import PATCH_NEEDS, PatchSettings
 from jaxgen.core import conditioning, keys
 from jaxgen.core.builders import InitVariables, Player, one_player, two_player
-from jaxgen.core.config import Need, Section, call
+from jaxgen.core.config import Section, call
 from jaxgen.core.contract import (
     Conditioning,
     Context,
@@ -26,15 +30,11 @@ from jaxgen.core.contract import (
     TrainState,
     Update,
 )
-from jaxgen.losses.adversarial import hinge
 from jaxgen.losses.divergence import kl_to_standard_normal
-from jaxgen.losses.perceptual import feature_distance
 from jaxgen.losses.reconstruction import gaussian_log_likelihood, laplace_log_likelihood
 from jaxgen.nn.autoencoder_kl import AutoencoderKL
 from jaxgen.nn.patch_discriminator import PatchDiscriminator
 from jaxgen.optim.optimizers import make_optimizer, make_player_optimizers
-
-_HINGE = hinge()
 
 LIKELIHOODS = {"laplace": laplace_log_likelihood, "gaussian": gaussian_log_likelihood}
 
@@ -55,32 +55,13 @@ class Settings(NamedTuple):
     kl_weight: float = 1e-6
 
 
-class GanSettings(NamedTuple):
-    """The section `gan`.
-
-    Attributes:
-      weight: of the adversarial loss, beside a reconstruction in nats per pixel value; 0 for no discriminator.
-      feature_weight: of the distance between the discriminator's features of an image and of its reconstruction.
-      start_steps: updates before both begin, by when reconstructions should resemble their images.
-    """
-
-    weight: float = 0.0
-    feature_weight: float = 0.0
-    start_steps: int = 0
-
-
-_GAN = Need("a gan.weight above 0", lambda gan: gan.weight > 0.0)
-GAN_NEEDS = {"feature_weight": _GAN, "start_steps": _GAN}
-"""Settings of the section `gan` without an effect, unless others are as said."""
-
-
 class FirstStage(NamedTuple):
     """The autoencoder, its discriminator and their settings."""
 
     network: AutoencoderKL
     discriminator: PatchDiscriminator
     settings: Settings
-    gan: GanSettings
+    gan: PatchSettings
 
     def posterior(self, params: PyTree, images: Float[Array, "n h w c"]) -> tuple[Array, Array]:
         """Returns mean and log-variance of q(z | x)."""
@@ -89,10 +70,6 @@ class FirstStage(NamedTuple):
     def decode(self, params: PyTree, latents: Float[Array, "n h w c"]) -> Array:
         """Returns the mean, or median, of p(x | z), not clipped."""
         return self.network.apply({"params": params["network"]}, latents, method="decode")
-
-    def discriminate(self, params: PyTree, images: Float[Array, "n h w c"]) -> tuple[Array, tuple[Array, ...]]:
-        """Returns the discriminator's logits and features."""
-        return self.discriminator.apply({"params": params}, images)
 
     def log_scale(self, params: PyTree) -> Array:
         """Returns the log of the scale of a pixel's distribution."""
@@ -154,7 +131,7 @@ def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
 def _first_stage(config: Section, spec: ModelSpec) -> FirstStage:
     dtype, image_channels = config.train.compute_dtype, spec.image_shape[-1]
     settings = call(Settings, config.autoencoder, where="autoencoder")
-    gan = call(GanSettings, config.gan, where="gan", needs=GAN_NEEDS)
+    gan = call(PatchSettings, config.gan, where="gan", needs=PATCH_NEEDS)
     if settings.scale <= 0.0:
         raise ValueError(f"autoencoder.scale is {settings.scale}, but must be positive.")
     return FirstStage(
@@ -185,10 +162,14 @@ def _with_discriminator(first_stage: FirstStage, config: Section, env: Env) -> t
     optimizers = make_player_optimizers(
         config.optimizer, "generator", "discriminator", num_steps=config.train.num_steps
     )
+    reconstruct, discriminator, gan = _reconstruct(first_stage), first_stage.discriminator, first_stage.gan
+    learned = patches.generator_objective(reconstruct, discriminator, gan, axis_name=env.axis_name)
     return two_player(
-        _init_players(first_stage),
-        generator=Player(_generator_objective(first_stage), optimizers["generator"]),
-        discriminator=Player(_discriminator_objective(first_stage), optimizers["discriminator"]),
+        patches.init_players(_init_variables(first_stage), discriminator),
+        generator=Player(learned, optimizers["generator"]),
+        discriminator=Player(
+            patches.discriminator_objective(reconstruct, discriminator, gan), optimizers["discriminator"]
+        ),
         microbatches=config.train.microbatches,
         env=env,
     )
@@ -204,78 +185,45 @@ def _init_variables(first_stage: FirstStage) -> InitVariables:
     return init_variables
 
 
-def _init_players(first_stage: FirstStage) -> InitVariables:
-    def init_variables(context: Context, batch: Microbatch) -> tuple[PyTree, PyTree]:
-        generator, _ = _init_variables(first_stage)(context, batch)
-        discriminator_key = keys.stream(context.key, "discriminator")
-        discriminator = first_stage.discriminator.init(discriminator_key, batch["image"])["params"]
-        return {"generator": generator, "discriminator": discriminator}, {}
-
-    return init_variables
-
-
 def _objective(first_stage: FirstStage) -> Objective:
     def objective(
         context: Context, params: PyTree, model_state: PyTree, batch: Microbatch
     ) -> tuple[Float[Array, ""], tuple[PyTree, Metrics]]:
-        _, loss, metrics = _reconstruct(first_stage, context.key, params, batch)
-        return loss, (model_state, metrics)
+        made, model_state = _reconstruct(first_stage)(context, params, model_state, batch)
+        return made.loss, (model_state, made.metrics)
 
     return objective
 
 
-def _generator_objective(first_stage: FirstStage) -> Objective:
-    """Esser et al. 2021, eq. 6, with a fixed weight in the place of the adaptive one."""
-    gan = first_stage.gan
-
-    def objective(
-        context: Context, params: PyTree, model_state: PyTree, batch: Microbatch
-    ) -> tuple[Float[Array, ""], tuple[PyTree, Metrics]]:
-        fake, loss, metrics = _reconstruct(first_stage, context.key, params["generator"], batch)
-        logits, features = first_stage.discriminate(params["discriminator"], fake)
-        _, real_features = first_stage.discriminate(params["discriminator"], batch["image"])
-        metrics["loss/adversarial"] = jnp.mean(_HINGE.generator(logits, logits))
-        metrics["loss/features"] = jnp.mean(feature_distance(features, real_features))
-        adversarial = gan.weight * metrics["loss/adversarial"] + gan.feature_weight * metrics["loss/features"]
-        return loss + _started(gan, context) * adversarial, (model_state, metrics)
-
-    return objective
-
-
-def _discriminator_objective(first_stage: FirstStage) -> Objective:
-    def objective(
-        context: Context, params: PyTree, model_state: PyTree, batch: Microbatch
-    ) -> tuple[Float[Array, ""], tuple[PyTree, Metrics]]:
-        fake, _, _ = _reconstruct(first_stage, context.key, params["generator"], batch)
-        real_logits, _ = first_stage.discriminate(params["discriminator"], batch["image"])
-        fake_logits, _ = first_stage.discriminate(params["discriminator"], fake)
-        metrics = {"logits/real": jnp.mean(real_logits), "logits/fake": jnp.mean(fake_logits)}
-        loss = jnp.mean(_HINGE.discriminator(real_logits, fake_logits))
-        return _started(first_stage.gan, context) * loss, (model_state, metrics)
-
-    return objective
-
-
-def _started(gan: GanSettings, context: Context) -> Float[Array, ""]:
-    return (context.step >= gan.start_steps).astype(jnp.float32)
-
-
-def _reconstruct(
-    first_stage: FirstStage, key: Key[Array, ""], params: PyTree, batch: Microbatch
-) -> tuple[Float[Array, "b h w c"], Float[Array, ""], Metrics]:
+def _reconstruct(first_stage: FirstStage) -> patches.Reconstruct:
     """Reconstructions by one latent an image, and their loss in nats per pixel value.
 
     The negative evidence lower bound (Kingma & Welling 2014, eq. 3), its divergence weighted by `kl_weight`.
     """
-    mean, logvar = first_stage.posterior(params, batch["image"])
-    example_keys = keys.fold_each(keys.per_example(key, batch["index"]), "latent")
-    images = first_stage.decode(params, mean + jnp.exp(0.5 * logvar) * keys.normal(example_keys, mean.shape[1:]))
     likelihood = LIKELIHOODS[first_stage.settings.likelihood]
-    log_likelihood = likelihood(batch["image"], images, first_stage.log_scale(params))
-    values = math.prod(images.shape[1:])
-    metrics = {
-        "loss/reconstruction": -jnp.mean(log_likelihood) / values,
-        "loss/kl": jnp.mean(kl_to_standard_normal(mean, logvar)) / values,
-    }
-    loss = metrics["loss/reconstruction"] + first_stage.settings.kl_weight * metrics["loss/kl"]
-    return images, loss, metrics | {"absolute_error": jnp.mean(jnp.abs(batch["image"] - images))}
+
+    def reconstruct(
+        context: Context, params: PyTree, model_state: PyTree, batch: Microbatch
+    ) -> tuple[patches.Reconstruction, PyTree]:
+        images = batch["image"]
+        mean, logvar = first_stage.posterior(params, images)
+        example_keys = keys.fold_each(keys.per_example(context.key, batch["index"]), "latent")
+        latents = mean + jnp.exp(0.5 * logvar) * keys.normal(example_keys, mean.shape[1:])
+
+        def negative_log_likelihood(made: Float[Array, "b h w c"], log_scale: Array) -> Float[Array, ""]:
+            return -jnp.mean(likelihood(images, made, log_scale)) / math.prod(images.shape[1:])
+
+        def decode(network: PyTree) -> Float[Array, "b h w c"]:
+            return first_stage.decode({"network": network}, jax.lax.stop_gradient(latents))
+
+        made, log_scale = first_stage.decode(params, latents), first_stage.log_scale(params)
+        metrics = {
+            "loss/reconstruction": negative_log_likelihood(made, log_scale),
+            "loss/kl": jnp.mean(kl_to_standard_normal(mean, logvar)) / math.prod(images.shape[1:]),
+        }
+        loss = metrics["loss/reconstruction"] + first_stage.settings.kl_weight * metrics["loss/kl"]
+        metrics["absolute_error"] = jnp.mean(jnp.abs(images - made))
+        of_images = functools.partial(negative_log_likelihood, log_scale=jax.lax.stop_gradient(log_scale))
+        return patches.Reconstruction(made, loss, metrics, of_images, decode, params["network"]), model_state
+
+    return reconstruct

@@ -15,7 +15,7 @@ PIXELS = Dataset([], (8, 12, 3), conditioning=label_of(2), class_names=("cat", "
 def save(directory, dtype="float32"):
     for split, rows in (("train", MOMENTS), ("test", MOMENTS[:2])):
         batches = iter([rows[:2], rows[2:]])
-        latents.save_moments(directory / split, batches, count=len(rows), latent_shape=(2, 3, 2), dtype=dtype)
+        latents.save_values(directory / split, batches, count=len(rows), latent_shape=(2, 3, 2), dtype=dtype)
         latents.save_labels(directory / split, np.arange(len(rows)) % 2)
     latents.save_facts(directory, PIXELS, latent_shape=(2, 3, 2), num_examples={"train": 5, "test": 2}, step=7)
     return str(directory)
@@ -56,6 +56,15 @@ def test_latents_without_classes_need_no_labels(tmp_path):
     data = load("latents", "train", path=path)
     assert data.conditioning == {}
     assert data.examples[1].keys() == {"image"}
+
+
+def test_a_directory_that_does_not_say_its_kind_holds_moments(tmp_path):
+    path = save(tmp_path)
+    known = json.loads((tmp_path / "latents.json").read_text())
+    assert (known.pop("kind"), known.pop("latent_levels")) == ("moments", None)
+    (tmp_path / "latents.json").write_text(json.dumps(known))
+    data = load("latents", "train", path=path)
+    np.testing.assert_array_equal(data.examples[3]["image"], MOMENTS[3])
 
 
 def test_missing_labels_are_refused(tmp_path):
