@@ -38,6 +38,7 @@ def cifar10() -> ConfigDict:
     config.flow.logit_alpha = 0.05
     config.model.name = "realnvp.RealNVP"
     config.model.levels = 2
+    config.model.couplings = 3  # of either mask in a level
     config.model.width = 64
     config.model.blocks = 8
     config.model.actnorm = True  # in the place of batch normalization
@@ -91,6 +92,7 @@ def tiny() -> ConfigDict:
     config.flow.dequantizer_width = 32
     config.flow.dequantizer_couplings = 4
     config.flow.num_draws = 2
+    config.model.couplings = 1
     config.model.width = 4
     config.model.blocks = 1
     return config

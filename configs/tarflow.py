@@ -91,7 +91,7 @@ def fashion() -> ConfigDict:
 def digits() -> ConfigDict:
     """Class-conditional on scikit-learn's 8x8 digits, by learned dequantization, one deep block and three shallow ones.
 
-    The deep block is the last one before the latents, as in STARFlow (Gu et al. 2025); at most six minutes on two cores.
+    The deep block is the last one before the latents, as in STARFlow (Gu et al. 2025); six minutes on two cores.
     """
     config = common.flow_digits(imagenet64())
     config.train.compute_dtype = "float32"

@@ -1,8 +1,8 @@
 """Invertible layers of normalizing flows, and the multi-scale order in which networks apply them.
 
 Every layer is a function `(x, context, inverse=False) -> (y, log_det)`: log_det is that of the Jacobian of the
-direction that is computed, one number an image, in nats. Both directions are exact, and computed in float32; the convolutions
-that shift and scale by other pixels run in the type of the network.
+direction that is computed, one number an image, in nats. Both directions are exact, and computed in float32; the
+networks that shift and scale by other pixels run in a type of their own.
 """
 
 import math
@@ -78,7 +78,7 @@ class FlowLevel(NamedTuple):
 
 
 def through(
-    layers: Sequence[FlowLayer], x: Images, context: FlowContext, *, inverse: bool = False
+    layers: Sequence[FlowLayer], x: Float[Array, "b *d"], context: FlowContext, *, inverse: bool = False
 ) -> tuple[Array, LogDet]:
     """Applies layers one after the other, or their inverses from the last to the first."""
     total = jnp.zeros(len(x))
@@ -234,7 +234,7 @@ def affine(
     *,
     shift_first: bool,
     inverse: bool,
-) -> tuple[Images, LogDet]:
+) -> tuple[Float[Array, "b *d"], LogDet]:
     """Computes (x + shift) * exp(log_scale) or, unless `shift_first`, x * exp(log_scale) + shift; or the inverse."""
     shift, log_scale = shift.astype(jnp.float32), log_scale.astype(jnp.float32)
     log_det = sum_per_example(log_scale)

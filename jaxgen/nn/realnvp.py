@@ -21,7 +21,7 @@ from jaxgen.nn.flow_layers import (
 
 
 class RealNVP(nn.Module):
-    """RealNVP; each level has three couplings of either mask, the last one four checkerboard couplings (section 3.6).
+    """RealNVP; a level has as many couplings of either mask, the last one a checkerboard more alone (section 3.6).
 
     The paper's batch normalization makes an image's likelihood depend on its batch, so that activation normalization
     has its place. Networks of couplings see the class.
@@ -30,6 +30,7 @@ class RealNVP(nn.Module):
       image_shape: height, width, channels of the images.
       num_classes: number of classes that the couplings are conditioned on; 0 for none.
       levels: number of scales; each but the last one halves height and width, and gives half of its channels away.
+      couplings: number of couplings of either mask in a level.
       width: channels within the couplings' networks at the first level, doubled from level to level.
       blocks: residual blocks in each of them.
       actnorm: whether activation normalization follows each coupling.
@@ -40,6 +41,7 @@ class RealNVP(nn.Module):
     image_shape: tuple[int, int, int]
     num_classes: int = 0
     levels: int = 2
+    couplings: int = 3
     width: int = 64
     blocks: int = 8
     actnorm: bool = True
@@ -52,7 +54,7 @@ class RealNVP(nn.Module):
         Raises:
           ValueError: says what is allowed.
         """
-        check_numbers(self, "levels", "width", "blocks")
+        check_numbers(self, "levels", "couplings", "width", "blocks")
         checks.check_halvings(self.image_shape[:2], self.levels - 1, advice="use fewer model.levels")
 
     @nn.compact
@@ -75,11 +77,11 @@ class RealNVP(nn.Module):
         last, channels = i == self.levels - 1, self.image_shape[-1] * 2**i
         shape = latent_shape(self.image_shape, i, last=last, squeezed=not last)
         chain: list[FlowLayer] = []
-        for j in range(4 if last else 3):
+        for j in range(self.couplings + last):
             chain += self._coupling(i, f"checkerboard_{j}", channels, j % 2)
         if not last:
             chain.append(squeeze)
-            for j in range(3):
+            for j in range(self.couplings):
                 chain += self._coupling(i, f"channels_{j}", 4 * channels, j % 2)
         return FlowLevel(chain, standard_prior, shape)
 

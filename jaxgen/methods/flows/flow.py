@@ -47,8 +47,8 @@ class Settings(NamedTuple):
       noise_std: standard deviation of Gaussian noise, for pixels in [-1, 1].
       dequantizer_width: channels within the couplings of the learned noise.
       dequantizer_couplings: number of these couplings.
-      logit_alpha: if positive, the network sees logits of the values, whose ends are moved inside by this share (Dinh et
-        al. 2017, section 4.1).
+      logit_alpha: if positive, the network sees logits of the values, whose ends are moved inside by this share (Dinh
+        et al. 2017, section 4.1).
       num_draws: of noise, for the bound on the likelihood of an image, which is the tighter the more there are.
       class_conditional: whether the network is conditioned on the class.
       label_dropout: probability of the null condition instead of the class in training.
