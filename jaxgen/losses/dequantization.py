@@ -22,8 +22,12 @@ def uniform_noise(keys: Key[Array, " b"], shape: tuple[int, ...]) -> Float[Array
 
 
 def dequantize(images: Images, noise: Images, *, levels: int) -> Images:
-    """Returns values in [-1, 1] of images in [-1, 1] of a number of levels, and noise in [0, 1)."""
-    return ((images + 1.0) * (0.5 * (levels - 1)) + noise) * (2.0 / levels) - 1.0
+    """Returns values in [-1, 1] of images in [-1, 1] of a number of levels, and noise in [0, 1).
+
+    Images are rounded to the levels, between which those of 8 bits lie if they have another number of levels.
+    """
+    level = jnp.round((images + 1.0) * (0.5 * (levels - 1)))
+    return (level + noise) * (2.0 / levels) - 1.0
 
 
 def quantized(values: Images, *, levels: int) -> Images:

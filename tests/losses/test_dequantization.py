@@ -19,6 +19,13 @@ def test_values_of_levels_fill_the_interval_and_round_to_their_levels():
         np.testing.assert_allclose(dequantization.log_volume(levels, 5), 5 * np.log(2.0 / levels))
 
 
+def test_images_of_8_bits_are_rounded_to_17_levels():
+    """Of the digits, level 5 is stored as 80 = rint(5 * 255 / 16)."""
+    images = jnp.full((1, 1, 1, 1), 2.0 * 80 / 255 - 1.0)
+    values = dequantization.dequantize(images, jnp.full_like(images, 0.5), levels=17)
+    np.testing.assert_allclose(values.ravel(), 2.0 * 5.5 / 17 - 1.0, atol=1e-6)
+
+
 def test_uniform_noise_is_by_key_and_in_the_unit_interval():
     keys = jax.random.split(jax.random.key(0), 3)
     noise = dequantization.uniform_noise(keys, (40, 40, 1))
