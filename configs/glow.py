@@ -41,6 +41,8 @@ def cifar10() -> ConfigDict:
     config.model.learn_prior = True
     config.model.dropout = 0.0
     config.model.plain = False  # the port to PyTorch differs in its convolutions
+    config.model.scan_layers = True
+    config.model.remat = True
     return config
 
 
@@ -76,6 +78,8 @@ def fashion() -> ConfigDict:
 def digits() -> ConfigDict:
     """Class-conditional on scikit-learn's 8x8 digits, by learned dequantization: at most six minutes on two cores."""
     config = common.flow_digits(cifar10())
+    config.model.scan_layers = False  # on CPUs, convolutions in loops are slow
+    config.model.remat = False
     config.model.levels = 2
     config.model.steps = 8
     config.model.width = 64

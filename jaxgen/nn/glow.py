@@ -7,6 +7,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
+from jaxgen.core.config import Need
 from jaxgen.nn import checks, layers
 from jaxgen.nn.flow_layers import (
     LOG_SCALE_FACTOR,
@@ -24,6 +25,10 @@ from jaxgen.nn.flow_layers import (
     standard_prior,
     through,
 )
+from jaxgen.nn.transformer import layer_keys
+
+NEEDS = {"remat": Need("model.scan_layers=True", lambda model: model.scan_layers)}
+"""Fields that have an effect only beside others, with the condition of each."""
 
 _NORMAL = nn.initializers.normal(0.05)
 _ZEROS = nn.initializers.zeros_init()
@@ -170,6 +175,41 @@ class GlowStep(nn.Module):
         return through(parts, x, context, inverse=inverse)
 
 
+class ScannedSteps(nn.Module):
+    """Steps of flow with stacked parameters, of which one is compiled; those that start from data do so in turn.
+
+    Attributes:
+      steps: number of steps.
+      remat: recompute their activations in the backward pass.
+      width, lu, dropout, plain, dtype: as of `GlowStep`.
+    """
+
+    steps: int
+    remat: bool
+    width: int
+    lu: bool = False
+    dropout: float = 0.0
+    plain: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], context: FlowContext, *, inverse: bool = False
+    ) -> tuple[Float[Array, "b h w c"], Float[Array, " b"]]:
+        """Applies the steps or, from the last to the first, their inverses."""
+
+        def step(module: GlowStep, carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
+            own = context._replace(dropout_keys=layer_keys(context.dropout_keys, i))
+            y, log_det = module(carry[0], own, inverse=True) if inverse else module(carry[0], own)
+            return (y, carry[1] + log_det), None
+
+        axes = {"params": 0, "buffers": 0}
+        scan = nn.scan(step, variable_axes=axes, split_rngs={"params": True}, length=self.steps, reverse=inverse)
+        cls = nn.remat(GlowStep, prevent_cse=False) if self.remat and not inverse else GlowStep
+        module = cls(self.width, self.lu, self.dropout, self.plain, self.dtype, name="step")
+        return scan(module, (x, jnp.zeros(len(x))), jnp.arange(self.steps))[0]
+
+
 class Glow(nn.Module):
     """Glow, whose defaults are the official settings but for width and depth.
 
@@ -184,6 +224,9 @@ class Glow(nn.Module):
       dropout: rate in the couplings' networks, which the official code does not have.
       plain: the convolutions, and the normalization, of the port to PyTorch by rosinality: see `GlowConv`, `ZeroConv`
         and `ActNorm`.
+      scan_layers: compile one step of each level and loop over stacked parameters: `level_0_steps` instead of
+        `level_0_step_0`, `level_0_step_1`, ...
+      remat: recompute the activations of scanned steps in the backward pass, trading time for memory.
       dtype: type of the couplings' networks.
     """
 
@@ -196,6 +239,8 @@ class Glow(nn.Module):
     learn_prior: bool = True
     dropout: float = 0.0
     plain: bool = False
+    scan_layers: bool = False
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
 
     def check(self) -> None:
@@ -227,7 +272,11 @@ class Glow(nn.Module):
         last = i == self.levels - 1
         shape = latent_shape(self.image_shape, i, last=last)
         options = {"dropout": self.dropout, "plain": self.plain, "dtype": self.dtype}
-        steps = [GlowStep(self.width, self.lu, name=f"level_{i}_step_{j}", **options) for j in range(self.steps)]
+        steps: list[FlowLayer]
+        if self.scan_layers:
+            steps = [ScannedSteps(self.steps, self.remat, self.width, self.lu, name=f"level_{i}_steps", **options)]
+        else:
+            steps = [GlowStep(self.width, self.lu, name=f"level_{i}_step_{j}", **options) for j in range(self.steps)]
         if last and not (self.learn_prior or self.num_classes):
             return FlowLevel([squeeze, *steps], standard_prior, shape)
         outputs = 2 * shape[-1]

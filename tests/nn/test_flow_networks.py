@@ -10,7 +10,7 @@ from flax import linen as nn
 from flow_exactness import assert_exact, measured, shaken
 
 from jaxgen.nn import jet
-from jaxgen.nn.flow_layers import ActNorm, context_of
+from jaxgen.nn.flow_layers import ActNorm, context_of, squeeze
 from jaxgen.nn.flow_network import FlowNetwork, GuidedFlowNetwork, make_flow_network
 from jaxgen.nn.glow import Glow
 from jaxgen.nn.jet import Jet
@@ -121,6 +121,40 @@ def test_every_normalization_of_glow_starts_with_mean_zero_and_variance_one():
         np.testing.assert_allclose(y.var(axis=(0, 1, 2)), 1.0, rtol=1e-3)
 
 
+def test_scanned_steps_compute_what_unrolled_ones_do():
+    """From the same parameters: both directions and gradients; and each scanned step starts from its own input."""
+    unrolled = Glow((4, 2, 1), CLASSES, levels=1, steps=2, width=3, lu=True, dropout=0.5)
+    scanned = unrolled.clone(scan_layers=True, remat=True)
+    x, label = jax.random.normal(KEY, (2, 4, 2, 1)), jnp.array([0, 2])
+
+    @jax.jit
+    def compute():
+        variables = shaken(unrolled.init(KEY, x, label), KEY, size=0.05)
+        stacked = {}
+        for kind, tree in variables.items():
+            steps = [tree[f"level_0_step_{i}"] for i in range(2)]
+            stacked[kind] = {name: part for name, part in tree.items() if "step" not in name}
+            stacked[kind]["level_0_steps"] = {"step": jax.tree.map(lambda *leaves: jnp.stack(leaves), *steps)}
+        found = []
+        for network, own in ((unrolled, variables), (scanned, stacked)):
+
+            def total(x, network=network, own=own):
+                latents, log_det = network.apply(own, x, label)
+                return jnp.sum(jnp.sin(latents)) + jnp.sum(log_det), (latents, log_det)
+
+            gradient, (latents, log_det) = jax.grad(total, has_aux=True)(x)
+            found.append((gradient, latents, log_det, network.apply(own, latents, label, method="inverse")))
+        return found, scanned.init(KEY, x, label)
+
+    (one, other), start = compute()
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    np.testing.assert_allclose(other[-1], x, atol=1e-5)
+    shift = start["params"]["level_0_steps"]["step"]["norm"]["shift"]
+    np.testing.assert_allclose(shift[0], -squeeze(x)[0].mean(axis=(0, 1, 2)), atol=1e-5)
+    assert np.abs(shift[0] - shift[1]).max() > 1e-3
+
+
 def test_tokens_are_in_the_official_order():
     x = jnp.arange(32.0).reshape(1, 4, 4, 2)  # value 8 row + 2 column + channel
     tokens = to_tokens(x, 2)
@@ -211,6 +245,10 @@ def test_networks_are_found_by_name():
         ({"name": "glow.Glow", "depth": 2}, r"model\.depth is not a setting"),
         ({"name": "glow.Glow", "steps": 0}, r"model\.steps is 0, but must be at least 1"),
         ({"name": "glow.Glow", "levels": 4}, r"cannot be halved evenly 4 times: .* or use fewer model\.levels"),
+        (
+            {"name": "glow.Glow", "remat": True},
+            r"model\.remat is True, but has no effect without model\.scan_layers=True",
+        ),
         ({"name": "glow.Glow", "dropout": 1.0}, r"model\.dropout is 1\.0, but must lie in \[0, 1\)"),
         ({"name": "realnvp.RealNVP", "levels": 5}, r"cannot be halved evenly 4 times"),
         ({"name": "realnvp.RealNVP", "blocks": 0}, r"model\.blocks is 0, but must be at least 1"),
