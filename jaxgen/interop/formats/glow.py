@@ -73,15 +73,8 @@ def settings(target: Target, weights: StateDict) -> Mapping[str, Any]:
         return {}
     levels, each = (1 + max(map(int, numbers)) for numbers in zip(*steps, strict=True))
     lu = any(name.endswith("invconv.w_l") for name in weights)
-    return {
-        "plain": True,
-        "scan_layers": False,
-        "remat": False,
-        "lu": lu,
-        "levels": levels,
-        "steps": each,
-        "width": len(first),
-    }
+    as_stored = {"plain": True, "scan_layers": False, "remat": False}
+    return as_stored | {"lu": lu, "levels": levels, "steps": each, "width": len(first)}
 
 
 FORMAT = RunFormat(config="glow", parts=parts, settings=settings)
