@@ -2,7 +2,7 @@
 
 Of level k of L, the values are 2 (k + u) / L - 1 for noise u in [0, 1): [-1, 1] as a whole. For noise from q(u | x),
 log P(x) >= E[log p(values) + d log(2 / L) - log q(u | x)] for images of d values (Theis et al. 2016, section 3.1, for
-uniform noise, of which log q = 0; Ho et al. 2019, eq. 9).
+uniform noise, of which log q = 0; Ho et al. 2019, section 3.1).
 """
 
 import math

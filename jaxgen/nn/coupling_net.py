@@ -40,7 +40,7 @@ class WeightNormConv(nn.Module):
 
 
 class CouplingNet(nn.Module):
-    """A residual network at one resolution (Dinh et al. 2017, section 3.2), whose output is zero at first.
+    """A residual network at one resolution (Dinh et al. 2017), whose output is zero at first.
 
     A residual block is two activations, each followed by a convolution; class and features are added to the first
     layer.

@@ -12,7 +12,7 @@ from jaxgen.nn.flow_layers import FlowContext, MaskedCoupling, through
 
 
 class Dequantizer(nn.Module):
-    """Noise in (0, 1) given an image, q(u | x), by a flow from standard normal noise (Ho et al. 2019, Flow++, eq. 12).
+    """Noise in (0, 1) given an image, q(u | x), by a flow from standard normal noise (Flow++, Ho et al. 2019).
 
     Checkerboard couplings, which see the image, are followed by the normal distribution function in the place of the
     paper's logistic one: it makes the noise uniform at first.

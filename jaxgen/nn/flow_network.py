@@ -12,7 +12,7 @@ from jaxgen.core import config
 
 
 class FlowGuidance(NamedTuple):
-    """Guidance of the inverse of an autoregressive flow (Zhai et al. 2024, section 3.5).
+    """Guidance of the inverse of an autoregressive flow (TarFlow, Zhai et al. 2024).
 
     Shifts and log-scales of an image are moved away from those of the null condition: u + s (v - u), for the
     conditional value v and the null one u. The weight w of the paper is s - 1.

@@ -58,7 +58,7 @@ class JetNet(nn.Module):
 
 
 class JetCoupling(nn.Module):
-    """A coupling of tokens, half of whose values are kept: (x + shift) * 2 sigmoid(h) of the others (section 3.1).
+    """A coupling of tokens, half of whose values are kept: (x + shift) * 2 sigmoid(h) of the others.
 
     Attributes:
       net: of the kept values.

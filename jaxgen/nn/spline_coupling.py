@@ -89,7 +89,7 @@ def _at(values: Float[Array, "*b k"], index: Int[Array, "*b"]) -> Float[Array, "
 
 
 class SplineCoupling(nn.Module):
-    """A coupling whose first half of the channels makes the splines of the second one (section 3.2).
+    """A coupling whose first half of the channels makes the splines of the second one.
 
     Attributes:
       net: from half of the channels to 3 `bins` - 1 numbers for each of the other half.

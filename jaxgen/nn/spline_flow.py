@@ -1,4 +1,4 @@
-"""The neural spline flow of images (Durkan et al. 2019, section 5.3): Glow's steps with spline couplings."""
+"""The neural spline flow of images (Durkan et al. 2019): Glow's steps with spline couplings."""
 
 import jax.numpy as jnp
 from flax import linen as nn

@@ -20,7 +20,7 @@ Classes = Float[Array, "b k"] | None
 
 
 class TarFlowBlock(nn.Module):
-    """An autoregressive flow: each token is shifted and scaled by a function of those before it (eq. 3).
+    """An autoregressive flow: each token is shifted and scaled by a function of those before it.
 
     Attributes:
       num_tokens, token_dim: shape of a sequence.
@@ -129,7 +129,7 @@ class TarFlowBlock(nn.Module):
 
 
 class TarFlow(nn.Module):
-    """TarFlow; with depths that differ, the deep-shallow layout of STARFlow (Gu et al. 2025, section 3.2).
+    """TarFlow; with depths that differ, the deep-shallow layout of STARFlow (Gu et al. 2025).
 
     The first block goes through the patches row by row, the second one backwards, and so on. Latents are tokens, row by
     row, with the values of a patch in the order channel, row, column. The null condition is the mean of the classes'

@@ -42,7 +42,7 @@ class Settings(NamedTuple):
 
     Attributes:
       dequantization: noise that makes values of levels: `uniform`, `variational`, which is learned (Flow++, Ho et al.
-        2019), or `gaussian` noise added to the images (TarFlow, Zhai et al. 2024, section 3.4). The first two have a
+        2019), or `gaussian` noise added to the images (TarFlow, Zhai et al. 2024). The first two have a
         likelihood of the levels, the last one has none.
       noise_std: standard deviation of Gaussian noise, for pixels in [-1, 1].
       dequantizer_width: channels within the couplings of the learned noise.
@@ -74,7 +74,7 @@ class Sampler(NamedTuple):
       guidance_annealed: whether guidance grows along the sequence.
       attention_temperature: of the null condition in guidance.
       denoise: whether Gaussian noise, with which the network was trained, is removed from its samples by a step along
-        the score (Zhai et al. 2024, eq. 8).
+        the score (Zhai et al. 2024).
     """
 
     temperature: float = 1.0
