@@ -234,9 +234,9 @@ def flow_digits(config: ConfigDict) -> ConfigDict:
 def flow_fashion(config: ConfigDict) -> ConfigDict:
     """Training of a class-conditional flow on Fashion-MNIST, 28x28: 20 minutes of CPU time."""
     config.data.name = "fashion"
-    config.train.num_steps = 2_200
+    config.train.num_steps = 1_000
     config.train.checkpoint_every_steps = 250
-    config.train.sample_every_steps = 1_100
+    config.train.sample_every_steps = 500
     config.model.dropout = 0.0
     return config
 

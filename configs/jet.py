@@ -54,6 +54,8 @@ def fashion() -> ConfigDict:
     """Class-conditional on Fashion-MNIST, 28x28, in patches of 2x2: 20 minutes of CPU time."""
     config = digits()
     common.flow_fashion(config)
+    config.model.couplings = 5
+    config.model.width = 32
     return config
 
 

@@ -71,7 +71,7 @@ def fashion() -> ConfigDict:
     """Class-conditional on Fashion-MNIST, 28x28: 20 minutes of CPU time."""
     config = digits()
     common.flow_fashion(config)
-    config.model.width = 24
+    config.model.width = 16
     config.model.blocks = 2
     return config
 
