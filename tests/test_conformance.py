@@ -122,9 +122,13 @@ def test_same_seed_same_bits_and_other_seed_other_bits(one):
     assert not trees_equal(one.start.params, host(different))
 
 
+SIMILAR = ("spline_flow", "jet")
+"""Configs whose networks have the layers of others with the same method; `tests/nn` has tests of their own."""
+
+
 def of_other_networks(one: Run) -> None:
-    """Skips a config of adversarial training whose method and networks are another's."""
-    if "gan" in one.tiny.config and one.name not in ADVERSARIAL:
+    """Skips a config of adversarial training whose method and networks are another's, and those of similar networks."""
+    if ("gan" in one.tiny.config and one.name not in ADVERSARIAL) or one.name in SIMILAR:
         pytest.skip("another config of the same networks goes through it")
 
 

@@ -78,6 +78,12 @@ COUNTS = {
     "stylegan3:r512": ((512, 512, 3), 0, 16_665_594 + 28_982_849),
     "stylegan3:r1024": ((1024, 1024, 3), 0, 15_093_151 + 29_012_513),
     "stylegan3:r256_small": ((256, 256, 3), 0, 15_779_565 + 24_001_089),
+    "glow:cifar10": (*CIFAR10, 44_603_604),
+    "glow:imagenet32": ((32, 32, 3), 0, 66_861_588),
+    "glow:imagenet64": ((64, 64, 3), 0, 112_377_540),
+    "tarflow:imagenet64": ((64, 64, 3), 0, 460_142_784),
+    "tarflow:imagenet64_cond": ((64, 64, 3), 1000, 466_286_784),
+    "tarflow:imagenet64_patch4": ((64, 64, 3), 0, 809_444_096),
 }
 
 NOT_COUNTED = re.compile(r".*fourier.*")  # fixed features, which are buffers of the official modules

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from specs import data_spec
 
-from configs import autoencoder_kl, consistency, dcgan, ddpm, gan, meanflow, stylegan2, vae
+from configs import autoencoder_kl, consistency, dcgan, ddpm, gan, glow, meanflow, stylegan2, vae
 from jaxgen.core import keys
 from jaxgen.core.build import build_model
 from jaxgen.core.contract import Env
@@ -33,6 +33,7 @@ ALWAYS_TOLD = {
     "vae": (vae, "vae", {}),
     "dcgan": (dcgan, "gan", {}),
     "stylegan2": (stylegan2, "gan", {}),
+    "flow": (glow, "flow", {}),
     "diffusion": (
         ddpm, "diffusion", {"label_dropout": 0.0, "likelihood": "bound", "sampler__guidance_scale": 1.0},
     ),
@@ -50,6 +51,7 @@ UNTOLD = {
     "vae": (vae, "vae", {"class_conditional": False}),
     "dcgan": (dcgan, "gan", {"class_conditional": False}),
     "stylegan2": (stylegan2, "gan", {"class_conditional": False}),
+    "flow": (glow, "flow", {"class_conditional": False}),
     "diffusion": (
         ddpm, "diffusion",
         {"class_conditional": False, "label_dropout": 0.0, "likelihood": "bound", "sampler__guidance_scale": 1.0},
@@ -100,6 +102,7 @@ FUNCTIONS = {
     "dcgan": {"sample", "decode"},
     "stylegan2": {"sample", "decode"},
     "gan": {"sample", "decode"},
+    "flow": {"sample", "log_prob", "encode", "decode"},
     "autoencoder_kl": {"sample", "encode", "posterior", "decode"},
     "diffusion": {"sample", "log_prob", "encode", "decode", "denoise"},
     "meanflow": {"sample", "denoise"},
