@@ -45,9 +45,15 @@ def dtype_of(levels: int) -> np.dtype:
     return np.dtype(np.uint8 if levels <= LEVELS["uint8"] else np.uint16)
 
 
-def to_float(images: UInt[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Maps the levels of uint8 or uint16 images to float32 in [-1, 1]."""
-    return images.astype(jnp.float32) / (0.5 * (levels_of(images.dtype) - 1)) - 1.0
+def to_float(images: UInt[Array, "*shape"], levels: int | None = None) -> Float[Array, "*shape"]:
+    """Maps uint8 or uint16 images to float32 in [-1, 1], to the nearest of a number of levels where it is given.
+
+    Few levels that 8 bits stand for are not quite evenly apart there: the 17 of the digits are 15 or 16 apart.
+    """
+    values = images.astype(jnp.float32) / (0.5 * (levels_of(images.dtype) - 1)) - 1.0
+    if levels is None or levels == levels_of(images.dtype):
+        return values
+    return from_indices(indices(values, levels), levels)
 
 
 def from_indices(indices: Integer[Array, "*shape"], levels: int) -> Float[Array, "*shape"]:
@@ -65,9 +71,14 @@ def indices(images: Float[Array, "*shape"], levels: int) -> Int[Array, "*shape"]
 
 
 def to_levels(images: Float[Array, "*shape"] | Float[np.ndarray, "*shape"], levels: int) -> UInt[np.ndarray, "*shape"]:
-    """Maps floats in [-1, 1] to the nearest of a number of levels, on the host; what lies outside is clipped."""
-    scaled = np.rint((np.asarray(images) + 1.0) * (0.5 * (levels - 1)))
-    return np.clip(scaled, 0, levels - 1).astype(dtype_of(levels))
+    """Maps floats in [-1, 1] to the nearest of a number of levels, on the host; what lies outside is clipped.
+
+    Levels divide the range of the array's type: of 17, the first is 0 and the last 255.
+    """
+    scaled = np.clip(np.rint((np.asarray(images) + 1.0) * (0.5 * (levels - 1))), 0, levels - 1)
+    dtype = dtype_of(levels)
+    largest = levels_of(dtype) - 1
+    return (scaled if largest == levels - 1 else np.rint(scaled * (largest / (levels - 1)))).astype(dtype)
 
 
 def stretch(values: Shaped[np.ndarray, "*shape"], window: Window) -> tuple[UInt16[np.ndarray, "*shape"], int]:

@@ -15,7 +15,7 @@ def with_preprocessing(model: GenerativeModel, *, flip: bool = False) -> Generat
     """Returns the model with training images of levels, which it maps to [-1, 1]; mirrors half of them if `flip`."""
 
     def prepare(key: Key[Array, ""], batch: Batch) -> Batch:
-        image = images.to_float(batch["image"])
+        image = images.to_float(batch["image"], model.spec.levels)
         if flip:
             example_keys = keys.per_example(keys.stream(key, "flip"), batch["index"])
             mirrored = jax.vmap(jax.random.bernoulli)(example_keys.reshape(-1)).reshape(batch["index"].shape)

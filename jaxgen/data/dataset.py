@@ -69,6 +69,7 @@ class Facts(NamedTuple):
       assumed: whether these are a source's assumption about data that it was not told the place of.
       autoencoder: the directory of what made the data, if they are latents.
       latent_levels: of cached codes, the number of their values.
+      pixel_levels: of data whose pixels have fewer levels than their type, the number; None for all of the type.
     """
 
     image_shape: tuple[int, int, int]
@@ -77,6 +78,7 @@ class Facts(NamedTuple):
     assumed: bool = False
     autoencoder: Path | None = None
     latent_levels: int | None = None
+    pixel_levels: int | None = None
 
     @property
     def num_classes(self) -> int:
@@ -104,6 +106,7 @@ class Dataset(NamedTuple):
       window: the values that the levels of 16-bit pixels stand for; None where these are the levels themselves.
       notes: sentences about the data that are said when training begins, such as how many pictures are cropped.
       latent_levels: of cached codes, the number of their values.
+      pixel_levels: of data whose pixels have fewer levels than their type, the number; None for all of the type.
     """
 
     examples: Examples
@@ -117,11 +120,12 @@ class Dataset(NamedTuple):
     window: Window | None = None
     notes: tuple[str, ...] = ()
     latent_levels: int | None = None
+    pixel_levels: int | None = None
 
     @property
     def facts(self) -> Facts:
         """Returns the part that a model depends on."""
-        known = Facts(self.image_shape, self.conditioning, self.image_dtype)
+        known = Facts(self.image_shape, self.conditioning, self.image_dtype, pixel_levels=self.pixel_levels)
         return known._replace(autoencoder=self.autoencoder, latent_levels=self.latent_levels)
 
     @property

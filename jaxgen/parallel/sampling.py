@@ -210,7 +210,7 @@ def reconstruction(model: GenerativeModel) -> Callable[..., Array]:
         assert model.encode is not None
         assert model.decode is not None
         cond = {name: rows[name] for name in model.spec.conditioning if name in rows}  # null ones for the others
-        latents = model.encode(image_keys, variables, images.to_float(rows["image"]), cond)
+        latents = model.encode(image_keys, variables, images.to_float(rows["image"], model.spec.levels), cond)
         return model.decode(variables, latents, cond)
 
     return reconstruct
@@ -223,7 +223,7 @@ def likelihood(model: GenerativeModel) -> Callable[..., Array]:
     def score(image_keys: Key[Array, " n"], variables: PyTree, rows: PyTree) -> Array:
         assert model.log_prob is not None
         cond = {name: rows[name] for name in model.spec.conditioning if name in rows}  # null ones for the others
-        return model.log_prob(image_keys, variables, images.to_float(rows["image"]), cond)
+        return model.log_prob(image_keys, variables, images.to_float(rows["image"], model.spec.levels), cond)
 
     return score
 

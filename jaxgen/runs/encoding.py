@@ -37,6 +37,7 @@ class Encoder(NamedTuple):
       batch_size: images in one call.
       kind: of the values.
       latent_levels: of codes, the number of their values.
+      pixel_levels: of images, `ModelSpec.levels` of the autoencoder.
     """
 
     values: Callable[[PyTree, Array], Array]
@@ -46,6 +47,7 @@ class Encoder(NamedTuple):
     batch_size: int
     kind: Kind = "moments"
     latent_levels: int | None = None
+    pixel_levels: int | None = None
 
 
 class Cached(NamedTuple):
@@ -169,7 +171,7 @@ def _encode(encoder: Encoder, data: Dataset, *, limit: int | None, mirror: bool)
 
     def values(sample_keys: Key[Array, " n"], variables: PyTree, rows: PyTree) -> Shaped[Array, "n h w _"]:
         del sample_keys
-        found = encoder.values(variables, images.to_float(rows["image"]))
+        found = encoder.values(variables, images.to_float(rows["image"], encoder.pixel_levels))
         return found.reshape(len(found), *encoder.latent_shape[:2], -1)
 
     def batches() -> Iterator[np.ndarray]:
@@ -252,7 +254,7 @@ def make_encoder(
     height, width, channels = map_shape(spec)
     shape = (height, width, spec.code_dim if numbers and spec.code_dim else channels)
     levels = spec.latent_levels if kind == "codes" else None
-    return Encoder(_values(model, kind), variables, shape, mesh, batch_size, kind, levels)
+    return Encoder(_values(model, kind), variables, shape, mesh, batch_size, kind, levels, spec.levels)
 
 
 def _kind(model: GenerativeModel, numbers: bool) -> Kind:

@@ -212,7 +212,7 @@ class _Reconstruction:
     def _take(self, rows: dict[str, np.ndarray], results: np.ndarray) -> None:
         originals = rows["image"]
         reconstructions = image_tools.to_levels(results, self._levels)
-        largest = self._levels - 1
+        largest = image_tools.levels_of(originals.dtype) - 1
         self._mean.add(((reconstructions.astype(np.float64) - originals) / largest) ** 2)
 
     def result(self) -> Reconstructions:

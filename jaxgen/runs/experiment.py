@@ -241,7 +241,7 @@ def spec_of(data: Dataset | Facts) -> ModelSpec:
     spec = ModelSpec(known.image_shape, known.conditioning)
     if known.of_latents:
         return spec._replace(latent_levels=known.latent_levels)
-    return spec._replace(levels=levels_of(known.image_dtype))
+    return spec._replace(levels=known.pixel_levels or levels_of(known.image_dtype))
 
 
 def batches(experiment: Experiment, data: Dataset) -> Callable[[int], Batches]:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt
 
 from jaxgen.applications.latents import directions, interpolation, mixing
-from jaxgen.core import keys, trees
+from jaxgen.core import images, keys, trees
 from jaxgen.core.contract import require
 from jaxgen.runs.opened import Label, Run
 
@@ -132,7 +132,7 @@ def mix(
     grid = np.concatenate([ws[None, rows:], mixed])
     left = np.concatenate([np.zeros_like(ws[:1]), ws[:rows]])[:, None]
     drawn = _drawn(run, np.concatenate([left, grid], axis=1), "w", None)
-    drawn.images[0, 0] = run.spec.levels // 2
+    drawn.images[0, 0] = images.levels_of(drawn.images.dtype) // 2
     return drawn._replace(labels=labels)
 
 

@@ -244,7 +244,7 @@ class Run:
         require(self.model, "encode", by="Encoding")
         assert self.model.encode is not None
         rows = {"image": self._images(images), **self._cond(labels, len(images))}
-        encode = _encoder(self.model.encode)  # type: ignore[arg-type]  # functions are hashable
+        encode = _encoder(self.model.encode, self.spec.levels)  # type: ignore[arg-type]  # functions are hashable
         return self._map(encode, rows, key=keys.stream(keys.root_key(seed), "encode"))
 
     def decode(self, latents: Shaped[np.ndarray, "..."], *, labels: Labels = None) -> UInt[np.ndarray, "n h w c"]:
@@ -371,9 +371,9 @@ class Run:
 
 # One function for each model, so that a second call of `encode` or `decode` finds the program of the first one.
 @functools.lru_cache(maxsize=16)
-def _encoder(encode: Encode) -> Callable[..., Array]:
+def _encoder(encode: Encode, levels: int) -> Callable[..., Array]:
     def encode_rows(row_keys: Key[Array, " n"], variables: PyTree, rows: PyTree) -> Array:
-        return encode(row_keys, variables, image_tools.to_float(rows["image"]), _conditioning(rows))
+        return encode(row_keys, variables, image_tools.to_float(rows["image"], levels), _conditioning(rows))
 
     return encode_rows
 

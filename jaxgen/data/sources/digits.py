@@ -55,6 +55,10 @@ class Digits(tfds.core.GeneratorBasedBuilder):
             yield int(row), {"image": Image.fromarray(images[row]), "label": int(labels[row])}
 
 
+LEVELS = 17
+"""The number of levels of a pixel, which 8 bits stand for."""
+
+
 def load(split: str, *, data_dir: str | None = None) -> Dataset:
     """Opens the digits, preparing them at the first use.
 
@@ -69,23 +73,23 @@ def load(split: str, *, data_dir: str | None = None) -> Dataset:
     home = root / "digits" / _VERSION
     if not home.exists():
         _prepare(root, home)
-    return read(tfds.builder_from_directory(home), split)
+    return read(tfds.builder_from_directory(home), split)._replace(pixel_levels=LEVELS)
 
 
 def facts(*, data_dir: str | None = None) -> Facts:
     """Returns shape and classes of the digits, which need not be prepared; the arguments are those of `load`."""
     del data_dir
-    return Facts((8, 8, 1), label_of(10))
+    return Facts((8, 8, 1), label_of(10), pixel_levels=LEVELS)
 
 
 def to_uint8(levels: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
     """Maps the levels 0 to 16 of scikit-learn to 0 to 255."""
-    return np.rint(levels * (255 / 16)).astype(np.uint8)
+    return np.rint(levels * (255 / (LEVELS - 1))).astype(np.uint8)
 
 
 def to_levels(images: UInt8[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
     """Maps 0 to 255 back to the nearest of the levels 0 to 16."""
-    return np.rint(images.astype(np.float32) * 16 / 255).astype(np.uint8)
+    return np.rint(images.astype(np.float32) * (LEVELS - 1) / 255).astype(np.uint8)
 
 
 def _prepare(root: pathlib.Path, home: pathlib.Path) -> None:
