@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Shaped, UInt, UInt8, UInt16
+from jaxtyping import Array, Float, Int, Integer, Shaped, UInt, UInt8, UInt16
 
 LEVELS = {"uint8": 256, "uint16": 65_536}
 """The number of levels of a pixel, by the type of the array. They divide [-1, 1] evenly, both ends included."""
@@ -48,6 +48,20 @@ def dtype_of(levels: int) -> np.dtype:
 def to_float(images: UInt[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Maps the levels of uint8 or uint16 images to float32 in [-1, 1]."""
     return images.astype(jnp.float32) / (0.5 * (levels_of(images.dtype) - 1)) - 1.0
+
+
+def from_indices(indices: Integer[Array, "*shape"], levels: int) -> Float[Array, "*shape"]:
+    """Maps integers in [0, levels), such as codes, to the values in [-1, 1] that this number of levels stands for."""
+    return indices.astype(jnp.float32) / (0.5 * (levels - 1)) - 1.0
+
+
+def indices(images: Float[Array, "*shape"], levels: int) -> Int[Array, "*shape"]:
+    """Maps floats in [-1, 1] to the integers of the nearest of a number of levels, on the device; clips the rest.
+
+    It is exact for levels of up to 2^20.
+    """
+    scaled = jnp.round((images + 1.0) * (0.5 * (levels - 1)))
+    return jnp.clip(scaled, 0, levels - 1).astype(jnp.int32)
 
 
 def to_levels(images: Float[Array, "*shape"] | Float[np.ndarray, "*shape"], levels: int) -> UInt[np.ndarray, "*shape"]:

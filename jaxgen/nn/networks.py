@@ -57,6 +57,15 @@ def make_network(
     return config.call(network, settings, where=where, needs=vars(module).get("NEEDS", {}), **given)
 
 
+def names_diffusion_network(section: Mapping[str, Any]) -> bool:
+    """Returns whether a section names a network that `make_network` builds, rather than one of another family."""
+    module_name, _, class_name = section.get("name", "").rpartition(".")
+    if module_name not in config.module_names("jaxgen.nn"):
+        return False
+    module = config.resolve("jaxgen.nn", module_name, where="model.name")
+    return _is_network(vars(module).get(class_name), module.__name__)
+
+
 def _is_network(value: object, module: str) -> bool:
     fields = getattr(value, "__dataclass_fields__", {})
     return inspect.isclass(value) and value.__module__ == module and {"out_channels", "num_classes"} <= set(fields)

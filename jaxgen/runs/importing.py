@@ -21,7 +21,7 @@ from jaxgen.evaluation import inception
 from jaxgen.interop.format import ExtractorFormat, Format, RunFormat, Target
 from jaxgen.interop.prefixes import Renamed, nothing_fits, without_prefix
 from jaxgen.interop.state_dict import AVERAGE, Part, StateDict, expected_entries, misfits, summary, to_params
-from jaxgen.nn.networks import make_network
+from jaxgen.nn.networks import make_network, names_diffusion_network
 from jaxgen.runs import experiment as experiments
 from jaxgen.runs import frozen, new_run
 from jaxgen.runs.config_files import Config, config_variants, read_only
@@ -250,9 +250,9 @@ def _describe(config: Config, build: Build) -> tuple[Experiment, TrainState, Tar
 
 
 def _network(experiment: Experiment) -> nn.Module | None:
-    """Builds the network that the section `model` names; None if there is no section, or no name in it."""
+    """Builds the network that the section `model` names; None if it names none of a diffusion model."""
     config = experiment.settings.config
-    if "name" not in config.get("model", {}):
+    if not names_diffusion_network(config.get("model", {})):
         return None
     return make_network(
         config.model,
