@@ -76,9 +76,17 @@ COUNTS = {
     "stylegan3:r512": ((512, 512, 3), 0, 16_665_594 + 28_982_849),
     "stylegan3:r1024": ((1024, 1024, 3), 0, 15_093_151 + 29_012_513),
     "stylegan3:r256_small": ((256, 256, 3), 0, 15_779_565 + 24_001_089),
+    "pixelcnnpp:cifar10": (*CIFAR10, 53_659_080),
+    "pixel_transformer:llamagen_b": ((16, 16, 1), 1000, 110_888_448),
+    "pixel_transformer:llamagen_l": ((16, 16, 1), 1000, 342_910_976),
+    "pixel_transformer:llamagen_xl": ((16, 16, 1), 1000, 774_699_520),
 }
 
 NOT_COUNTED = re.compile(r".*fourier.*")  # fixed features, which are buffers of the official modules
+
+
+CODES = {"pixel_transformer": 16_384}
+"""Levels of the data of configs that are named after models of a tokenizer's codes, which the number depends on."""
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -86,7 +94,7 @@ def test_official_parameter_counts(name):
     shape, classes, expected = COUNTS[name]
     file, variant = name.split(":")
     config = importlib.import_module(f"configs.{file}").get_config(variant)
-    model = build_model(config, data_spec(shape, classes))
+    model = build_model(config, data_spec(shape, classes, levels=CODES.get(file, 256)))
     k = model.microbatches
     example = {
         "image": jax.ShapeDtypeStruct((k, 1, *shape), jnp.uint8),

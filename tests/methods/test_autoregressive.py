@@ -1,6 +1,5 @@
-"""The autoregressive method with a network that is a formula, and its tiny variants: losses, draws, tables, refusals."""
+"""The autoregressive method at its tiny variants: losses, draws, tables of levels, refusals."""
 
-import copy
 import itertools
 import math
 
@@ -11,21 +10,22 @@ import pytest
 from by_hand import assert_sections_name_themselves, norms_of
 from specs import data_spec
 
-from configs import gated_pixelcnn, pixel_transformer, pixelcnn, pixelcnnpp
+from configs import pixel_transformer
 from jaxgen.autoregressive import raster
 from jaxgen.core import images as ranges
 from jaxgen.core import keys
 from jaxgen.core.contract import Env, require
 from jaxgen.methods.autoregressive import autoregressive
 
-LEVELS = 4
+LEVELS, RATE = 4, 0.01
 SPEC = data_spec((2, 2, 2), 3, levels=LEVELS)
 
 
-def tiny(module=pixelcnn, **changes):
-    config = module.get_config("tiny")
+def tiny(**changes):
+    config = pixel_transformer.get_config("tiny")
     config.model.dropout = 0.0
-    config.optimizer.update({"name": "sgd", "learning_rate": 0.5, "b2": 0.999, "weight_decay": 0.0})
+    config.autoregressive.label_dropout = 0.1
+    config.optimizer.update({"name": "sgd", "learning_rate": RATE, "b2": 0.999, "weight_decay": 0.0})
     config.optimizer.schedule = "constant"
     with config.ignore_type():
         for name, value in changes.items():
@@ -35,6 +35,7 @@ def tiny(module=pixelcnn, **changes):
 
 
 def make(config, spec=SPEC):
+    """The model of a config."""
     return autoregressive.make(config, spec, Env())
 
 
@@ -45,140 +46,124 @@ def batch_of(count, spec=SPEC, seed=0):
     return {"image": image, "label": label, "index": jnp.arange(count) + 7}
 
 
-def trained(model, batch, *, steps=1):
-    """The state after some updates, and the metrics of the last."""
+def start_of(model, batch):
+    """A state whose parameters are all different from zero."""
     stacked = jax.tree.map(lambda x: x[None], batch)
+    state = jax.eval_shape(model.init, keys.root_key(0), stacked)
+    shapes, tree = jax.tree.flatten(state.params)
+    draws = np.random.default_rng(2)
+    params = [jnp.float32(0.4 * draws.standard_normal(leaf.shape)) for leaf in shapes]
+    return state._replace(step=jnp.int32(0), params=jax.tree.unflatten(tree, params)), stacked
+
+
+def keys_of(count):
+    return keys.per_example(keys.root_key(3), jnp.arange(count))
+
+
+def test_the_loss_is_the_mean_negative_log_likelihood_per_dimension_of_labels_that_are_dropped():
+    model, batch = make(tiny(autoregressive__label_dropout=0.5)), batch_of(8)
+    state, stacked = start_of(model, batch)
+    moved = batch["image"] + 0.9 / (LEVELS - 1) * jnp.where(batch["image"] > 0, -1.0, 1.0)
 
     @jax.jit
-    def run():
-        state, metrics = model.init(keys.root_key(0), stacked), {}
-        for step in range(steps):
-            state, metrics = model.update(keys.at_step(keys.root_key(1), step), state, stacked)
-        return state, metrics
+    def compute(state):
+        def nats(params, image=batch["image"], cond=None):
+            return model.log_prob(keys_of(8), params, image, cond)
 
-    return run()
+        state = state._replace(opt_state=model.init(keys.root_key(0), stacked).opt_state)
+        after, metrics = model.update(keys.root_key(1), state, stacked)
+        told = {"label": batch["label"]}
+        scores = {
+            "told": nats(state.params, cond=told),
+            "untold": nats(state.params),
+            "moved": nats(state.params, moved, told),
+            "told after": nats(after.params, cond=told),
+            "untold after": nats(after.params),
+        }
+        return metrics, scores
 
-
-def test_the_loss_is_the_mean_negative_log_likelihood_per_dimension():
-    model = make(tiny(autoregressive__label_dropout=0.0, sampler__guidance_scale=1.0))
-    batch = batch_of(6)
-    state, metrics = trained(model, batch)
-    stacked = jax.tree.map(lambda x: x[None], batch)
-    start = jax.jit(model.init)(keys.root_key(0), stacked)
-    log_prob = jax.jit(model.log_prob)
-    sample_keys = jax.random.split(jax.random.key(0), 6)
-    nats = np.array(log_prob(sample_keys, start.params, batch["image"], {"label": batch["label"]}))
-    assert float(metrics["loss"]) == pytest.approx(-nats.mean() / 8, rel=1e-5)
-    assert float(metrics["bits_per_dim"]) == pytest.approx(-nats.mean() / 8 / math.log(2.0), rel=1e-5)
-    # One step of gradient descent: the loss falls by rate * |gradient|^2, to first order.
-    after = -np.array(log_prob(sample_keys, state.params, batch["image"], {"label": batch["label"]})).mean() / 8
-    assert 0.3 < (float(metrics["loss"]) - after) / (0.5 * float(metrics["grad_norm"]) ** 2) < 1.05
-    # Values between levels count as the nearest level.
-    moved = batch["image"] + 0.9 / (LEVELS - 1) * jnp.where(batch["image"] > 0, -1.0, 1.0)
-    moved = np.array(log_prob(sample_keys, start.params, moved, {"label": batch["label"]}))
-    np.testing.assert_array_equal(moved, nats)
-    assert model.spec.likelihood == "exact" and model.encode is None and model.decode is None
-
-
-def test_label_dropout_hides_the_labels_of_its_share():
-    batch = batch_of(8)
-    losses = {}
-    for dropout in (0.5, 1.0):
-        model = make(tiny(autoregressive__label_dropout=dropout))
-        stacked = jax.tree.map(lambda x: x[None], batch)
-        start = jax.jit(model.init)(keys.root_key(0), stacked)
-        # Classes have no effect at first where their weights are small: make them large.
-        params = jax.tree_util.tree_map_with_path(
-            lambda path, x: x * (9.0 if "class" in str(path) else 1.0), start.params
-        )
-        _, metrics = jax.jit(model.update)(keys.root_key(1), start._replace(params=params), stacked)
-        losses[dropout] = float(metrics["loss"])
-    hidden = np.array(
-        keys.bernoulli(keys.fold_each(keys.per_example(keys.root_key(1), batch["index"]), "label_dropout"), 0.5)
-    )
+    metrics, scores = jax.tree.map(np.array, compute(state))
+    example_keys = keys.per_example(keys.root_key(1), batch["index"])
+    hidden = np.array(keys.bernoulli(keys.fold_each(example_keys, "label_dropout"), 0.5))
     assert 0 < hidden.sum() < 8
-    log_prob, sample_keys = jax.jit(model.log_prob), jax.random.split(jax.random.key(0), 8)
-    told, untold = (
-        np.array(log_prob(sample_keys, params, batch["image"], c)) for c in ({"label": batch["label"]}, None)
-    )
-    assert np.abs(told - untold).max() > 1e-2
-    assert losses[0.5] == pytest.approx(-np.where(hidden, untold, told).mean() / 8, rel=1e-5)
-    assert losses[1.0] == pytest.approx(-untold.mean() / 8, rel=1e-5)
+    assert np.abs(scores["told"] - scores["untold"]).min() > 1e-3
+    before, after = (-np.where(hidden, scores[f"untold{t}"], scores[f"told{t}"]).mean() / 8 for t in ("", " after"))
+    assert metrics["loss"] == pytest.approx(before, rel=1e-5)
+    assert metrics["bits_per_dim"] == pytest.approx(before / math.log(2.0), rel=1e-5)
+    # A step of gradient descent: the loss falls by rate * |gradient|^2, to first order.
+    assert (before - after) / (RATE * metrics["grad_norm"] ** 2) == pytest.approx(1.0, abs=0.1)
+    # Values between levels count as the nearest level.
+    np.testing.assert_array_equal(scores["moved"], scores["told"])
+    assert model.spec.likelihood == "exact"
+    assert model.spec.conditioning["label"].null
+    assert model.encode is None
+    assert model.decode is None
 
 
-@pytest.mark.parametrize(("module", "spec"), [(gated_pixelcnn, SPEC), (pixelcnnpp, SPEC)])
-def test_tables_of_levels_multiply_to_the_likelihood_and_see_the_past_alone(module, spec):
-    model = make(tiny(module, **({"model__head_features": 8} if module is gated_pixelcnn else {})), spec)
-    batch = batch_of(3, spec)
-    state, _ = trained(model, batch, steps=2)
-    cond = {"label": batch["label"]}
-    future = -batch["image"]
+@pytest.mark.parametrize("distribution", ["categorical", "logistic_mixture(mixtures=2)"])
+def test_tables_of_levels_multiply_to_the_likelihood_and_see_the_past_alone(distribution):
+    model, batch = make(tiny(autoregressive__distribution=distribution)), batch_of(3)
+    params = start_of(model, batch)[0].params
+    both = jnp.concatenate([batch["image"], -batch["image"]])
+    twice = {"label": jnp.concatenate([batch["label"], batch["label"]])}
 
     @jax.jit
     def tables(params):
         def table(position):
-            known = jnp.arange(8).reshape(2, 2, 2) < position
-            seen = jnp.where(known[None], batch["image"], future)
-            return (model.level_log_probs(params, x, position, cond) for x in (batch["image"], seen))
+            known = jnp.arange(8).reshape(1, 2, 2, 2) < position
+            past = jnp.concatenate([batch["image"], batch["image"]])
+            return model.level_log_probs(params, jnp.where(known, past, both), position, twice)
 
-        every = [tuple(table(jnp.int32(t))) for t in range(8)]
-        sample_keys = jax.random.split(jax.random.key(0), 3)
-        return (
-            jnp.stack([a for a, _ in every], 1),
-            jnp.stack([b for _, b in every], 1),
-            model.log_prob(sample_keys, params, batch["image"], cond),
-        )
+        nats = model.log_prob(keys_of(3), params, batch["image"], {"label": batch["label"]})
+        return jnp.moveaxis(jax.lax.map(table, jnp.arange(8)), 0, 1), nats
 
-    found, blind, nats = map(np.array, tables(state.params))
-    np.testing.assert_array_equal(found, blind)
+    found, nats = map(np.array, tables(params))
+    np.testing.assert_array_equal(found[:3], found[3:])
     np.testing.assert_allclose(np.exp(found).sum(-1), 1.0, atol=1e-5)
     own = np.array(ranges.indices(batch["image"], LEVELS)).reshape(3, 8, 1)
-    np.testing.assert_allclose(np.take_along_axis(found, own, 2).sum((1, 2)), nats, rtol=1e-5)
+    np.testing.assert_allclose(np.take_along_axis(found[:3], own, 2).sum((1, 2)), nats, rtol=1e-5)
 
 
 def test_draws_follow_the_likelihood():
-    spec = data_spec((1, 2, 1), levels=3)
-    model = make(tiny(pixel_transformer), spec)
-    state, _ = trained(model, {k: v for k, v in batch_of(4, spec).items() if k != "label"}, steps=9)
+    spec, count = data_spec((1, 2, 1), levels=3), 4_000
+    model = make(tiny(autoregressive__class_conditional=False, autoregressive__label_dropout=0.0), spec)
+    params = start_of(model, {k: v for k, v in batch_of(4, spec).items() if k != "label"})[0].params
     every = np.array(list(itertools.product(range(3), repeat=2)))
     x = ranges.from_indices(jnp.asarray(every.reshape(9, 1, 2, 1)), 3)
-    count = 4_000
-    drawn = jax.jit(model.sample)(keys.per_example(keys.root_key(0), jnp.arange(count)), state.params)
+    drawn = jax.jit(model.sample)(keys_of(count), params)
     numbers = np.array(ranges.indices(drawn, 3)).reshape(count, 2) @ [3, 1]
-    probabilities = np.exp(np.array(jax.jit(model.log_prob)(jax.random.split(jax.random.key(0), 9), state.params, x)))
+    probabilities = np.exp(np.array(jax.jit(model.log_prob)(keys_of(9), params, x)))
     assert np.ptp(probabilities) > 0.05
     np.testing.assert_allclose(np.bincount(numbers, minlength=9) / count, probabilities, atol=0.03)
 
 
 def test_cached_draws_are_the_uncached_ones_with_guidance_which_sharpens():
     """Bit for bit; with temperature 0 the guided logits' most probable levels."""
-    config = tiny(autoregressive__label_dropout=0.2, sampler__guidance_scale=3.0)
-    batch, sample_keys = batch_of(5), keys.per_example(keys.root_key(3), jnp.arange(5))
-    state, _ = trained(make(config), batch, steps=3)
-    params = jax.tree.map(lambda x: 2.0 * x + 0.1, state.params)
-    cond = {"label": batch["label"]}
-    models = {}
-    for name, changes in {"cached": {}, "whole": {"cached": False}, "greedy": {"temperature": 0.0}}.items():
-        own = copy.deepcopy(config)
-        own.sampler.update(changes)
-        models[name] = make(own)
-    assert models["cached"].sample is not models["whole"].sample
+    guided = {"autoregressive__label_dropout": 0.2, "sampler__guidance_scale": 3.0}
+    models = {
+        "cached": make(tiny(**guided)),
+        "whole": make(tiny(**guided, sampler__cached=False)),
+        "greedy": make(tiny(**guided, sampler__temperature=0.0)),
+        "first": make(tiny(**guided, sampler__top_k=1)),
+        "nucleus": make(tiny(**guided, sampler__top_p=1e-6)),
+    }
+    batch, network = batch_of(5), autoregressive._pieces(tiny(), SPEC).network
+    params, cond = start_of(models["cached"], batch)[0].params, {"label": batch["label"]}
 
     @jax.jit
     def draw(params):
-        found = {name: model.sample(sample_keys, params, cond) for name, model in models.items()}
-        pieces = autoregressive._pieces(config, SPEC)
-        outputs = [
-            pieces.network.apply({"params": params["network"]}, found["greedy"], label)
-            for label in (batch["label"], jnp.full(5, 3))
-        ]
-        return found, outputs
+        found = {name: model.sample(keys_of(5), params, cond) for name, model in models.items()}
+        labels = (batch["label"], jnp.full(5, 3))
+        return found, [network.apply({"params": params["network"]}, found["greedy"], label) for label in labels]
 
     found, (told, untold) = draw(params)
     np.testing.assert_array_equal(found["cached"], found["whole"])
-    guided = untold + 3.0 * (told - untold)
-    np.testing.assert_array_equal(ranges.indices(found["greedy"], LEVELS), jnp.argmax(guided, axis=-1))
-    assert (jnp.argmax(guided, axis=-1) != jnp.argmax(told, axis=-1)).any()
+    for name in ("first", "nucleus"):
+        np.testing.assert_array_equal(found[name], found["greedy"])
+    mixed = untold + 3.0 * (told - untold)
+    np.testing.assert_array_equal(ranges.indices(found["greedy"], LEVELS), jnp.argmax(mixed, axis=-1))
+    assert (jnp.argmax(mixed, axis=-1) != jnp.argmax(told, axis=-1)).any()
+    assert (found["cached"] != found["greedy"]).any()
 
 
 def test_uncached_sampling_computes_whole_images(monkeypatch):
@@ -189,7 +174,7 @@ def test_uncached_sampling_computes_whole_images(monkeypatch):
     for cached in (True, False):
         model = make(tiny(sampler__cached=cached))
         start = jax.eval_shape(model.init, keys.root_key(0), jax.tree.map(lambda x: x[None], batch_of(2)))
-        jax.eval_shape(model.sample, keys.per_example(keys.root_key(0), jnp.arange(2)), start.params)
+        jax.eval_shape(model.sample, keys_of(2), start.params)
     assert called == ["cached_outputs", "whole_outputs"]
 
 
@@ -200,7 +185,7 @@ PLAIN = {"autoregressive__label_dropout": 0.0, "sampler__guidance_scale": 1.0}
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({**MIXTURE, **PLAIN, "sampler__temperature": 0.5}, r"sampler\.temperature is 0\.5, .* no effect .*categorical"),
+        ({**MIXTURE, **PLAIN, "sampler__temperature": 0.5}, r"sampler\.temperature is 0\.5, .* no effect .*categ"),
         ({**MIXTURE, **PLAIN, "sampler__top_k": 2}, r"sampler\.top_k is 2, .* no effect .*categorical"),
         ({**MIXTURE, **PLAIN, "sampler__top_p": 0.5}, r"sampler\.top_p is 0\.5, .* no effect .*categorical"),
         ({**MIXTURE, "sampler__guidance_scale": 2.0}, r"sampler\.guidance_scale is 2\.0, .* no effect .*categorical"),
