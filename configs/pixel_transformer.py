@@ -83,6 +83,8 @@ def fashion() -> ConfigDict:
 def digits() -> ConfigDict:
     """Class-conditional on scikit-learn's 8x8 digits: minutes on two CPU cores."""
     config = pixelcnn.digits_training(mnist())
+    config.train.num_steps = 1_800
+    config.train.sample_every_steps = 900
     config.optimizer.clip_norm = 1.0
     config.model.depth, config.model.hidden_size, config.model.num_heads = 4, 64, 4
     config.model.dropout = 0.2

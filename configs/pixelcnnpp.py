@@ -93,10 +93,12 @@ def fashion() -> ConfigDict:
 def digits() -> ConfigDict:
     """Class-conditional on scikit-learn's 8x8 digits, whose 17 levels are classes: minutes on two CPU cores."""
     config = pixelcnn.digits_training(mnist())
+    config.train.num_steps = 1_500
+    config.train.sample_every_steps = 500
     config.autoregressive.distribution = "categorical"
     config.autoregressive.class_conditional = True
     config.model.filters = 40
-    config.model.num_blocks = 2
+    config.model.num_blocks = 1
     config.model.dropout = 0.4
     return config
 

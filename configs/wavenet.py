@@ -54,6 +54,8 @@ def fashion() -> ConfigDict:
 def digits() -> ConfigDict:
     """Class-conditional on scikit-learn's 8x8 digits: minutes on two CPU cores."""
     config = pixelcnn.digits_training(mnist())
+    config.train.num_steps = 1_800
+    config.train.sample_every_steps = 900
     config.autoregressive.class_conditional = True
     config.model.features = 64
     config.model.skip_features = 128
