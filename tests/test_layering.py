@@ -14,10 +14,11 @@ MAY_IMPORT = {
     "optim": {"core"},
     "diffusion": {"core"},
     "adversarial": {"core", "nn", "losses", "optim"},
+    "autoregressive": {"core", "nn", "losses"},
     "data": {"core"},
     "parallel": {"core"},
     "interop": {"core", "nn"},
-    "methods": {"core", "nn", "losses", "optim", "diffusion", "adversarial"},
+    "methods": {"core", "nn", "losses", "optim", "diffusion", "adversarial", "autoregressive"},
     "training": {"core", "parallel", "data"},
     "applications": {"core", "diffusion", "losses", "nn"},
     "evaluation": {"core", "parallel", "data", "nn", "losses"},
@@ -28,6 +29,7 @@ MAY_IMPORT = {
         "optim",
         "diffusion",
         "adversarial",
+        "autoregressive",
         "data",
         "parallel",
         "methods",
@@ -55,6 +57,12 @@ ROOMS = {
         "terms": {"players", "turn"},
         "augmentation": set(),
         "builder": {"players", "turn", "augmentation"},
+    },
+    "autoregressive": {
+        "logits": set(),
+        "distribution": set(),
+        "distributions": {"logits", "distribution"},
+        "raster": set(),
     },
 }
 """The rooms of a layer (packages, or modules), and those that each may import: there is no circle."""

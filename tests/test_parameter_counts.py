@@ -84,9 +84,17 @@ COUNTS = {
     "tarflow:imagenet64": ((64, 64, 3), 0, 460_142_784),
     "tarflow:imagenet64_cond": ((64, 64, 3), 1000, 466_286_784),
     "tarflow:imagenet64_patch4": ((64, 64, 3), 0, 809_444_096),
+    "pixelcnnpp:cifar10": (*CIFAR10, 53_659_080),
+    "pixel_transformer:llamagen_b": ((16, 16, 1), 1000, 110_888_448),
+    "pixel_transformer:llamagen_l": ((16, 16, 1), 1000, 342_910_976),
+    "pixel_transformer:llamagen_xl": ((16, 16, 1), 1000, 774_699_520),
 }
 
 NOT_COUNTED = re.compile(r".*fourier.*")  # fixed features, which are buffers of the official modules
+
+
+CODES = {"pixel_transformer": 16_384}
+"""Levels of the data of configs that are named after models of a tokenizer's codes, which the number depends on."""
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -94,7 +102,7 @@ def test_official_parameter_counts(name):
     shape, classes, expected = COUNTS[name]
     file, variant = name.split(":")
     config = importlib.import_module(f"configs.{file}").get_config(variant)
-    model = build_model(config, data_spec(shape, classes))
+    model = build_model(config, data_spec(shape, classes, levels=CODES.get(file, 256)))
     k = model.microbatches
     example = {
         "image": jax.ShapeDtypeStruct((k, 1, *shape), jnp.uint8),

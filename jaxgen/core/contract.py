@@ -291,11 +291,31 @@ class Denoise(Protocol):
         ...
 
 
+@runtime_checkable
+class LevelLogProbs(Protocol):
+    """Predicts one channel of one pixel from those before it, for an entropy coder."""
+
+    def __call__(
+        self,
+        variables: Variables,
+        images: Float[Array, "n h w c"],
+        position: Int[Array, ""],
+        cond: Conditioning = None,
+    ) -> Float[Array, "n levels"]:
+        """Returns the log-probabilities, in nats, of all levels of the channel at a position.
+
+        They sum up to `log_prob` over the positions 0 to h * w * c - 1, which are those of the flattened image. What
+        images hold from `position` on has no effect, so that encoder and decoder compute the same.
+        """
+        ...
+
+
 class GenerativeModel(NamedTuple):
     """A generative model: pure functions over `TrainState` and variables. See the protocols above for each.
 
     Attributes:
       styles, synthesize: the two halves of `decode`, of generators of styles; its images are `synthesize` of `styles`.
+      level_log_probs: the distribution of each channel of each pixel, given those before it in raster order.
       phase: maps a step (a Python int) to the static argument of `update`.
       frozen: the roles in `Env.frozen` that the model makes use of.
       objective: what `update` descends on, of models with one player that others may build on; None of others.
@@ -316,6 +336,7 @@ class GenerativeModel(NamedTuple):
     posterior: Posterior | None = None
     styles: Styles | None = None
     synthesize: Synthesize | None = None
+    level_log_probs: LevelLogProbs | None = None
     phase: Callable[[int], Phase] = constant_phase
     frozen: tuple[str, ...] = ()
     objective: Objective | None = None

@@ -1,0 +1,160 @@
+"""Every autoregressive network: exact probabilities, causality, incremental evaluation, and its own reach."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen.autoregressive import raster
+from jaxgen.autoregressive.distribution import Choice, make_distribution
+from jaxgen.core import images as ranges
+from jaxgen.core import keys
+from jaxgen.nn.autoregressive import AutoregressiveNetwork, make_autoregressive_network
+from jaxgen.nn.gated_pixelcnn import GatedPixelCNN
+from jaxgen.nn.pixelcnn import PixelCNN
+
+CONVOLUTIONS = {"head_features": 8, "first_kernel_size": 5, "kernel_size": 3}
+NETWORKS = {
+    "pixelcnn": {"name": "pixelcnn.PixelCNN", "hidden": 8, "num_blocks": 1, **CONVOLUTIONS},
+    "gated": {"name": "gated_pixelcnn.GatedPixelCNN", "features": 8, "num_layers": 1, **CONVOLUTIONS},
+    "pixelcnnpp": {"name": "pixelcnnpp.PixelCNNpp", "filters": 4, "num_blocks": 1, "resolutions": 2},
+    "wavenet": {"name": "wavenet.WaveNet", "features": 6, "skip_features": 6, "dilations": (1, 3, 2, 8)},
+    "transformer": {
+        "name": "pixel_transformer.PixelTransformer", "hidden_size": 8, "depth": 2, "num_heads": 2, "multiple_of": 4,
+    },
+}  # fmt: skip
+LEVELS, CLASSES = 3, 2
+
+
+def build(kind, distribution, shape, **more):
+    """A network with random weights, also where it starts at zero; returns it, its distribution and its variables."""
+    pieces = make_distribution(distribution, channels=shape[-1], levels=LEVELS, choice=Choice())
+    given = {"image_shape": shape, "levels": LEVELS, "num_classes": CLASSES, "dtype": jnp.float32}
+    outputs = {"num_outputs": pieces.num_outputs, "channelwise": pieces.channelwise}
+    network = make_autoregressive_network(NETWORKS[kind] | more, **given, **outputs)
+    x, label = jnp.zeros((1, *shape)), jnp.zeros(1, jnp.int32)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), x, label)["params"]
+    leaves, tree = jax.tree.flatten(shapes)
+    draws = np.random.default_rng(3)
+    values = [jnp.float32(0.5 * draws.standard_normal(leaf.shape)) for leaf in leaves]
+    return network, pieces, jax.tree.unflatten(tree, values)
+
+
+EXHAUSTIVE = {
+    **{f"{name} 2x2": (name, "categorical", (2, 2, 1)) for name in NETWORKS},
+    **{f"{name} mixture": (name, "logistic_mixture(mixtures=2)", (2, 2, 1)) for name in ("gated", "transformer")},
+    **{f"{name} of two channels": (name, "categorical", (1, 2, 2)) for name in ("pixelcnn", "gated", "wavenet")},
+    "pixelcnnpp of two channels": ("pixelcnnpp", "logistic_mixture(mixtures=2)", (2, 1, 2)),
+}
+
+
+@pytest.mark.parametrize("case", EXHAUSTIVE)
+def test_probabilities_of_all_images_sum_to_one(case):
+    name, distribution, shape = EXHAUSTIVE[case]
+    more = {"resolutions": 1} if shape != (2, 2, 1) and name == "pixelcnnpp" else {}
+    network, pieces, params = build(name, distribution, shape, **more)
+    assert isinstance(network, AutoregressiveNetwork)
+    every = np.array(list(itertools.product(range(LEVELS), repeat=4))).reshape(-1, *shape)
+    x, label = ranges.from_indices(jnp.asarray(every), LEVELS), jnp.ones(len(every), jnp.int32)
+    log_probs = jax.jit(lambda p: pieces.log_prob(x, network.apply({"params": p}, x, label)))(params)
+    assert np.exp(np.float64(log_probs)).sum() == pytest.approx(1.0, abs=2e-5)
+    assert np.ptp(log_probs) > 0.5
+
+
+SEQUENCES = {
+    "pixelcnn": ("pixelcnn", "categorical", {}),
+    "gated": ("gated", "categorical", {}),
+    "pixelcnnpp": ("pixelcnnpp", "logistic_mixture(mixtures=2)", {}),
+    "wavenet with vectors": ("wavenet", "logistic_mixture(mixtures=2)", {"level_features": 3}),
+    "transformer": ("transformer", "categorical", {}),
+    "transformer of pixels": ("transformer", "logistic_mixture(mixtures=2)", {}),
+}
+SHAPE = (2, 4, 2)  # neither square nor gray
+
+
+@pytest.mark.parametrize("case", SEQUENCES)
+def test_an_element_depends_on_those_before_it_alone_and_cached_draws_are_those_of_the_whole(case):
+    name, distribution, more = SEQUENCES[case]
+    network, pieces, params = build(name, distribution, SHAPE, **more)
+    elements = 2 if pieces.channelwise else 1
+    count = 8 * elements
+    sample_keys = keys.per_example(keys.root_key(5), jnp.arange(count + 1))
+    label = jnp.arange(count + 1) % (CLASSES + 1)  # the null token, too
+    draws = np.random.default_rng(1).integers(0, LEVELS, (2, *SHAPE))
+    # Image t is the first up to element t, and the other one from it on.
+    kept = np.arange(count) < np.arange(count + 1)[:, None]
+    kept = np.repeat(kept, 16 // count, axis=1).reshape(-1, *SHAPE)
+    spliced = ranges.from_indices(jnp.asarray(np.where(kept, draws[0], (draws[0] + 1) % LEVELS)), LEVELS)
+
+    @jax.jit
+    def compute(params):
+        def apply(x, label):
+            return network.apply({"params": params}, x, label).reshape(len(x), count, -1)
+
+        outputs = raster.cached_outputs(network, params, label, count=count + 1)
+        drawn = raster.draw_images(sample_keys, outputs, pieces.draw, image_shape=SHAPE, elements=elements)
+        numbers = jnp.arange(count)
+        redraw = jax.vmap(lambda t, out: pieces.draw(keys.fold_each(sample_keys, t), out), (0, 1), 1)
+        same = jnp.zeros(count + 1, jnp.int32)
+        weights = jnp.cos(jnp.arange(pieces.num_outputs) + 1.0)[None, None]
+        slope = jax.jacfwd(lambda x: jnp.sum(apply(x[None], same[:1]) * weights, axis=(0, 2)))(spliced[-1])
+        return apply(spliced, same), drawn, redraw(numbers, apply(drawn, label)), slope
+
+    outputs, drawn, redrawn, slope = map(np.asarray, compute(params))
+    for t in range(count):  # images t and the last one differ from element t on
+        np.testing.assert_array_equal(outputs[t, : t + 1], outputs[-1, : t + 1])
+    changed = np.abs(outputs[:-1] - outputs[-1]).max(axis=2) > 0
+    assert np.triu(np.ones((count, count)), 1)[changed].all()
+    assert changed[np.arange(count - 1), np.arange(1, count)].mean() > 0.3  # by the element right before, often
+    assert changed[:-2].any(axis=1).all()
+    # Uncached drawing computes the outputs of what has been drawn so far, and then draws by the same keys.
+    np.testing.assert_array_equal(redrawn.reshape(drawn.shape), drawn)
+    assert len(np.unique(drawn)) == LEVELS
+    slope = np.abs(slope).reshape(count, count, -1).max(axis=2)
+    np.testing.assert_array_equal(slope * np.triu(np.ones((count, count))), 0.0)
+    takes_numbers = not more and not (name == "transformer" and pieces.channelwise)
+    assert (slope.max() > 0) == takes_numbers
+
+
+def reach(network, side, row, column):
+    """Pixels of an image of one channel that the output at a pixel depends on, for weights that are all positive."""
+    x = jnp.full((1, side, side, 1), 0.5)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), x)["params"]
+    params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.05), shapes)
+    slope = jax.jit(jax.grad(lambda x: jnp.sum(network.apply({"params": params}, x)[0, row, column])))(x)
+    return np.abs(np.asarray(slope[0, :, :, 0])) > 0
+
+
+def test_gated_pixelcnn_has_no_blind_spot_and_pixelcnn_has_one():
+    given = {"image_shape": (6, 6, 1), "num_outputs": 2, "channelwise": True, "levels": 4, "head_features": 2}
+    layers = {"kernel_size": 3, "first_kernel_size": 3}
+    before = np.arange(36).reshape(6, 6) < 4 * 6 + 2
+    gated = reach(GatedPixelCNN(**given, features=2, num_layers=5, **layers), 6, 4, 2)
+    np.testing.assert_array_equal(gated, before)
+    plain = reach(PixelCNN(**given, hidden=2, num_blocks=5, **layers), 6, 4, 2)
+    assert not plain[~before].any()
+    blind = {(3, 4), (3, 5), (2, 5)}  # right of the diagonal up from the pixel
+    assert {tuple(map(int, place)) for place in np.argwhere(before & ~plain)} == blind
+
+
+@pytest.mark.parametrize(
+    ("name", "distribution", "shape", "more", "message"),
+    [
+        ("pixelcnn", "categorical", (2, 2, 3), {"hidden": 8}, r"model\.hidden is 8, .* multiple of 3"),
+        ("gated", "categorical", (2, 2, 3), {"features": 6}, r"model\.head_features is 8, .* multiple of 3"),
+        ("gated", "categorical", (2, 2, 1), {"kernel_size": 4}, r"model\.kernel_size is 4, .* odd"),
+        ("pixelcnn", "categorical", (2, 2, 1), {"first_kernel_size": 1}, r"model\.first_kernel_size is 1, .* odd"),
+        ("pixelcnnpp", "categorical", (2, 2, 3), {}, "PixelCNN.. sees no channel .*logistic_mixture"),
+        ("pixelcnnpp", "categorical", (6, 6, 1), {"resolutions": 3}, r"6x6 .* halved evenly 2 times"),
+        ("pixelcnnpp", "categorical", (4, 4, 1), {"num_blocks": 0}, r"model\.num_blocks"),
+        ("wavenet", "categorical", (2, 2, 1), {"dilations": (1, 0)}, r"model\.dilations is \(1, 0\)"),
+        ("transformer", "categorical", (2, 2, 1), {"hidden_size": 12}, r"model\.hidden_size is 12, .* multiple"),
+        ("transformer", "categorical", (2, 2, 1), {"multiple_of": 0}, r"model\.multiple_of is 0"),
+        ("pixelcnn", "categorical", (2, 2, 1), {"name": "dit.DiT"}, r"model\.name of dit is 'DiT'"),
+    ],
+)  # fmt: skip
+def test_settings_that_fit_no_network_are_refused(name, distribution, shape, more, message):
+    with pytest.raises(ValueError, match=message):
+        build(name, distribution, shape, **more)
