@@ -162,10 +162,11 @@ ONE_MICROBATCH = (
     "cgan_pd",
     "sagan",
     "biggan",
+    "factor_vae",
 )
 """Configs for which two microbatches are another computation than one: gradients that are no means over examples (batch
-normalization, minibatch standard deviations), power iterations with each microbatch, and times drawn by the losses of
-the microbatch before (importance sampling)."""
+normalization, minibatch standard deviations, latents permuted over a batch), power iterations with each microbatch, and
+times drawn by the losses of the microbatch before (importance sampling)."""
 
 
 @pytest.mark.parametrize("layout", QUICK)
