@@ -30,7 +30,7 @@ class Prior(NamedTuple):
     standard_normal: bool = False
 
 
-def log_normal(x: Float[Array, "*b d"], mean: Float[Array, "*#b d"], logvar: Float[Array, "*#b d"]) -> Array:
+def log_normal(x: Float[Array, "*#b d"], mean: Float[Array, "*#b d"], logvar: Float[Array, "*#b d"]) -> Array:
     """Returns log N(x; mean, exp(logvar)) of each dimension, in nats."""
     return -0.5 * (math.log(2.0 * math.pi) + logvar + jnp.square(x - mean) * jnp.exp(-logvar))
 
