@@ -53,6 +53,7 @@ def mnist() -> ConfigDict:
     config.vae.sigma = 0.2  # of the Gaussian, for pixels in [-1, 1]
     config.vae.learn_sigma = True  # starting from sigma
     config.vae.mixtures = 5  # of likelihood "logistic_mixture"
+    config.vae.levels = config_dict.placeholder(int)  # to which images are rounded; None: those of the data
     config.vae.prior = "standard_normal"  # or "vamp(components=100)"
     config.vae.beta = common.scheduled(1.0)  # or "linear(start=0.0, end=1.0, steps=2_000)"
     config.vae.free_bits = 0.0  # nats of each latent dimension
@@ -122,6 +123,7 @@ def digits_likelihood() -> ConfigDict:
     config.vae.learn_sigma = True
     config.vae.class_conditional = False
     config.vae.evaluation_samples = 64
+    config.vae.levels = 17
     return config
 
 

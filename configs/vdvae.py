@@ -1,6 +1,6 @@
 """Very deep VAEs (Child 2021): latents at every block of the decoder, and the logistic mixture of PixelCNN++."""
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from configs import common
 
@@ -51,6 +51,7 @@ def cifar10() -> ConfigDict:
     config.vdvae.mixtures = 10
     config.vdvae.mean = 120.63838 / 127.5 - 1.0
     config.vdvae.deviation = 64.16736 / 127.5
+    config.vdvae.levels = config_dict.placeholder(int)  # to which images are rounded; None: those of the data
     config.sampler = ConfigDict()
     config.sampler.temperature = 1.0
     config.sample.batch_size = 100
@@ -89,7 +90,7 @@ def imagenet64() -> ConfigDict:
 
 
 def ffhq256() -> ConfigDict:
-    """Faces at 256x256, in data.path: 114,874,852 parameters, batch 32; of 8 bits, where the paper has 5."""
+    """Faces at 256x256, in data.path: 114,874,852 parameters, batch 32; 5 bits, as in the paper."""
     config = imagenet64()
     config.data.name = "folder"
     config.data.image_size = 256
@@ -99,6 +100,7 @@ def ffhq256() -> ConfigDict:
     config.optimizer.skip_norm = 180.0
     config.model.encoder_blocks = "256x3,256d2,128x8,128d2,64x12,64d2,32x17,32d2,16x7,16d2,8x5,8d2,4x5,4d4,1x4"
     config.model.decoder_blocks = "1x2,4m1,4x3,8m4,8x4,16m8,16x9,32m16,32x21,64m32,64x13,128m64,128x7,256m128"
+    config.vdvae.levels = 32  # the nearest of them, where the paper rounds down
     config.vdvae.mean = 112.8666757481 / 127.5 - 1.0
     config.vdvae.deviation = 69.84780273 / 127.5
     return config
@@ -126,6 +128,7 @@ def digits() -> ConfigDict:
     config.train.steps_per_dispatch = 10
     config.model.encoder_blocks = "8x2,8d2,4x2,4d4,1x1"
     config.model.decoder_blocks = "1x1,4m1,4x2,8m4,8x2"
+    config.vdvae.levels = 17
     config.vdvae.mean = -0.39
     config.vdvae.deviation = 0.75
     return config

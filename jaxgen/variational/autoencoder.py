@@ -9,9 +9,10 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxgen.core import conditioning, keys
 from jaxgen.core.config import Need, Section, call, call_text, check_bounds
 from jaxgen.core.contract import Context, Microbatch, ModelSpec, TrainState, for_classes
+from jaxgen.core.gaussians import nearest_level
 from jaxgen.core.schedules import Curve
 from jaxgen.nn.conv_autoencoder import ConvDecoder, ConvEncoder
-from jaxgen.variational.likelihoods import LikelihoodName, PixelLikelihood, make_likelihood
+from jaxgen.variational.likelihoods import LikelihoodName, LogLikelihood, PixelLikelihood, make_likelihood
 from jaxgen.variational.priors import Posterior, Prior
 
 
@@ -28,6 +29,8 @@ class Settings(NamedTuple):
         optimal Gaussian has the root mean squared error of each batch instead (eq. 9), and, for likelihoods of images,
         that of its running mean, which starts at `sigma`.
       mixtures: components of the mixture of logistics.
+      levels: number of levels of the pixels, to the nearest of which images are rounded for the likelihood; None for
+        those of the data. Of data that have fewer levels than their type, such as the digits' 17.
       prior: of latents, a function of `jaxgen.variational.priors`, such as `vamp(components=100)`.
       beta: weight of the divergence; 1 for the evidence lower bound; may be scheduled (Higgins et al. 2017).
       free_bits: nats of each latent dimension's divergence, a mean over the batch, that are free (Kingma et al. 2016,
@@ -46,6 +49,7 @@ class Settings(NamedTuple):
     sigma: float = 0.2
     learn_sigma: bool = True
     mixtures: int = 5
+    levels: int | None = None
     prior: str = "standard_normal"
     beta: float | str = 1.0
     free_bits: float = 0.0
@@ -58,6 +62,7 @@ class Settings(NamedTuple):
 
 _GAUSSIAN = Need("vae.likelihood=gaussian", lambda vae: vae.likelihood == "gaussian")
 _ONE_SAMPLE = Need("vae.importance_samples=1", lambda vae: vae.importance_samples == 1)
+_OF_LEVELS = Need("a likelihood of levels", lambda vae: vae.likelihood != "bernoulli")
 NEEDS = {
     "sigma": Need(
         "vae.likelihood=gaussian or optimal_gaussian", lambda vae: vae.likelihood in ("gaussian", "optimal_gaussian")
@@ -71,7 +76,8 @@ NEEDS = {
         "vae.importance_samples=1 and vae.prior=standard_normal",
         lambda vae: vae.importance_samples == 1 and vae.prior == "standard_normal",
     ),
-    "evaluation_samples": Need("a likelihood of levels", lambda vae: vae.likelihood != "bernoulli"),
+    "evaluation_samples": _OF_LEVELS,
+    "levels": _OF_LEVELS,
 }
 """Settings without an effect, unless others are as said."""
 
@@ -118,6 +124,19 @@ class Autoencoder(NamedTuple):
     def of_prior(self, params: PyTree) -> tuple[PyTree, Posterior]:
         """Returns the first two arguments of the prior's functions: its parameters, and the encoder."""
         return params.get("prior", {}), lambda images: self.posterior(params, images, None)
+
+    def score(
+        self,
+        likelihood: LogLikelihood,
+        images: Float[Array, "b h w c"],
+        outputs: Float[Array, "b h w o"],
+        log_sigma: Float[Array, ""],
+    ) -> Float[Array, " b"]:
+        """Returns log p(x | z) of images, rounded to the settings' levels, in nats."""
+        levels = self.settings.levels
+        if levels is None:
+            return likelihood(images, outputs, log_sigma, levels=self.spec.levels)
+        return likelihood(nearest_level(images, levels), outputs, log_sigma, levels=levels)
 
     def init(self, context: Context, batch: Microbatch) -> tuple[PyTree, PyTree]:
         """Returns parameters and model state to start from."""
@@ -175,6 +194,8 @@ def make_autoencoder(config: Section, spec: ModelSpec) -> Autoencoder:
 def _pieces(settings: Settings) -> tuple[PixelLikelihood, Prior]:
     bounds = ("latent_dim", "mixtures", "importance_samples", "evaluation_samples")
     check_bounds(settings, dict.fromkeys(bounds, (1, math.inf)) | {"free_bits": (0, math.inf)}, where="vae")
+    if settings.levels is not None:
+        check_bounds(settings, {"levels": (2, math.inf)}, where="vae")
     if settings.sigma <= 0.0:
         raise ValueError(f"vae.sigma is {settings.sigma}, but must be positive.")
     likelihood = make_likelihood(settings.likelihood, settings.mixtures)

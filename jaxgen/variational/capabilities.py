@@ -79,8 +79,7 @@ def _log_prob(autoencoder: Autoencoder) -> LogProb | None:
             return inferences.weigh(autoencoder, of_levels, sample_keys, variables, images, told, count).bound()
         context = Context(sample_keys[0], jnp.zeros((), jnp.int32), CONSTANT)
         inference = inferences.infer(autoencoder, context, sample_keys, variables, images, told)
-        log_sigma, levels = autoencoder.log_sigma(variables), autoencoder.spec.levels
-        log_likelihood = of_levels(images, inference.outputs, log_sigma, levels=levels)
+        log_likelihood = autoencoder.score(of_levels, images, inference.outputs, autoencoder.log_sigma(variables))
         return log_likelihood - inferences.divergence(autoencoder, variables, inference)
 
     return log_prob

@@ -118,7 +118,7 @@ def weigh(
     repeated = None if label is None else jnp.repeat(label, count)
     outputs = autoencoder.outputs(params, latents.reshape(-1, mean.shape[-1]), repeated)
     log_sigma = autoencoder.log_sigma(params)
-    log_likelihood = likelihood(jnp.repeat(images, count, axis=0), outputs, log_sigma, levels=autoencoder.spec.levels)
+    log_likelihood = autoencoder.score(likelihood, jnp.repeat(images, count, axis=0), outputs, log_sigma)
     log_q = jnp.sum(log_normal(latents, mean[:, None], logvar[:, None]), axis=-1)
     log_p = autoencoder.prior.log_density(*autoencoder.of_prior(params), latents)
     return Weighted(log_likelihood.reshape(-1, count), log_q - log_p)

@@ -54,8 +54,7 @@ def make_objective(autoencoder: Autoencoder, terms: Mapping[str, Term], axis_nam
         cond = conditioning.of_batch(autoencoder.spec.conditioning, batch)
         inference = inferences.infer(autoencoder, context, example_keys, params, images, cond, axis_name)
         log_sigma, model_state = _log_sigma(autoencoder, params, model_state, images, inference)
-        levels = autoencoder.spec.levels
-        log_likelihood = autoencoder.likelihood.training(images, inference.outputs, log_sigma, levels=levels)
+        log_likelihood = autoencoder.score(autoencoder.likelihood.training, images, inference.outputs, log_sigma)
         divergence = jnp.mean(inferences.divergence(autoencoder, params, inference))
         metrics = {"loss/reconstruction": -jnp.mean(log_likelihood), "loss/kl": divergence}
         rate = _rate(autoencoder, inference, divergence)

@@ -232,7 +232,14 @@ def test_networks_get_the_settings_of_their_section():
     assert networks.encoder == ConvEncoder(12, **shared)
     assert networks.decoder == ConvDecoder((8, 8, 1), **shared)
     defaults = {"latent_dim": 32, "likelihood": "gaussian", "sigma": 0.2, "learn_sigma": True, "mixtures": 5}
-    defaults |= {"prior": "standard_normal", "beta": 1.0, "free_bits": 0.0, "capacity": None, "terms": ()}
+    defaults |= {
+        "levels": None,
+        "prior": "standard_normal",
+        "beta": 1.0,
+        "free_bits": 0.0,
+        "capacity": None,
+        "terms": (),
+    }
     defaults |= {"importance_samples": 1, "evaluation_samples": 1, "class_conditional": False}
     assert autoencoder.Settings()._asdict() == defaults
 
@@ -275,6 +282,13 @@ def test_refusals(monkeypatch, settings, sentence):
 
 def test_the_defaults_are_these_and_no_others():
     defaults = {"latent_dim": 32, "likelihood": "gaussian", "sigma": 0.2, "learn_sigma": True, "mixtures": 5}
-    defaults |= {"prior": "standard_normal", "beta": 1.0, "free_bits": 0.0, "capacity": None, "terms": ()}
+    defaults |= {
+        "levels": None,
+        "prior": "standard_normal",
+        "beta": 1.0,
+        "free_bits": 0.0,
+        "capacity": None,
+        "terms": (),
+    }
     defaults |= {"importance_samples": 1, "evaluation_samples": 1, "class_conditional": False}
     assert autoencoder.Settings()._asdict() == defaults

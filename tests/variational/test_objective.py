@@ -160,6 +160,20 @@ def test_likelihoods_of_levels(monkeypatch, likelihood, count):
     np.testing.assert_allclose(decoded, expected, atol=1e-5)
 
 
+def test_images_are_rounded_to_the_levels_of_the_likelihood(monkeypatch):
+    """Of 3 levels the nearest counts, for training and likelihoods; the encoder sees the image itself."""
+    metrics, _, model = run(monkeypatch, likelihood="logistic", levels=3)
+    of_decoder = jnp.float32(outputs(Z, count=2)).reshape(B, 2, 2, 2)
+    mean, log_scale = of_decoder[..., :1], jnp.maximum(of_decoder[..., 1:], -7.0)
+    rounded = jnp.float32(np.round(X)).reshape(B, 2, 2, 1)  # to -1, 0 or 1
+    log_p = logistic_mixture.discretized_logistic_log_likelihood(rounded, mean, log_scale, levels=3)
+    check(metrics, loss__reconstruction=-float(log_p.mean()))
+    variables = {name: {"scale": jnp.float32(0.7)} for name in ("encoder", "decoder")}
+    found = model.log_prob(KEYS, variables, BATCH["image"][0])
+    np.testing.assert_allclose(found, log_p - KL.sum(1), rtol=1e-4)
+    assert model.spec.levels == 17
+
+
 def test_vamp_prior(monkeypatch):
     metrics, after, model = run(monkeypatch, **GAUSSIAN, prior="vamp(components=3, deviation=2.0)", beta=2.0)
     pseudo = np.float64(2.0 * jax.random.normal(keys.stream(KEY, "prior"), (3, 2, 2, 1))).reshape(3, PIXELS)
@@ -221,6 +235,8 @@ def test_two_devices_of_the_pmap_path_follow_one(monkeypatch, case):
         ({"evaluation_samples": 0}, r"vae\.evaluation_samples is 0, but must be at least 1"),
         ({"latent_dim": 0}, r"vae\.latent_dim is 0, but must be at least 1"),
         ({"likelihood": "logistic_mixture", "mixtures": 0}, r"vae\.mixtures is 0, but must be at least 1"),
+        ({"levels": 1}, r"vae\.levels is 1, but must be at least 2"),
+        ({"likelihood": "bernoulli", "levels": 3}, r"vae\.levels is 3, but has no effect without a likelihood of"),
         ({"mixtures": 7}, r"vae\.mixtures is 7, but has no effect without vae\.likelihood=logistic_mixture"),
         ({"importance_samples": 2, "beta": 2.0}, r"vae\.beta is 2\.0, but has no effect without vae\.importance_s"),
         ({"importance_samples": 2, "capacity": 2.0}, r"vae\.capacity is 2\.0, but has no effect without"),
