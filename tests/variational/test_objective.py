@@ -165,7 +165,7 @@ def test_images_are_rounded_to_the_levels_of_the_likelihood(monkeypatch):
     metrics, _, model = run(monkeypatch, likelihood="logistic", levels=3)
     of_decoder = jnp.float32(outputs(Z, count=2)).reshape(B, 2, 2, 2)
     mean, log_scale = of_decoder[..., :1], jnp.maximum(of_decoder[..., 1:], -7.0)
-    rounded = jnp.float32(np.round(X)).reshape(B, 2, 2, 1)  # to -1, 0 or 1
+    rounded = jnp.float32(np.round(X + 1) - 1).reshape(B, 2, 2, 1)
     log_p = logistic_mixture.discretized_logistic_log_likelihood(rounded, mean, log_scale, levels=3)
     check(metrics, loss__reconstruction=-float(log_p.mean()))
     variables = {name: {"scale": jnp.float32(0.7)} for name in ("encoder", "decoder")}
