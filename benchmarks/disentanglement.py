@@ -56,8 +56,10 @@ def scores(
 ) -> dict[str, float]:
     """Returns the scores of the codes of a run's model, the means of its posteriors."""
     require(run.model, "encode", by="Disentanglement")
-    encode = jax.jit(lambda batch: run.model.encode(jax.random.split(keys.root_key(0), len(batch)), variables, batch))
-    parts = [encode(image_tools.to_float(jnp.asarray(part))) for part in np.split(pictures, NUM_IMAGES // BATCH)]
+    encode = run.model.encode
+    assert encode is not None
+    encode_batch = jax.jit(lambda batch: encode(jax.random.split(keys.root_key(0), len(batch)), variables, batch))
+    parts = [encode_batch(image_tools.to_float(jnp.asarray(part))) for part in np.split(pictures, NUM_IMAGES // BATCH)]
     codes = np.concatenate(parts).astype(np.float64)
     return disentanglement(codes, factors, num_train=NUM_TRAIN)
 

@@ -124,10 +124,13 @@ def digits() -> ConfigDict:
     config = small(cifar10())
     config.data.name = "digits"
     config.data.batch_size = 64
-    config.train.num_steps = 5_000
+    config.train.num_steps = 2_000
     config.train.steps_per_dispatch = 10
-    config.model.encoder_blocks = "8x2,8d2,4x2,4d4,1x1"
-    config.model.decoder_blocks = "1x1,4m1,4x2,8m4,8x2"
+    config.optimizer.weight_decay = 0.1
+    config.model.width = 32
+    config.model.latent_channels = 4
+    config.model.encoder_blocks = "8x1,8d2,4x1,4d4,1x1"
+    config.model.decoder_blocks = "1x1,4m1,4x1,8m4,8x1"
     config.vdvae.levels = 17
     config.vdvae.mean = -0.39
     config.vdvae.deviation = 0.75
