@@ -155,6 +155,7 @@ def optimizer() -> ConfigDict:
     config.forced_normalization = config_dict.placeholder(str)  # regular expression over names; for EDM2
     config.weight_limit = config_dict.placeholder(float)  # largest magnitude of a parameter; for Wasserstein critics
     config.clip_norm = config_dict.placeholder(float)  # largest global norm of the gradient
+    config.skip_norm = config_dict.placeholder(float)  # global norm from which on a gradient makes no update
     return config
 
 

@@ -1,12 +1,16 @@
 """Variational autoencoders (Kingma & Welling 2014)."""
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from configs import common
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
-    """Variants: digits (a minute on a CPU), tiny, fashion, shapes, mnist, celeba."""
+    """Variants, of which those of digits take minutes on a CPU.
+
+    digits, tiny, fashion, shapes, mnist, celeba; digits_likelihood, digits_iwae, digits_vamp, digits_info;
+    shapes_beta, shapes_capacity, shapes_tc.
+    """
     variants = {
         "digits": digits,
         "tiny": tiny,
@@ -14,6 +18,13 @@ def get_config(variant: str = "digits") -> ConfigDict:
         "shapes": shapes,
         "mnist": mnist,
         "celeba": celeba,
+        "digits_likelihood": digits_likelihood,
+        "digits_iwae": digits_iwae,
+        "digits_vamp": digits_vamp,
+        "digits_info": digits_info,
+        "shapes_beta": shapes_beta,
+        "shapes_capacity": shapes_capacity,
+        "shapes_tc": shapes_tc,
     }
     return common.choose(variants, variant)
 
@@ -38,10 +49,18 @@ def mnist() -> ConfigDict:
 
     config.vae = ConfigDict()
     config.vae.latent_dim = 16
-    config.vae.likelihood = "bernoulli"  # or "gaussian"
+    config.vae.likelihood = "bernoulli"  # or gaussian, optimal_gaussian, logistic, logistic_mixture
     config.vae.sigma = 0.2  # of the Gaussian, for pixels in [-1, 1]
     config.vae.learn_sigma = True  # starting from sigma
-    config.vae.beta = 1.0
+    config.vae.mixtures = 5  # of likelihood "logistic_mixture"
+    config.vae.levels = config_dict.placeholder(int)  # to which images are rounded; None: those of the data
+    config.vae.prior = "standard_normal"  # or "vamp(components=100)"
+    config.vae.beta = common.scheduled(1.0)  # or "linear(start=0.0, end=1.0, steps=2_000)"
+    config.vae.free_bits = 0.0  # nats of each latent dimension
+    config.vae.capacity = config_dict.placeholder(object)  # nats, or "linear(start=0.0, end=25.0, steps=100_000)"
+    config.vae.terms = ()  # such as "mmd(weight=10.0)"
+    config.vae.importance_samples = 1  # latents an image in the bound that is maximized
+    config.vae.evaluation_samples = 1  # latents an image in likelihoods
     config.vae.class_conditional = False
     return config
 
@@ -93,6 +112,75 @@ def digits() -> ConfigDict:
     config.vae.sigma = 0.25
     config.vae.learn_sigma = False
     config.vae.class_conditional = True
+    return config
+
+
+def digits_likelihood() -> ConfigDict:
+    """Digits for likelihood: a mixture of logistics for each pixel, and a bound by 64 latents to evaluate."""
+    config = digits()
+    config.train.num_steps = 2_000  # more of them fit the training images only
+    config.optimizer.weight_decay = 0.1
+    config.vae.likelihood = "logistic_mixture"
+    config.vae.sigma = 0.2
+    config.vae.learn_sigma = True
+    config.vae.class_conditional = False
+    config.vae.evaluation_samples = 64
+    config.vae.levels = 17
+    return config
+
+
+def digits_iwae() -> ConfigDict:
+    """Digits by the importance-weighted bound of 8 latents (Burda et al. 2016)."""
+    config = digits_likelihood()
+    config.vae.importance_samples = 8
+    return config
+
+
+def digits_vamp() -> ConfigDict:
+    """Digits with a prior of 100 pseudo-inputs (Tomczak and Welling 2018)."""
+    config = digits_likelihood()
+    config.vae.prior = "vamp(components=100)"
+    return config
+
+
+def digits_info() -> ConfigDict:
+    """Digits by InfoVAE with alpha 1 (Zhao et al. 2019): no divergence, but a discrepancy of all latents."""
+    config = digits()
+    config.vae.class_conditional = False
+    config.vae.beta = 0.0
+    config.vae.terms = ("mmd(weight=100.0)",)
+    return config
+
+
+def shapes_disentangled() -> ConfigDict:
+    """Returns what the variants of shapes that aim at one factor a dimension share: 10 dimensions, a fixed sigma."""
+    config = shapes()
+    config.train.num_steps = 20_000
+    config.vae.latent_dim = 10
+    config.vae.sigma = 0.1
+    config.vae.learn_sigma = False
+    return config
+
+
+def shapes_beta() -> ConfigDict:
+    """Shapes with a beta of 8 (Higgins et al. 2017)."""
+    config = shapes_disentangled()
+    config.vae.beta = "linear(start=0.0, end=8.0, steps=5_000)"
+    return config
+
+
+def shapes_capacity() -> ConfigDict:
+    """Shapes with a capacity that grows to 25 nats (Burgess et al. 2018)."""
+    config = shapes_disentangled()
+    config.vae.beta = 100.0
+    config.vae.capacity = "linear(start=0.0, end=25.0, steps=15_000)"
+    return config
+
+
+def shapes_tc() -> ConfigDict:
+    """Shapes by beta-TCVAE with a beta of 8 (Chen et al. 2018)."""
+    config = shapes_disentangled()
+    config.vae.terms = ("total_correlation(weight=7.0, dataset_size=1_000_000)",)
     return config
 
 

@@ -167,10 +167,12 @@ ONE_MICROBATCH = (
     "sagan",
     "biggan",
     "vqgan",
+    "factor_vae",
 )
 """Configs for which two microbatches are another computation than one: gradients that are no means over examples (batch
-normalization, minibatch standard deviations, entropies of codes, weights that are norms of gradients), power iterations
-with each microbatch, and times drawn by the losses of the microbatch before (importance sampling)."""
+normalization, minibatch standard deviations, entropies of codes, latents permuted over a batch, weights that are norms
+of gradients), power iterations with each microbatch, and times drawn by the losses of the microbatch before (importance
+sampling)."""
 
 
 @pytest.mark.parametrize("layout", QUICK)

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxgen.core import keys
-from jaxgen.core.gaussians import bin_width, sum_per_example
+from jaxgen.core.gaussians import bin_width, nearest_level, sum_per_example
 
 MIN_LOG_SCALE = -7.0
 """Log-scales below it count as it, as in the official code; of 8-bit levels it is 1/9 of the distance of two."""
@@ -244,7 +244,7 @@ def sample_from_uniforms(
         u = u_logistic[..., j]
         x = jnp.clip(mean + jnp.exp(log_scale) * (jnp.log(u) - jnp.log1p(-u)), -1.0, 1.0)
         if levels is not None:
-            x = jnp.round((x + 1.0) / bin_width(levels)) * bin_width(levels) - 1.0
+            x = nearest_level(x, levels)
         pixel = jnp.concatenate([pixel, x[..., None]], axis=-1)
     return pixel
 

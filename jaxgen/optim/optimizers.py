@@ -13,6 +13,7 @@ from jaxgen.optim.adam import scale_by_adam_of_step
 from jaxgen.optim.multipliers import Multipliers
 from jaxgen.optim.projection import clipped_weights, normalized_weights, project
 from jaxgen.optim.schedules import Schedule, learning_rate_schedule, scale_by_schedule_of_step
+from jaxgen.optim.skipping import skip_above
 
 
 class Rule(NamedTuple):
@@ -59,6 +60,7 @@ def make_optimizer(
     b2: float | str | Curve = 0.999,
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
+    skip_norm: float | None = None,
     forced_normalization: str | None = None,
     weight_limit: float | None = None,
     learning_rate_multipliers: Multipliers = (),
@@ -77,10 +79,9 @@ def make_optimizer(
       b2: decay of the second moment; of `adam`, it may be a schedule, too.
       weight_decay: decoupled decay (Loshchilov & Hutter 2019) of kernels and embeddings; biases and scales have none.
       clip_norm: global norm that a gradient is scaled down to.
-      forced_normalization: regular expression over the names of weights that are normalized after each update, for
-        magnitude-preserving networks (Karras et al. 2024): the weights of each output get a root mean square of 1.
-      weight_limit: magnitude at which parameters are cut off after each update: weight clipping of a Wasserstein
-        critic (Arjovsky et al. 2017, algorithm 1).
+      skip_norm: global norm from which on a gradient, not clipped yet, makes no update and leaves moments alone.
+      forced_normalization: regular expression over names of weights, normalized after each update (Karras et al. 2024).
+      weight_limit: magnitude that parameters are clipped to after each update (Arjovsky et al. 2017, algorithm 1).
       learning_rate_multipliers: `(pattern, factor)` for regular expressions over the names of the player's parameters;
         the first that matches a whole name counts, the rest has a factor of 1. Decay is scaled, too, as by the rate. A
         factor of 0 freezes: no update, no optimizer state, and no part in `clip_norm`.
@@ -94,10 +95,9 @@ def make_optimizer(
     decays, given = weight_decay_multipliers, {"b1": b1, "b2": b2, "weight_decay": weight_decay}
     refuse_unused(make_optimizer, {"name": name, **given, "weight_decay_multipliers": decays}, NEEDS, where="optimizer")
     _check(learning_rate=learning_rate, **given)
-    _check_limits(clip_norm=clip_norm, weight_limit=weight_limit)
-    rate = learning_rate_schedule(
-        num_steps, learning_rate, schedule=schedule, warmup_steps=warmup_steps, decay_steps=decay_steps
-    )
+    _check_limits(clip_norm=clip_norm, skip_norm=skip_norm, weight_limit=weight_limit)
+    times: dict[str, Any] = {"schedule": schedule, "warmup_steps": warmup_steps, "decay_steps": decay_steps}
+    rate = learning_rate_schedule(num_steps, learning_rate, **times)
     links = [
         optax.clip_by_global_norm(clip_norm) if clip_norm is not None else None,
         _rule(name, b1, b2),
@@ -106,7 +106,8 @@ def make_optimizer(
         multipliers.scale_by_multipliers(learning_rate_multipliers) if learning_rate_multipliers else None,
         *_projections(forced_normalization, weight_limit),
     ]
-    return multipliers.train_only(optax.chain(*filter(None, links)), rates=learning_rate_multipliers, decays=decays)
+    chain = skip_above(optax.chain(*filter(None, links)), skip_norm)
+    return multipliers.train_only(chain, rates=learning_rate_multipliers, decays=decays)
 
 
 def _projections(forced_normalization: str | None, weight_limit: float | None) -> list[optax.GradientTransformation]:
@@ -143,8 +144,10 @@ def _check(**numbers: float | str | Curve) -> None:
             raise ValueError(f"optimizer.{key} is {value}, but must be {allowed}.")
 
 
-def _check_limits(*, clip_norm: float | None, weight_limit: float | None) -> None:
+def _check_limits(*, clip_norm: float | None, skip_norm: float | None, weight_limit: float | None) -> None:
     """Raises an error for limits that are not positive."""
+    if skip_norm is not None and not skip_norm > 0.0:
+        raise ValueError(f"optimizer.skip_norm is {skip_norm}, but must be positive, or None to skip no update.")
     if clip_norm is not None and not clip_norm > 0.0:
         raise ValueError(f"optimizer.clip_norm is {clip_norm}, but must be positive, or None for no clipping.")
     if weight_limit is not None and not weight_limit > 0.0:

@@ -24,6 +24,7 @@ from jaxgen.core import keys
 from jaxgen.core.contract import Env
 from jaxgen.methods.vae import vae
 from jaxgen.nn.conv_autoencoder import ConvDecoder, ConvEncoder
+from jaxgen.variational import autoencoder
 
 KEY = keys.root_key(3)
 SPEC = data_spec((2, 2, 2), 3)
@@ -89,8 +90,8 @@ BATCH = {"image": IMAGES, "index": jnp.array([[5, 2, 9, 7], [1, 0, 8, 3]]), "lab
 
 
 def config_of(monkeypatch, **settings):
-    monkeypatch.setattr(vae, "ConvEncoder", FormulaEncoder)
-    monkeypatch.setattr(vae, "ConvDecoder", FormulaDecoder)
+    monkeypatch.setattr(autoencoder, "ConvEncoder", FormulaEncoder)
+    monkeypatch.setattr(autoencoder, "ConvDecoder", FormulaDecoder)
     config = vae_config.get_config("tiny")
     config.vae.update({"latent_dim": LATENTS, "beta": BETA, **settings})
     config.train.update({"microbatches": 2, "num_steps": NUM_STEPS})
@@ -225,11 +226,22 @@ def test_networks_get_the_settings_of_their_section():
     config = vae_config.get_config("tiny")
     config.model.update({"width": 3, "max_width": 7, "hidden": 5})
     config.train.compute_dtype = "bfloat16"
-    networks = vae._networks(config, vae.Settings(latent_dim=6), SPEC._replace(image_shape=(8, 8, 1)))
+    config.vae.latent_dim = 6
+    networks = autoencoder.make_autoencoder(config, SPEC._replace(image_shape=(8, 8, 1)))
     shared = {"width": 3, "max_width": 7, "hidden": 5, "base_side": 2, "num_classes": 3, "dtype": "bfloat16"}
     assert networks.encoder == ConvEncoder(12, **shared)
     assert networks.decoder == ConvDecoder((8, 8, 1), **shared)
-    assert vae.Settings() == (32, "gaussian", 0.2, True, 1.0, False)
+    defaults = {"latent_dim": 32, "likelihood": "gaussian", "sigma": 0.2, "learn_sigma": True, "mixtures": 5}
+    defaults |= {
+        "levels": None,
+        "prior": "standard_normal",
+        "beta": 1.0,
+        "free_bits": 0.0,
+        "capacity": None,
+        "terms": (),
+    }
+    defaults |= {"importance_samples": 1, "evaluation_samples": 1, "class_conditional": False}
+    assert autoencoder.Settings()._asdict() == defaults
 
 
 def test_a_class_changes_encoder_decoder_and_likelihood(monkeypatch):
@@ -269,4 +281,14 @@ def test_refusals(monkeypatch, settings, sentence):
 
 
 def test_the_defaults_are_these_and_no_others():
-    assert vae.Settings() == (32, "gaussian", 0.2, True, 1.0, False)
+    defaults = {"latent_dim": 32, "likelihood": "gaussian", "sigma": 0.2, "learn_sigma": True, "mixtures": 5}
+    defaults |= {
+        "levels": None,
+        "prior": "standard_normal",
+        "beta": 1.0,
+        "free_bits": 0.0,
+        "capacity": None,
+        "terms": (),
+    }
+    defaults |= {"importance_samples": 1, "evaluation_samples": 1, "class_conditional": False}
+    assert autoencoder.Settings()._asdict() == defaults

@@ -1,0 +1,1 @@
+"""Variational autoencoders put together from pieces: likelihoods, priors, bounds, and terms added to them."""
