@@ -70,20 +70,6 @@ def indices(images: Float[Array, "*shape"], levels: int) -> Int[Array, "*shape"]
     return jnp.clip(scaled, 0, levels - 1).astype(jnp.int32)
 
 
-def from_indices(indices: Integer[Array, "*shape"], levels: int) -> Float[Array, "*shape"]:
-    """Maps integers in [0, levels), such as codes, to the values in [-1, 1] that this number of levels stands for."""
-    return indices.astype(jnp.float32) / (0.5 * (levels - 1)) - 1.0
-
-
-def indices(images: Float[Array, "*shape"], levels: int) -> Int[Array, "*shape"]:
-    """Maps floats in [-1, 1] to the integers of the nearest of a number of levels, on the device; clips the rest.
-
-    It is exact for levels of up to 2^20.
-    """
-    scaled = jnp.round((images + 1.0) * (0.5 * (levels - 1)))
-    return jnp.clip(scaled, 0, levels - 1).astype(jnp.int32)
-
-
 def to_levels(images: Float[Array, "*shape"] | Float[np.ndarray, "*shape"], levels: int) -> UInt[np.ndarray, "*shape"]:
     """Maps floats in [-1, 1] to the nearest of a number of levels, on the host; what lies outside is clipped.
 

@@ -44,7 +44,7 @@ def weight_norm(module: nn.Module, shape: tuple[int, ...], *, axis: int = -1, sc
     return v * jnp.expand_dims(g / norm(v), others)
 
 
-class WeightNormConv(nn.Module):
+class ShiftedConv(nn.Module):
     """A causal convolution with weight normalization.
 
     Attributes:
@@ -139,11 +139,11 @@ class GatedResidualBlock(nn.Module):
     ) -> Float[Array, "b h w f"]:
         """Applies the block to a map, or to its pixel or row at a place."""
         f, given = x.shape[-1], {"sides": self.sides, "dtype": self.dtype}
-        h = WeightNormConv(f, self.geometry, name="conv_in", **given)(concat_elu(x), place)
+        h = ShiftedConv(f, self.geometry, name="conv_in", **given)(concat_elu(x), place)
         if short_cut is not None:
-            h += WeightNormConv(f, POINT, name="short_cut", **given)(concat_elu(short_cut))
+            h += ShiftedConv(f, POINT, name="short_cut", **given)(concat_elu(short_cut))
         h = Dropout(self.dropout, name="dropout")(concat_elu(h), keys)
-        h = WeightNormConv(2 * f, self.geometry, scale=0.1, name="conv_out", **given)(h, place)
+        h = ShiftedConv(2 * f, self.geometry, scale=0.1, name="conv_out", **given)(h, place)
         if self.conditional:
             h += nn.Dense(2 * f, use_bias=False, dtype=self.dtype, name="classes")(classes)[:, None, None]
         values, gates = jnp.split(h, 2, axis=-1)
@@ -180,7 +180,7 @@ class Stream(nn.Module):
         halving = self.geometry._replace(stride=2)
         self.down = [[self._block(s) for _ in range(n)] for s in range(last + 1)]
         self.up = [[self._block(s) for _ in range(n + (s < last))] for s in range(last + 1)]
-        self.halve = [WeightNormConv(f, halving, self.sides[s], dtype=self.dtype) for s in range(last)]
+        self.halve = [ShiftedConv(f, halving, self.sides[s], dtype=self.dtype) for s in range(last)]
         self.double = [WeightNormUpsample(f, self.columns, self.transposed_norm, self.dtype) for _ in range(last)]
 
     def _block(self, s: int) -> GatedResidualBlock:
@@ -229,9 +229,9 @@ class PixelCNNpp(nn.Module):
         self.horizontal = Stream(HORIZONTAL, 2, *given, dtype=self.dtype)
         firsts = [Geometry((2, 3), (2, 1)), Geometry((1, 3), (1, 1)), Geometry((2, 1), (1, 1))]
         self.first_above, self.first_row_above, self.first_left = (
-            WeightNormConv(self.filters, geometry, sides[0], dtype=self.dtype) for geometry in firsts
+            ShiftedConv(self.filters, geometry, sides[0], dtype=self.dtype) for geometry in firsts
         )
-        self.out = WeightNormConv(self.num_outputs, POINT, sides[0], dtype=self.dtype)
+        self.out = ShiftedConv(self.num_outputs, POINT, sides[0], dtype=self.dtype)
 
     def __call__(
         self,
@@ -324,7 +324,7 @@ class PixelCNNpp(nn.Module):
             h = stream.double[s - 1](h, places[s - 1]) if s else h
         return self.out(jax.nn.elu(h))[:, :, :, None].astype(jnp.float32)
 
-    def _first(self, conv: WeightNormConv, x: Array, place: RasterPlace | None, *, axis: Literal[0, 1]) -> Array:
+    def _first(self, conv: ShiftedConv, x: Array, place: RasterPlace | None, *, axis: Literal[0, 1]) -> Array:
         """Applies a first convolution, whose outputs the official code shifts: zeros come in, without the bias."""
 
         def with_ones(images: Array) -> Array:

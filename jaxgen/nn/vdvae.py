@@ -15,7 +15,7 @@ _SMALL = 2
 """Feature maps of at most this side have 1x1 convolutions only."""
 
 
-class Stage(NamedTuple):
+class BlockPlan(NamedTuple):
     """A block of the encoder or decoder.
 
     Attributes:
@@ -29,7 +29,7 @@ class Stage(NamedTuple):
     mixed_in: int = 0
 
 
-def parse_blocks(text: str) -> tuple[Stage, ...]:
+def parse_blocks(text: str) -> tuple[BlockPlan, ...]:
     """Returns the blocks of the official notation, such as `32x11,32d2,16x6` or `1x1,4m1,4x2`.
 
     `RxN` are N blocks of resolution R, `RdK` is one that averages windows of K x K pixels, and `RmS` is one that the
@@ -38,7 +38,7 @@ def parse_blocks(text: str) -> tuple[Stage, ...]:
     Raises:
       ValueError: if the text is of another form.
     """
-    stages: list[Stage] = []
+    stages: list[BlockPlan] = []
     for item in text.split(","):
         kind = next((letter for letter in "xdm" if letter in item), "")
         left, _, right = item.partition(kind or ",")
@@ -49,9 +49,9 @@ def parse_blocks(text: str) -> tuple[Stage, ...]:
             )
         resolution, number = int(left), int(right)
         stages += {
-            "x": [Stage(resolution)] * number,
-            "d": [Stage(resolution, rate=number)],
-            "m": [Stage(resolution, mixed_in=number)],
+            "x": [BlockPlan(resolution)] * number,
+            "d": [BlockPlan(resolution, rate=number)],
+            "m": [BlockPlan(resolution, mixed_in=number)],
         }[kind]
     return tuple(stages)
 

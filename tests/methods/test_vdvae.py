@@ -12,7 +12,7 @@ from jaxgen.core import keys
 from jaxgen.core.contract import Env
 from jaxgen.losses import logistic_mixture
 from jaxgen.methods.vae.vdvae import make
-from jaxgen.nn.vdvae import Stage, VeryDeepNetwork, parse_blocks
+from jaxgen.nn.vdvae import BlockPlan, VeryDeepNetwork, parse_blocks
 
 KEY = keys.root_key(4)
 SPEC = data_spec((8, 8, 1), 3, levels=17)
@@ -135,7 +135,7 @@ def test_initial_priors_are_standard_normal_and_last_kernels_are_small(ours):
 
 
 def test_notation_of_blocks():
-    assert parse_blocks("8x2,8d4,4m1") == (Stage(8), Stage(8), Stage(8, rate=4), Stage(4, mixed_in=1))
+    assert parse_blocks("8x2,8d4,4m1") == (BlockPlan(8), BlockPlan(8), BlockPlan(8, rate=4), BlockPlan(4, mixed_in=1))
 
 
 @pytest.mark.parametrize("text", ["", "8", "8y2", "x2", "8x", "8x0", "8x2,", "0x2", "8x2x3"])
