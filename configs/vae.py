@@ -125,7 +125,6 @@ def digits_likelihood() -> ConfigDict:
     config.vae.learn_sigma = True
     config.vae.class_conditional = False
     config.vae.evaluation_samples = 64
-    config.vae.levels = 17
     return config
 
 

@@ -131,7 +131,6 @@ def digits() -> ConfigDict:
     config.model.latent_channels = 4
     config.model.encoder_blocks = "8x1,8d2,4x1,4d4,1x1"
     config.model.decoder_blocks = "1x1,4m1,4x1,8m4,8x1"
-    config.vdvae.levels = 17
     config.vdvae.mean = -0.39
     config.vdvae.deviation = 0.75
     return config

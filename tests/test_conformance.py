@@ -122,7 +122,7 @@ def test_same_seed_same_bits_and_other_seed_other_bits(one):
     assert not trees_equal(one.start.params, host(different))
 
 
-SIMILAR = ("spline_flow", "jet")
+SIMILAR = ("realnvp", "spline_flow", "jet", "tarflow", "pixelcnn", "pixelcnnpp", "wavenet", "fsq", "vqgan")
 """Configs whose networks have the layers of others with the same method; `tests/nn` has tests of their own."""
 
 

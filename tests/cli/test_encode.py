@@ -71,7 +71,7 @@ def test_the_cache_is_what_the_posterior_says_of_the_images(first_stage, cache):
     cached = read_arrays(data)
     np.testing.assert_array_equal(cached["label"], originals["label"][CHOSEN])
     mean, std = autoencoder.model.posterior(
-        arrays["variables"], images.to_float(jnp.asarray(originals["image"][CHOSEN]))
+        arrays["variables"], images.to_float(jnp.asarray(originals["image"][CHOSEN]), levels=17)
     )
     np.testing.assert_allclose(cached["image"], np.concatenate([mean, std], axis=-1), atol=1e-5)
     np.testing.assert_allclose(arrays["shift"], mean.mean((0, 1, 2)), rtol=1e-4)
@@ -120,7 +120,9 @@ def test_mirrored_images_are_examples_of_their_own(first_stage, tmp_path):
         (cached["image"][:NUM_TRAIN], originals),
         (cached["image"][NUM_TRAIN:], originals[:, :, ::-1]),
     ):
-        mean = autoencoder.model.encode(KEYS, autoencoder.load()["variables"], images.to_float(jnp.asarray(pixels)))
+        mean = autoencoder.model.encode(
+            KEYS, autoencoder.load()["variables"], images.to_float(jnp.asarray(pixels), levels=17)
+        )
         np.testing.assert_allclose(half[..., :2], mean, atol=5e-3)
 
 

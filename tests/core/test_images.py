@@ -85,7 +85,11 @@ def test_all_levels_of_16_bits_survive_the_way_to_floats_and_back():
 
 
 def test_a_few_levels_are_levels_too():
-    assert images.to_levels(np.float32([-1.0, -0.4, 0.3, 1.0]), 4).tolist() == [0, 1, 2, 3]
+    assert images.to_levels(np.float32([-1.0, -0.4, 0.3, 1.0]), 4).tolist() == [0, 85, 170, 255]
+    assert images.to_levels(np.float32([-2.0, 0.1, 2.0]), 17).tolist() == [0, 143, 255]
+    floats = images.to_float(jnp.uint8([0, 16, 140, 255]), levels=17)
+    np.testing.assert_allclose(floats, [-1.0, -0.875, 0.125, 1.0], atol=1e-6)
+    np.testing.assert_array_equal(images.to_float(jnp.uint8([3, 200])), images.to_float(jnp.uint8([3, 200]), 256))
     assert images.to_levels(np.float32([1.0]), 4).dtype == np.uint8
     assert (images.levels_of("uint8"), images.levels_of(np.uint16)) == (256, 65_536)
     assert (images.dtype_of(256), images.dtype_of(65_536)) == (np.uint8, np.uint16)
