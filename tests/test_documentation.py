@@ -12,6 +12,7 @@ from jaxgen.cli.commands import COMMANDS
 from jaxgen.core.config import module_names
 from jaxgen.data.sources.shapes import CONDITIONING
 from jaxgen.nn.critic_head import Conditioning
+from jaxgen.variational.likelihoods import LikelihoodName
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "diffusion.md").read_text()
@@ -72,6 +73,24 @@ def test_the_page_of_gans_lists_every_piece_and_no_other():
         name for name in public_functions("jaxgen.core.schedules") if name != "constant"
     ]
     assert named_in(table["`discriminator.conditioning`"]) == sorted(typing.get_args(Conditioning))
+
+
+def test_the_page_of_likelihoods_lists_every_piece_and_no_other():
+    table = tables((ROOT / "docs" / "likelihood.md").read_text())
+    assert named_in(table["likelihood"]) == sorted(typing.get_args(LikelihoodName))
+    assert named_in(table["prior"]) == [
+        name for name in public_functions("jaxgen.variational.priors") if name != "log_normal"
+    ]
+    assert named_in(table["variational term"]) == module_names("jaxgen.variational.terms")
+    assert named_in(table["quantizer"]) == module_names("jaxgen.nn.quantizers")
+    assert named_in(table["distribution"]) == public_functions("jaxgen.autoregressive.distributions")
+    in_order = table["network"]
+    configs = [importlib.import_module(f"configs.{name}").get_config("tiny") for name in named_in(in_order)]
+    methods = {"flows.flow", "autoregressive.autoregressive"}
+    assert {config.method for config in configs} == methods
+    every = importlib.import_module("jaxgen.runs.config_files").names()
+    own = [name for name in every if importlib.import_module(f"configs.{name}").get_config("tiny").method in methods]
+    assert named_in(in_order) == sorted(own)
 
 
 def test_the_page_of_data_lists_every_source_with_its_options_and_every_condition():

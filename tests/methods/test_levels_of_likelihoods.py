@@ -11,14 +11,14 @@ from jaxgen.core import latents
 from jaxgen.core.contract import GenerativeModel, ModelSpec
 from jaxgen.data import Facts
 from jaxgen.diffusion.likelihood import ode, variational
-from jaxgen.losses import reconstruction
 from jaxgen.runs import experiment as experiments
 from jaxgen.runs.settings import parse
+from jaxgen.variational import likelihoods
 
 SHAPE = (8, 4, 2)
 BOUND = {"diffusion.likelihood": "bound", "diffusion.learned_variance": False}
 CASES = {
-    "vae": ("vae", {}, reconstruction, "discretized_gaussian_log_likelihood", "log_prob"),
+    "vae": ("vae", {}, likelihoods, "discretized_gaussian_log_likelihood", "log_prob"),
     "ode": ("edm", {"diffusion.likelihood": "ode"}, ode, "log_prob", "log_prob"),
     "bound": ("iddpm", {"diffusion.likelihood": "bound"}, variational, "bound", "log_prob"),
     "hybrid loss": ("iddpm", {}, variational, "hybrid_term", "update"),
@@ -68,6 +68,7 @@ def test_dequantization_and_its_volume_are_those_of_the_levels():
 def test_the_spec_of_data_has_its_levels_and_that_of_latents_those_of_their_images():
     assert experiments.spec_of(Facts(SHAPE)).levels == 256
     assert experiments.spec_of(Facts(SHAPE, image_dtype="uint16")).levels == 65_536
+    assert experiments.spec_of(Facts(SHAPE, pixel_levels=17)).levels == 17
     assert experiments.spec_of(Facts(SHAPE, image_dtype="float32")).levels == 256
     autoencoder = GenerativeModel(ModelSpec((8, 4, 1), latent_shape=(4, 2, 3), levels=65_536), *[lambda *_: None] * 4)
     autoencoder = autoencoder._replace(encode=lambda *_: None, decode=lambda *_: None)

@@ -17,6 +17,8 @@ def test_shape_and_classes(digits_dir):
     dataset = digits.load("test", data_dir=digits_dir)
     assert dataset.image_shape == (8, 8, 1)
     assert dataset.class_names == tuple("0123456789")
+    assert dataset.facts == digits.facts()
+    assert dataset.facts.pixel_levels == 17
 
 
 def test_levels_survive_the_way_to_uint8_and_back():
