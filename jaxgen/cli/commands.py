@@ -235,6 +235,31 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
             },
             "encode",
         ),
+        "compress": Command(
+            "Compresses images without loss, by an autoregressive model and a range coder.",
+            "--workdir=runs/pixelcnn --output=held-out.jxg",
+            {
+                "workdir": _RUN,
+                "input": _path(
+                    "FILE",
+                    "An .npz with `images`, and `labels` of a conditional model; by default all held-out images.",
+                ),
+                "output": _path("FILE", "The file to write."),
+                "step": _STEP,
+            },
+            "compress",
+        ),
+        "decompress": Command(
+            "Writes the images of a file of compress, which come back exactly.",
+            "--workdir=runs/pixelcnn --input=held-out.jxg --output=held-out.npz",
+            {
+                "workdir": _RUN,
+                "input": _path("FILE", "What compress has written."),
+                "output": _path("FILE", "The .npz to write."),
+                "step": _whole("The step of the checkpoint; by default the one that compressed them.", low=0),
+            },
+            "decompress",
+        ),
         "import": Command(
             "Makes a run, or a feature extractor, of official weights.",
             "--format=edm --weights=cifar10.safetensors --workdir=runs/edm-cifar10",

@@ -1,0 +1,118 @@
+"""Images come back from their codes exactly, and the codes are as long as the likelihood says."""
+
+import numpy as np
+import pytest
+import untrained_runs
+from launching import launch
+
+import jaxgen
+from jaxgen.applications import compression
+from jaxgen.core import images as image_tools
+from jaxgen.runs import compressing
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    directory = untrained_runs.make(
+        tmp_path_factory.mktemp("run") / "pixels",
+        "pixel_transformer:tiny",
+        **{"autoregressive.class_conditional": True, "sample.batch_size": 8},
+    )
+    return jaxgen.open(directory)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """Images of the model's levels, most of whose pixels are dark."""
+    rng = np.random.default_rng(0)
+    images = np.where(rng.random((11, 8, 8, 1)) < 0.7, 0, rng.integers(0, 256, (11, 8, 8, 1))).astype(np.uint8)
+    return images, rng.integers(0, 3, 11)
+
+
+@pytest.fixture(scope="module")
+def compressed(run, drawn):
+    return compressing.compress(run, drawn[0], labels=drawn[1])
+
+
+def test_images_and_classes_come_back_from_a_file(run, drawn, compressed, tmp_path):
+    compressing.write(tmp_path / "some" / "file.jxg", compressed)
+    assert (tmp_path / "some" / "file.jxg").stat().st_size == compressed.num_bytes
+    reports = []
+    images, labels = compressing.decompress(
+        run, compressing.read(tmp_path / "some" / "file.jxg"), on_progress=lambda *report: reports.append(report)
+    )
+    np.testing.assert_array_equal(images, drawn[0])
+    np.testing.assert_array_equal(labels, drawn[1])
+    assert reports == [(i, 64) for i in range(1, 65)]
+
+
+def test_the_code_is_as_long_as_the_likelihood_says(run, drawn, compressed):
+    bits = -run.log_prob(drawn[0], labels=drawn[1]).sum() / np.log(2)
+    assert bits <= 8 * compressed.code.nbytes <= 1.01 * bits + 64
+    assert 11 * np.log2(4) <= 8 * compressed.labels.nbytes <= 11 * np.log2(4) + 64
+
+
+def test_symbols_of_any_predictions_come_back_in_their_information():
+    rng = np.random.default_rng(1)
+    symbols = rng.integers(0, 5, (400, 6)) * (rng.random((400, 6)) < 0.3)
+    share = np.array([0.76, 0.06, 0.06, 0.06, 0.06])
+
+    def predict(known, position):
+        same = known[:, position - 1, None] == np.arange(5) if position else np.zeros((len(known), 5))
+        weights = share + same
+        return np.log(weights / weights.sum(1, keepdims=True))
+
+    code = compression.encode(symbols, predict)
+    np.testing.assert_array_equal(compression.decode(code, predict, count=400, length=6), symbols)
+    nats = sum(predict(symbols, i)[np.arange(400), symbols[:, i]].sum() for i in range(6))
+    assert -nats / np.log(2) <= 32 * len(code) <= -1.002 * nats / np.log(2) + 64
+
+
+def test_what_cannot_come_back_is_refused(run, drawn, compressed, tmp_path):
+    images, labels = drawn
+    with pytest.raises(ValueError, match="images are uint8 of shape"):
+        compressing.compress(run, images[:, :4], labels=labels)
+    with pytest.raises(ValueError, match="conditional: give labels"):
+        compressing.compress(run, images)
+    with pytest.raises(ValueError, match="compressed by another model"):
+        compressing.decompress(run, compressed._replace(model=compressed.model ^ 1))
+    with pytest.raises(ValueError, match="do not come back as they were"):
+        compressing.decompress(run, compressed._replace(images=compressed.images ^ 1))
+    (tmp_path / "short.jxg").write_bytes(b"jxg1 and more")
+    for name, words in (("short.jxg", "no whole file"), ("none.jxg", "cannot be read")):
+        with pytest.raises(ValueError, match=words):
+            compressing.read(tmp_path / name)
+    compressing.write(tmp_path / "file.jxg", compressed)
+    with pytest.raises(ValueError, match="is there already"):
+        compressing.write(tmp_path / "file.jxg", compressed)
+
+
+def test_pixels_between_levels_are_refused(run, drawn, monkeypatch):
+    monkeypatch.setattr(type(run), "spec", run.spec._replace(levels=17))
+    with pytest.raises(ValueError, match="between the model's 17 levels"):
+        compressing.compress(run, drawn[0], labels=drawn[1])
+    few = image_tools.to_levels(np.float32(drawn[0] / 127.5 - 1), 17)
+    np.testing.assert_array_equal(compressing._images(compressing._symbols(few, 17), run), few)
+
+
+def test_the_commands_compress_and_bring_back(run, drawn, tmp_path):
+    np.savez(tmp_path / "in.npz", images=drawn[0], labels=drawn[1])
+    file, output = tmp_path / "file.jxg", tmp_path / "out.npz"
+    done = launch("compress", f"--workdir={run.directory}", f"--input={tmp_path / 'in.npz'}", f"--output={file}")
+    assert done.code == 0, done.err
+    assert f"11 images in {file.stat().st_size} bytes" in done.out.replace(",", "")
+    done = launch("decompress", f"--workdir={run.directory}", f"--input={file}", f"--output={output}")
+    assert done.code == 0, done.err
+    with np.load(output) as arrays:
+        np.testing.assert_array_equal(arrays["images"], drawn[0])
+        np.testing.assert_array_equal(arrays["labels"], drawn[1])
+    again = launch("decompress", f"--workdir={run.directory}", f"--input={file}", f"--output={output}")
+    assert again.code != 0
+    assert "is there already" in again.err
+
+
+def test_a_model_without_predictions_is_refused(tmp_path):
+    directory = untrained_runs.make(tmp_path / "vae", "vae:tiny")
+    done = launch("compress", f"--workdir={directory}", f"--output={tmp_path / 'file.jxg'}")
+    assert done.code != 0
+    assert "Compression" in done.err
