@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from results_page import ROOT, write_section
 
@@ -39,6 +40,7 @@ SAMPLERS: dict[str, list[tuple[int, list[str]]]] = {
     "dcgan": [(1, [])],
     "wgan_gp": [(1, [])],
     "sngan": [(1, [])],
+    "cgan_pd": [(1, [])],
     "stylegan2": [(1, [])],
     "r3gan": [(1, [])],
     "progan": [(1, [])],
@@ -62,7 +64,8 @@ COLUMNS = {
 def main() -> None:
     """Runs every config with every seed and writes the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--configs", nargs="+", default=list(SAMPLERS), choices=list(SAMPLERS))
+    help_of_configs = "all, if not given; none: the table alone"
+    parser.add_argument("--configs", nargs="*", default=list(SAMPLERS), choices=list(SAMPLERS), help=help_of_configs)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--hardware", default="2-core CPU", help="named in the results, in general terms")
     arguments = parser.parse_args()
@@ -71,11 +74,11 @@ def main() -> None:
     results = json.loads(kept.read_text()) if kept.exists() else {"runs": {}}
     for config in arguments.configs:
         rows = [measure(config, seed) for seed in arguments.seeds]
-        results["runs"] |= {f"{config}-{i}": list(runs) for i, runs in enumerate(zip(*rows, strict=True))}
-        results |= {"hardware": arguments.hardware, "seeds": arguments.seeds}
+        for i, runs in enumerate(zip(*rows, strict=True)):
+            results["runs"][f"{config}-{i}"] = [run | {"hardware": arguments.hardware} for run in runs]
         kept.write_text(json.dumps(results, indent=2) + "\n")
     ordered = [f"{config}-{i}" for config, ways in SAMPLERS.items() for i in range(len(ways))]
-    text = table({name: results["runs"][name] for name in ordered if name in results["runs"]}, arguments.hardware)
+    text = table({name: results["runs"][name] for name in ordered if name in results["runs"]})
     write_section("Digits", HEAD + text)
     print(text)
 
@@ -121,17 +124,19 @@ def cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def table(rows: dict[str, list[dict[str, float]]], hardware: str) -> str:
+def table(rows: dict[str, list[dict[str, Any]]]) -> str:
     """A Markdown table of means, with the lowest and the highest of the seeds in brackets."""
     lines = [
-        f"Mean of the seeds, lowest to highest in brackets. {hardware}; times of whole processes, start-up included.",
+        "Mean of the seeds, lowest to highest in brackets; times of whole processes, start-up included. Runs on a GPU",
+        "were several at a time, and have no times.",
         "",
-        "| config | " + " | ".join(title for title, _ in COLUMNS.values()) + " |",
-        "|---" * (len(COLUMNS) + 1) + "|",
+        "| config | seeds | hardware | " + " | ".join(title for title, _ in COLUMNS.values()) + " |",
+        "|---" * (len(COLUMNS) + 3) + "|",
     ]
     for config, runs in rows.items():
         cells = [cell([run[name] for run in runs if name in run], form) for name, (_, form) in COLUMNS.items()]
-        lines.append(f"| {config.rpartition('-')[0]} | " + " | ".join(cells) + " |")
+        told = f"{config.rpartition('-')[0]} | {len(runs)} | {runs[-1].get('hardware', '2-core CPU')}"
+        lines.append(f"| {told} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
