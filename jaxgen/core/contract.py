@@ -111,6 +111,19 @@ def for_classes(spec: ModelSpec, class_conditional: bool, *, where: str, dropout
     return spec._replace(conditioning={"label": spec.conditioning["label"]._replace(null=dropout > 0.0)})
 
 
+def check_levels(spec: ModelSpec, *, by: str) -> None:
+    """Refuses data that are no levels, for a model that predicts these.
+
+    Raises:
+      ValueError: if the data are latents that are no codes.
+    """
+    if spec.continuous:
+        raise ValueError(
+            f"{by} predicts levels or codes, but these latents are real numbers: encode those of a tokenizer, such as "
+            "configs/vqvae.py."
+        )
+
+
 class Phase(NamedTuple):
     """The static part of an update: every distinct phase is compiled to a program of its own.
 

@@ -215,3 +215,5 @@ def test_sections_name_themselves_and_norms_are_logged():
     require(make(config), "log_prob", "level_log_probs", by="The compressor")
     with pytest.raises(ValueError, match="has no classes"):
         make(config, data_spec((2, 2, 2), levels=LEVELS))
+    with pytest.raises(ValueError, match="predicts levels or codes, but these latents are real numbers"):
+        make(config, SPEC._replace(continuous=True))

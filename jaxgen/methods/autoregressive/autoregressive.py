@@ -30,6 +30,7 @@ from jaxgen.core.contract import (
     ModelSpec,
     Objective,
     TrainState,
+    check_levels,
     for_classes,
 )
 from jaxgen.nn.autoregressive import RasterPlace, make_autoregressive_network
@@ -170,6 +171,7 @@ def _nearest_levels(images: Float[Array, "*shape"], levels: int) -> Float[Array,
 
 def _pieces(config: Section, spec: ModelSpec) -> Autoregressive:
     settings = call(Settings, config.autoregressive, where="autoregressive", needs=NEEDS)
+    check_levels(spec, by="The method autoregressive.autoregressive")
     check_bounds(settings, {"label_dropout": (0, 1)}, where="autoregressive")
     spec = for_classes(spec, settings.class_conditional, where="autoregressive", dropout=settings.label_dropout)
     spec = spec._replace(likelihood="exact")

@@ -29,6 +29,7 @@ from jaxgen.core.contract import (
     Objective,
     Sample,
     TrainState,
+    check_levels,
     for_classes,
 )
 from jaxgen.nn.masked_transformer import MaskedTransformer
@@ -166,11 +167,7 @@ def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
 
 
 def _model(config: Section, settings: Settings, spec: ModelSpec) -> MaskedModel:
-    if spec.continuous:
-        raise ValueError(
-            "The method autoregressive.masked predicts levels or codes, but these latents are real numbers: encode "
-            "those of a tokenizer, such as configs/vqvae.py."
-        )
+    check_levels(spec, by="The method autoregressive.masked")
     check_bounds(settings, {"label_dropout": (0, 1), "likelihood_passes": (0, math.inf)}, where="masked")
     if not 0.0 <= settings.label_smoothing < 1.0:
         raise ValueError(f"masked.label_smoothing is {settings.label_smoothing}, but must lie in [0, 1).")
