@@ -145,7 +145,6 @@ def digits() -> ConfigDict:
     config.data.name = "digits"
     config.data.batch_size = 64
     config.train.num_steps = 3_000
-    config.train.steps_per_dispatch = 10
     config.train.sample_every_steps = 1_000
     config.train.checkpoint_every_steps = 500
     config.ema.decay = 0.998

@@ -225,7 +225,6 @@ def flow_digits(config: ConfigDict) -> ConfigDict:
     digits_training(config)
     config.optimizer.learning_rate = 1e-3
     config.train.num_steps = 3_000
-    config.train.steps_per_dispatch = 10
     config.flow.dequantization = "variational"
     config.flow.class_conditional = True
     config.model.dropout = 0.2

@@ -35,7 +35,6 @@ def digits_training(config: ConfigDict) -> ConfigDict:
     config.optimizer.weight_decay = 0.05
     config.train.num_steps = 2_400
     config.train.sample_every_steps = 1_200
-    config.train.steps_per_dispatch = 4
     return config
 
 

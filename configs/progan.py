@@ -75,7 +75,6 @@ def digits() -> ConfigDict:
     config.gan.latent_dim = 64
     config.gan.class_conditional = True
     config.gan.terms = (*config.gan.terms, "auxiliary_classifier()")
-    config.train.steps_per_dispatch = 10
     config.train.checkpoint_every_steps = 500
     config.train.sample_every_steps = 1_000
     config.evaluate.num_samples = 1_000

@@ -125,7 +125,6 @@ def digits() -> ConfigDict:
     config.data.name = "digits"
     config.data.batch_size = 64
     config.train.num_steps = 2_000
-    config.train.steps_per_dispatch = 10
     config.optimizer.weight_decay = 0.1
     config.model.width = 32
     config.model.latent_channels = 4
