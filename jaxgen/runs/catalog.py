@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxgen.core.config import Section
+from jaxgen.core.config import Section, module_names
 from jaxgen.core.shared_settings import path_settings
 from jaxgen.runs import config_files
 
@@ -63,11 +63,13 @@ def _variants(name: str) -> list[tuple[str, str]]:
 def alternatives(config: Section) -> list[str]:
     """Returns configs of up to three families of methods, `NAME:VARIANT`, for the data of a config by another model.
 
-    Variants are found by their names, which are those of their data.
+    Variants are found by their names, which are those of their data. Configs that are named after their methods come
+    first, then those with short names.
     """
     data = config.data.name.partition("/")[0].replace("_", "")
+    methods = {name.rpartition(".")[2] for name in module_names("jaxgen.methods")}
     found: dict[str, str] = {}
-    for name in sorted(config_files.names(), key=lambda name: (len(name), name)):
+    for name in sorted(config_files.names(), key=lambda name: (name not in methods, len(name), name)):
         for variant in config_files.variants(name):
             if len(found) == _ALTERNATIVES or not variant.startswith(data):
                 continue
