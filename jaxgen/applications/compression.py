@@ -17,21 +17,21 @@ def encode(symbols: Int[np.ndarray, "n d"], predict: Predict) -> UInt32[np.ndarr
 
     The symbols at a position come after those at all positions before, of all sequences (Martin 1979).
     """
-    coder = _constriction().stream.queue.RangeEncoder()
+    encoder = _constriction().stream.queue.RangeEncoder()
     for position in range(symbols.shape[1]):
         column = np.ascontiguousarray(symbols[:, position], np.int32)
-        coder.encode(column, _family(), _probabilities(predict(symbols, position)))
-    return coder.get_compressed()
+        encoder.encode(column, _family(), _probabilities(predict(symbols, position)))
+    return encoder.get_compressed()
 
 
 def decode(
     words: UInt32[np.ndarray, " words"], predict: Predict, *, count: int, length: int
 ) -> Int[np.ndarray, "count length"]:
     """Returns the sequences of a code: the inverse of `encode`, given the same model."""
-    coder = _constriction().stream.queue.RangeDecoder(words)
+    decoder = _constriction().stream.queue.RangeDecoder(words)
     symbols = np.zeros((count, length), np.int32)
     for position in range(length):
-        symbols[:, position] = coder.decode(_family(), _probabilities(predict(symbols, position)))
+        symbols[:, position] = decoder.decode(_family(), _probabilities(predict(symbols, position)))
     return symbols
 
 

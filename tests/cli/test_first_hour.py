@@ -425,7 +425,7 @@ def test_closing_words_fit_the_run(trained):
     commands = [line.strip() for line in tries.splitlines()]
     assert commands[0].endswith(f"launch.py sample --workdir={trained.workdir} --num_samples=100 --labels=0,9")
     configs = [command.partition("--config=")[2] for command in commands if "--config=" in command]
-    assert configs == ["gan:digits", "vae:digits", "meanflow:digits"]
+    assert configs == ["gan:digits", "flow:digits", "vdvae:digits"]
     for name in configs:
         assert config_files.config(name).data.name == "digits"
 
