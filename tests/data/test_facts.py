@@ -12,7 +12,7 @@ from jaxgen.data.sources.shapes import CONDITIONING
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [
-        ("digits", {}, Facts((8, 8, 1), label_of(10))),
+        ("digits", {}, Facts((8, 8, 1), label_of(10), pixel_levels=17)),
         ("cifar10", {}, Facts((32, 32, 3), label_of(10))),
         ("cifar10", {"image_size": 16, "path": None}, Facts((16, 16, 3), label_of(10))),
         ("mnist", {}, Facts((28, 28, 1), label_of(10))),

@@ -24,6 +24,7 @@ ALLOWED = {
     "optimizer.b2": (0,),
     "optimizer.clip_norm": (10**30,),
     "optimizer.learning_rate": (0, 10**30),
+    "optimizer.skip_norm": (10**30,),
     "optimizer.warmup_steps": (0,),
     "optimizer.weight_decay": (0, 10**30),
     "optimizer.weight_limit": (10**30,),
