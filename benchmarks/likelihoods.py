@@ -11,7 +11,6 @@ import concurrent.futures
 import io
 import json
 import math
-import resource
 import shutil
 import statistics
 import subprocess
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from results_page import ROOT, write_section
+from results_page import ROOT, cell, cpu_seconds, write_section
 
 from jaxgen.data import load, read_arrays
 
@@ -111,12 +110,6 @@ def run(command: list[str]) -> None:
         raise RuntimeError((done.stdout + done.stderr)[-500:])
 
 
-def cpu_seconds() -> float:
-    """Returns the CPU seconds of all finished child processes."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
 def compressed(data: str) -> dict[str, float]:
     """Returns bits per dimension of the held-out images by histograms of the training images, and by image formats."""
     images = {split: read_arrays(load(data, split))["image"] for split in ("train", "test")}
@@ -169,14 +162,6 @@ def table(runs: dict[str, dict[str, dict[str, Any]]], others: dict[str, float], 
 def mean_bits(seeds: dict[str, dict[str, Any]]) -> float:
     """Returns the mean over seeds of bits per dimension."""
     return statistics.fmean(row["bits_per_dim"] for row in seeds.values())
-
-
-def cell(values: list[float], form: str) -> str:
-    """One figure over the seeds."""
-    if not values:
-        return ""
-    low, high = form.format(min(values)), form.format(max(values))
-    return low if low == high else f"{form.format(statistics.fmean(values))} ({low} to {high})"
 
 
 if __name__ == "__main__":

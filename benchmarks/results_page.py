@@ -1,5 +1,7 @@
-"""The page docs/results.md, of which each benchmark writes one section."""
+"""The page docs/results.md, of which each benchmark writes one section, and parts of their tables."""
 
+import resource
+import statistics
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -13,3 +15,17 @@ def write_section(title: str, text: str) -> None:
     known = {section.partition("\n")[0]: section.partition("\n")[2] for section in sections}
     known[title] = f"\n{text.strip()}\n"
     PAGE.write_text(head.rstrip() + "\n" + "".join(f"\n## {name}\n{known[name]}" for name in known))
+
+
+def cpu_seconds() -> float:
+    """Returns the CPU seconds of all finished child processes."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def cell(values: list[float], form: str) -> str:
+    """Returns a cell of a table: the mean of the seeds, the lowest and the highest in brackets; empty for none."""
+    if not values:
+        return ""
+    low, high = form.format(min(values)), form.format(max(values))
+    return low if low == high else f"{form.format(statistics.fmean(values))} ({low} to {high})"

@@ -51,7 +51,7 @@ def cifar10() -> ConfigDict:
 
 
 def fashion() -> ConfigDict:
-    """Class-conditional on Fashion-MNIST, 28x28, in patches of 2x2: 20 minutes of CPU time."""
+    """Class-conditional on Fashion-MNIST, 28x28, in patches of 2x2; untimed on a CPU."""
     config = digits()
     common.flow_fashion(config)
     config.model.couplings = 5
@@ -60,7 +60,7 @@ def fashion() -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """Class-conditional on scikit-learn's 8x8 digits, by learned dequantization: at most six minutes on two cores."""
+    """Class-conditional on scikit-learn's 8x8 digits, by learned dequantization: minutes on two CPU cores."""
     config = common.flow_digits(imagenet64())
     config.train.compute_dtype = "float32"
     config.model.patch_size = 2

@@ -67,7 +67,7 @@ def shapes() -> ConfigDict:
 def digits() -> ConfigDict:
     """Scikit-learn's 8x8 digits, from 4x4, class-conditional by an auxiliary classifier as in the official code.
 
-    The rate is three times the official one, for a run this short: ten minutes on two CPU cores.
+    The rate is three times the official one, for a run this short: minutes on two CPU cores.
     """
     config = cifar10()
     config.data.name = "digits"

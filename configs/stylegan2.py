@@ -139,7 +139,7 @@ def shapes() -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """Scikit-learn's 8x8 digits, class-conditional: four minutes on two CPU cores.
+    """Scikit-learn's 8x8 digits, class-conditional: minutes on two CPU cores.
 
     With the weak R1 of CIFAR-10, a generator of so few images makes one image a class of all latents.
     """

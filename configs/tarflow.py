@@ -80,7 +80,7 @@ def imagenet64_patch4() -> ConfigDict:
 
 
 def fashion() -> ConfigDict:
-    """Class-conditional on Fashion-MNIST, 28x28, in patches of 4x4: 20 minutes of CPU time."""
+    """Class-conditional on Fashion-MNIST, 28x28, in patches of 4x4; untimed on a CPU."""
     config = digits()
     common.flow_fashion(config)
     config.model.patch_size = 4
@@ -91,7 +91,7 @@ def fashion() -> ConfigDict:
 def digits() -> ConfigDict:
     """Class-conditional on scikit-learn's 8x8 digits, by learned dequantization, one deep block and three shallow ones.
 
-    The deep block is the last one before the latents, as in STARFlow (Gu et al. 2025); six minutes on two cores.
+    The deep block is the last one before the latents, as in STARFlow (Gu et al. 2025); minutes on two cores.
     """
     config = common.flow_digits(imagenet64())
     config.train.compute_dtype = "float32"

@@ -107,7 +107,7 @@ def ffhq256() -> ConfigDict:
 
 
 def fashion() -> ConfigDict:
-    """Fashion-MNIST, 28x28: 20 CPU minutes."""
+    """Fashion-MNIST, 28x28; untimed on a CPU."""
     config = small(cifar10())
     config.data.name = "fashion"
     config.data.batch_size = 32
@@ -120,7 +120,7 @@ def fashion() -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """scikit-learn's 8x8 digits: 5 minutes on two CPU cores."""
+    """scikit-learn's 8x8 digits: minutes on two CPU cores."""
     config = small(cifar10())
     config.data.name = "digits"
     config.data.batch_size = 64
