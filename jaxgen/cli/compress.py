@@ -10,7 +10,7 @@ from jaxgen.cli import progress_bar
 from jaxgen.cli.main import refusals
 from jaxgen.core.config import Section
 from jaxgen.data import read_arrays
-from jaxgen.runs import compressing
+from jaxgen.runs import compressing, sample_files
 from jaxgen.runs.opened import Run
 
 
@@ -21,8 +21,7 @@ def main(config: Section, flags: Any, *, started: float) -> int:
         if flags.output is None:
             raise ValueError("compress needs --output=FILE, the file to write.")
         output = Path(flags.output)
-        if output.exists():
-            raise ValueError(f"{output} is there already: remove it, or give another --output.")
+        sample_files.check_free(output)
         run = Run(Path(flags.workdir), config, step=flags.step)
         images, labels = _held_out(run) if flags.input is None else _archive(Path(flags.input))
         labels = labels if run.spec.num_classes else None

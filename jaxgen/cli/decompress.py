@@ -3,14 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jaxgen.cli import progress_bar
 from jaxgen.cli.main import refusals
 from jaxgen.core.config import Section
-from jaxgen.runs import compressing
+from jaxgen.runs import compressing, sample_files
 from jaxgen.runs.opened import Run
-from jaxgen.training.durability.whole_files import whole_file
 
 
 def main(config: Section, flags: Any, *, started: float) -> int:
@@ -20,8 +17,7 @@ def main(config: Section, flags: Any, *, started: float) -> int:
         if flags.input is None or flags.output is None:
             raise ValueError("decompress needs --input=FILE, which compress has written, and --output=FILE, an .npz.")
         output = Path(flags.output)
-        if output.exists():
-            raise ValueError(f"{output} is there already: remove it, or give another --output.")
+        sample_files.check_free(output)
         compressed = compressing.read(Path(flags.input))
         run = Run(Path(flags.workdir), config, step=compressed.step if flags.step is None else flags.step)
         with progress_bar.shown() as report:
@@ -29,8 +25,6 @@ def main(config: Section, flags: Any, *, started: float) -> int:
                 run, compressed, on_progress=lambda done, total: report("decompressing", done, total)
             )
         output.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(output) as temporary:
-            arrays: dict[str, Any] = {"images": images} | ({} if labels is None else {"labels": labels})
-            np.savez(temporary, **arrays)
+        sample_files.write_arrays(output, images=images, labels=labels)
     print(f"{output} holds {len(images):,} images, the very ones that were compressed.")
     return 0

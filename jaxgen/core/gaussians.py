@@ -45,12 +45,6 @@ def bin_width(levels: int) -> float:
     return 2.0 / (levels - 1)
 
 
-def nearest_level(x: Float[Array, "*shape"], levels: int) -> Float[Array, "*shape"]:
-    """Returns the nearest of a number of levels that divide [-1, 1] evenly."""
-    indices = jnp.round((jnp.clip(x, -1.0, 1.0) + 1.0) * (0.5 * (levels - 1)))
-    return indices / (0.5 * (levels - 1)) - 1.0
-
-
 def discretized_gaussian_log_likelihood(
     x: Float[Array, "b *dims"], mean: Float[Array, "b *dims"], log_sigma: Scale, *, levels: int
 ) -> Float[Array, " b"]:

@@ -53,7 +53,7 @@ def to_float(images: UInt[Array, "*shape"], levels: int | None = None) -> Float[
     values = images.astype(jnp.float32) / (0.5 * (levels_of(images.dtype) - 1)) - 1.0
     if levels is None or levels == levels_of(images.dtype):
         return values
-    return from_indices(indices(values, levels), levels)
+    return nearest_level(values, levels)
 
 
 def from_indices(indices: Integer[Array, "*shape"], levels: int) -> Float[Array, "*shape"]:
@@ -68,6 +68,11 @@ def indices(images: Float[Array, "*shape"], levels: int) -> Int[Array, "*shape"]
     """
     scaled = jnp.round((images + 1.0) * (0.5 * (levels - 1)))
     return jnp.clip(scaled, 0, levels - 1).astype(jnp.int32)
+
+
+def nearest_level(images: Float[Array, "*shape"], levels: int) -> Float[Array, "*shape"]:
+    """Returns the nearest of a number of levels that divide [-1, 1] evenly."""
+    return from_indices(indices(images, levels), levels)
 
 
 def to_levels(images: Float[Array, "*shape"] | Float[np.ndarray, "*shape"], levels: int) -> UInt[np.ndarray, "*shape"]:

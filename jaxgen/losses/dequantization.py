@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from jaxgen.core import images as ranges
 from jaxgen.core.gaussians import sum_per_example
 
 Images = Float[Array, "b h w c"]
@@ -26,8 +27,7 @@ def dequantize(images: Images, noise: Images, *, levels: int) -> Images:
 
     Images are rounded to the levels, between which those of 8 bits lie if they have another number of levels.
     """
-    level = jnp.round((images + 1.0) * (0.5 * (levels - 1)))
-    return (level + noise) * (2.0 / levels) - 1.0
+    return (ranges.indices(images, levels) + noise) * (2.0 / levels) - 1.0
 
 
 def quantized(values: Images, *, levels: int) -> Images:

@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxgen.core import keys
-from jaxgen.core.gaussians import bin_width, nearest_level, sum_per_example
+from jaxgen.core.gaussians import bin_width, sum_per_example
+from jaxgen.core.images import nearest_level
 
 MIN_LOG_SCALE = -7.0
 """Log-scales below it count as it, as in the official code; of 8-bit levels it is 1/9 of the distance of two."""

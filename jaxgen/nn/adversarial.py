@@ -1,6 +1,5 @@
 """Networks of adversarial games by name; those of one kind take the same arguments, so that a game can have any two."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -8,7 +7,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
-from jaxgen.core import config
+from jaxgen.nn.named_networks import fields_of, make_named_network
 
 
 class Critique(NamedTuple):
@@ -91,7 +90,8 @@ def make_generator(
     """
     given = {"image_shape": image_shape, "latent_dim": latent_dim}
     given |= {"num_classes": num_classes, "axis_name": axis_name, "dtype": dtype}
-    return _make(section, given, where="generator")
+    needs = "NEEDS_OF_GENERATOR"
+    return make_named_network(section, _is_generator, where="generator", needs=needs, **given)
 
 
 def make_discriminator(
@@ -103,23 +103,14 @@ def make_discriminator(
       ValueError: as `make_generator`.
     """
     given = {"num_classes": num_classes, "axis_name": axis_name, "dtype": dtype}
-    return _make(section, given, where="discriminator")
+    return make_named_network(
+        section, _is_discriminator, where="discriminator", needs="NEEDS_OF_DISCRIMINATOR", **given
+    )
 
 
-def _make(section: Mapping[str, Any], given: Mapping[str, Any], *, where: str) -> nn.Module:
-    settings = dict(section)
-    module_name, _, class_name = settings.pop("name", "").rpartition(".")
-    module = config.resolve("jaxgen.nn", module_name, where=f"{where}.name (module.Class)")
-    networks = {name: value for name, value in vars(module).items() if _is_player(value, module.__name__, where)}
-    network = config.choose(networks, class_name, where=f"{where}.name of {module_name}")
-    needs = vars(module).get(f"NEEDS_OF_{where.upper()}", {})
-    return config.call(network, settings, where=where, needs=needs, **given)
+def _is_generator(network: type) -> bool:
+    return fields_of(network) >= _GENERATOR_FIELDS
 
 
-def _is_player(value: object, module: str, where: str) -> bool:
-    if not inspect.isclass(value) or value.__module__ != module:
-        return False
-    fields = set(getattr(value, "__dataclass_fields__", {}))
-    if where == "generator":
-        return fields >= _GENERATOR_FIELDS
-    return fields >= _DISCRIMINATOR_FIELDS and not fields & {"latent_dim", "out_channels"}
+def _is_discriminator(network: type) -> bool:
+    return fields_of(network) >= _DISCRIMINATOR_FIELDS and not fields_of(network) & {"latent_dim", "out_channels"}

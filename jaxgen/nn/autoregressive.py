@@ -4,7 +4,6 @@ An image is a sequence in raster order: row by row, pixel by pixel and, where ch
 channel. A network returns for each element the parameters of its distribution, given the elements before.
 """
 
-import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -13,7 +12,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
-from jaxgen.core import config, images
+from jaxgen.core import images
+from jaxgen.nn.named_networks import fields_of, make_named_network
 
 
 class RasterPlace(NamedTuple):
@@ -103,19 +103,13 @@ def make_autoregressive_network(
     Raises:
       ValueError: if there is no such network, or a field is unknown or of a wrong type.
     """
-    settings = dict(section)
-    module_name, _, class_name = settings.pop("name", "").rpartition(".")
-    module = config.resolve("jaxgen.nn", module_name, where="model.name (module.Class)")
-    networks = {name: value for name, value in vars(module).items() if _is_network(value, module.__name__)}
-    network = config.choose(networks, class_name, where=f"model.name of {module_name}")
-    given = {"image_shape": image_shape, "num_outputs": num_outputs, "channelwise": channelwise}
+    given: dict[str, Any] = {"image_shape": image_shape, "num_outputs": num_outputs, "channelwise": channelwise}
     given |= {"levels": levels, "num_classes": num_classes, "dtype": dtype}
-    return config.call(network, settings, where="model", needs=vars(module).get("NEEDS", {}), **given)
+    return make_named_network(section, _is_network, where="model", **given)
 
 
-def _is_network(value: object, module: str) -> bool:
-    fields = getattr(value, "__dataclass_fields__", {})
-    return inspect.isclass(value) and value.__module__ == module and set(fields) >= _FIELDS
+def _is_network(network: type) -> bool:
+    return fields_of(network) >= _FIELDS
 
 
 class LevelInput(nn.Module):

@@ -1,6 +1,5 @@
 """Normalizing flows by name: invertible networks that take the same arguments, so that one method trains them all."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -8,7 +7,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
-from jaxgen.core import config
+from jaxgen.nn.named_networks import fields_of, make_named_network
 
 
 class FlowGuidance(NamedTuple):
@@ -95,18 +94,11 @@ def make_flow_network(
     Raises:
       ValueError: if there is no such network, a field is unknown or of a wrong type, or images do not fit.
     """
-    settings = dict(section)
-    module_name, _, class_name = settings.pop("name", "").rpartition(".")
-    module = config.resolve("jaxgen.nn", module_name, where="model.name (module.Class)")
-    networks = {name: value for name, value in vars(module).items() if _is_flow(value, module.__name__)}
-    network = config.choose(networks, class_name, where=f"model.name of {module_name}")
-    given = {"image_shape": image_shape, "num_classes": num_classes, "dtype": dtype}
-    made = config.call(network, settings, where="model", needs=vars(module).get("NEEDS", {}), **given)
+    given: dict[str, Any] = {"image_shape": image_shape, "num_classes": num_classes, "dtype": dtype}
+    made = make_named_network(section, _is_flow, where="model", **given)
     made.check()
     return made
 
 
-def _is_flow(value: object, module: str) -> bool:
-    if not inspect.isclass(value) or value.__module__ != module:
-        return False
-    return set(getattr(value, "__dataclass_fields__", {})) >= _FIELDS and issubclass(value, FlowNetwork)
+def _is_flow(network: type) -> bool:
+    return fields_of(network) >= _FIELDS and issubclass(network, FlowNetwork)

@@ -1,6 +1,5 @@
 """Diffusion networks by name; all take the same arguments, so that a method can be trained with any of them."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -9,6 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.core import config
+from jaxgen.nn.named_networks import PACKAGE, fields_of, make_named_network, networks_in
 
 
 class DiffusionNetwork(Protocol):
@@ -48,24 +48,18 @@ def make_network(
     Raises:
       ValueError: if there is no such network, or a field is unknown or of a wrong type.
     """
-    settings = dict(section)
-    module_name, _, class_name = settings.pop("name", "").rpartition(".")
-    module = config.resolve("jaxgen.nn", module_name, where=f"{where}.name (module.Class)")
-    networks = {name: value for name, value in vars(module).items() if _is_network(value, module.__name__)}
-    network = config.choose(networks, class_name, where=f"{where}.name of {module_name}")
-    given = {"out_channels": out_channels, "num_classes": num_classes, "dtype": dtype}
-    return config.call(network, settings, where=where, needs=vars(module).get("NEEDS", {}), **given)
+    given: dict[str, Any] = {"out_channels": out_channels, "num_classes": num_classes, "dtype": dtype}
+    return make_named_network(section, _is_network, where=where, **given)
 
 
 def names_network(section: Mapping[str, Any]) -> bool:
     """Returns whether the name in a section is that of a network that `make_network` builds, rather than of others."""
     module_name, _, class_name = section.get("name", "").rpartition(".")
-    if module_name not in config.module_names("jaxgen.nn"):
+    if module_name not in config.module_names(PACKAGE):
         return False
-    module = config.resolve("jaxgen.nn", module_name, where="model.name")
-    return _is_network(vars(module).get(class_name), module.__name__)
+    module = config.resolve(PACKAGE, module_name, where="model.name")
+    return class_name in networks_in(module, _is_network)
 
 
-def _is_network(value: object, module: str) -> bool:
-    fields = getattr(value, "__dataclass_fields__", {})
-    return inspect.isclass(value) and value.__module__ == module and {"out_channels", "num_classes"} <= set(fields)
+def _is_network(network: type) -> bool:
+    return fields_of(network) >= {"out_channels", "num_classes"}

@@ -3,7 +3,7 @@
 All have the same functions, so that a method can be trained with any of them.
 """
 
-import inspect
+import sys
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,6 +16,7 @@ from jaxgen.core import config
 from jaxgen.nn.autoencoder_kl import KLDecoder, KLEncoder, autoencoder_style, check_levels
 from jaxgen.nn.checks import check_halvings
 from jaxgen.nn.layers import GLOROT, conv, dense
+from jaxgen.nn.named_networks import fields_of, networks_in
 from jaxgen.nn.strided_conv import DownConv, UpConv
 
 
@@ -51,7 +52,8 @@ def make_tokenizer_network(
       ValueError: if there is no such network, or a field is unknown or of a wrong type.
     """
     settings = dict(section)
-    networks = {f"tokenizers.{name}": value for name, value in globals().items() if _is_network(value)}
+    own = networks_in(sys.modules[__name__], lambda network: fields_of(network) >= {"image_channels", "code_dim"})
+    networks = {f"tokenizers.{name}": network for name, network in own.items()}
     network = config.choose(networks, settings.pop("name", ""), where=f"{where}.name")
     return config.call(network, settings, where=where, image_channels=image_channels, code_dim=code_dim, dtype=dtype)
 
@@ -221,8 +223,3 @@ def _residual_blocks(h: Float[Array, "b h w c"], number: int, dtype: DTypeLike) 
         inner = conv(nn.relu(h), width, GLOROT, name=f"block_{i}_conv", dtype=dtype)
         h = h + dense(nn.relu(inner), width, GLOROT, name=f"block_{i}_dense", dtype=dtype)
     return nn.relu(h)
-
-
-def _is_network(value: object) -> bool:
-    fields = getattr(value, "__dataclass_fields__", {})
-    return inspect.isclass(value) and value.__module__ == __name__ and {"image_channels", "code_dim"} <= set(fields)

@@ -13,8 +13,9 @@ from jaxtyping import Array, Float, Int, PyTree, Shaped, UInt, UInt32
 
 from jaxgen.applications import compression
 from jaxgen.core import images as image_tools
-from jaxgen.core.contract import GenerativeModel, require
+from jaxgen.core.contract import require
 from jaxgen.runs.opened import Labels, Run
+from jaxgen.runs.sample_files import check_free
 from jaxgen.training.durability.whole_files import whole_file
 
 _HEADER = struct.Struct("<4sIIIII")
@@ -69,7 +70,7 @@ def compress(
     Raises:
       ValueError: if the model predicts no levels one after the other, or the images or classes are not such.
     """
-    _check(run.model)
+    require(run.model, "level_log_probs", by="Compression")
     given, label = run.checked(images, labels)
     symbols = _symbols(given, run.spec.levels)
     if not np.array_equal(_images(symbols, run), given):
@@ -92,7 +93,7 @@ def decompress(
     Raises:
       ValueError: if they were not compressed by this model, or do not come back as they were, as on other hardware.
     """
-    _check(run.model)
+    require(run.model, "level_log_probs", by="Compression")
     if compressed.model != _checksum(run.variables):
         raise ValueError(
             f"The images were compressed by another model than that of step {run.step} in {run.directory}: give the "
@@ -118,8 +119,7 @@ def write(path: Path, compressed: Compressed) -> None:
     Raises:
       ValueError: if there is one of that name, or it cannot be written.
     """
-    if path.exists():
-        raise ValueError(f"{path} is there already: remove it, or give another --output.")
+    check_free(path)
     marks = (_MARK, compressed.num_images, compressed.model, compressed.images, len(compressed.labels), compressed.step)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,10 +146,6 @@ def read(path: Path) -> Compressed:
     _, count, model, images, num_labels, step = _HEADER.unpack(content[: _HEADER.size])
     code = np.frombuffer(content, "<u4", offset=_HEADER.size).astype(np.uint32)
     return Compressed(count, step, model, images, code[:num_labels], code[num_labels:])
-
-
-def _check(model: GenerativeModel) -> None:
-    require(model, "level_log_probs", by="Compression")
 
 
 def _predictor(run: Run, label: np.ndarray | None, on_progress: Callable[[int, int], None]) -> compression.Predict:

@@ -1,7 +1,6 @@
 """Files of the latent space of a run: a picture, and an archive with the arrays that it is of."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt
@@ -29,8 +28,7 @@ def free_stem(run: Run, named: str | None, *words: str) -> Path:
     default = "_".join(sample_files.safe(word) for word in words)
     stem = run.directory / FOLDER / default if named is None else Path(named)
     for path in _files(stem):
-        if path.exists():
-            raise ValueError(f"{path} is there already: remove it, or give another --output.")
+        sample_files.check_free(path)
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -44,9 +42,7 @@ def write(stem: Path, shown: UInt[np.ndarray, "rows columns h w c"], **arrays: n
     Arrays that are None are left out.
     """
     archive, picture = _files(stem)
-    with whole_file(archive) as temporary:
-        kept: dict[str, Any] = {name: array for name, array in arrays.items() if array is not None}
-        np.savez(temporary, **kept)
+    sample_files.write_arrays(archive, **arrays)
     with whole_file(picture) as temporary:
         flat = shown.reshape(-1, *shown.shape[2:])
         images.save_png(str(temporary), grids.picture(flat, columns=shown.shape[1]))

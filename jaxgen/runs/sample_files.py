@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int, UInt
 
 from jaxgen.core import png
+from jaxgen.training.durability.whole_files import whole_file
 
 Format: TypeAlias = Literal["npz", "png", "webdataset"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -163,6 +164,23 @@ def _suffix(labeled: Labeled, i: int) -> str:
         return ""
     words = dict.fromkeys([str(facts["label"]), safe(facts.get("class", ""))])  # once, if the name is the number
     return f"_{'-'.join(filter(None, words))}"
+
+
+def check_free(path: Path) -> None:
+    """Refuses to write over a file.
+
+    Raises:
+      ValueError: if there is one of that name.
+    """
+    if path.exists():
+        raise ValueError(f"{path} is there already: remove it, or give another --output.")
+
+
+def write_arrays(path: Path, **arrays: np.ndarray | None) -> None:
+    """Writes an .npz, which appears whole or not at all; arrays that are None are left out."""
+    kept: dict[str, Any] = {name: array for name, array in arrays.items() if array is not None}
+    with whole_file(path) as temporary:
+        np.savez(temporary, **kept)
 
 
 def safe(text: str) -> str:

@@ -188,8 +188,8 @@ def _is_there(job: _Drawing) -> bool:
         return True
     ours = record or job.parts.directory.exists()  # of an output that was removed since, or was not finished
     for path in (job.grid, job.record):
-        if path.exists() and not ours:
-            raise ValueError(f"{path} is there already: remove it, or give another --output.")
+        if not ours:
+            sample_files.check_free(path)
     return False
 
 

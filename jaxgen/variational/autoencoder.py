@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxgen.core import conditioning, keys
 from jaxgen.core.config import Need, Section, call, call_text, check_bounds
 from jaxgen.core.contract import Context, Microbatch, ModelSpec, TrainState, for_classes
-from jaxgen.core.gaussians import nearest_level
+from jaxgen.core.images import nearest_level
 from jaxgen.core.schedules import Curve
 from jaxgen.nn.conv_autoencoder import ConvDecoder, ConvEncoder
 from jaxgen.variational.likelihoods import LikelihoodName, LogLikelihood, PixelLikelihood, make_likelihood

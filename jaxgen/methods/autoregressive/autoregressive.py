@@ -90,7 +90,7 @@ class Autoregressive(NamedTuple):
         self, params: PyTree, images: Float[Array, "b h w c"], cond: Mapping[str, Array], **options: Array | bool
     ) -> Float[Array, " b"]:
         """Returns log-probabilities, in nats, of the nearest levels of images, which are all that the network sees."""
-        images = _nearest_levels(images, self.spec.levels)
+        images = ranges.nearest_level(images, self.spec.levels)
         outputs = self.network.apply({"params": params["network"]}, images, cond.get("label"), **options)
         return self.distribution.log_prob(images, outputs)
 
@@ -145,7 +145,7 @@ def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
         told = conditioning.complete(conditions, cond, len(images))
         _, width, channels = image_shape
         known = jnp.arange(math.prod(image_shape)).reshape(image_shape) < position
-        images = jnp.where(known[None], _nearest_levels(images, model.spec.levels), 0.0)
+        images = jnp.where(known[None], ranges.nearest_level(images, model.spec.levels), 0.0)
         place = RasterPlace(position // (width * channels), position // channels % width)
         outputs = model.network.apply({"params": variables["network"]}, images, told.get("label"))
         pixels = raster.at(images[..., None], place)[..., 0]
@@ -162,11 +162,6 @@ def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
         level_log_probs=level_log_probs,
         microbatches=config.train.microbatches,
     )
-
-
-def _nearest_levels(images: Float[Array, "*shape"], levels: int) -> Float[Array, "*shape"]:
-    """Returns the values of the nearest levels, such as draws have; 8 bits do not divide into 17 levels evenly."""
-    return ranges.from_indices(ranges.indices(images, levels), levels)
 
 
 def _pieces(config: Section, spec: ModelSpec) -> Autoregressive:

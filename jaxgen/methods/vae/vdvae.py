@@ -21,7 +21,8 @@ from jaxgen.core.contract import (
     TrainState,
     for_classes,
 )
-from jaxgen.core.gaussians import kl_between_gaussians, nearest_level
+from jaxgen.core.gaussians import kl_between_gaussians
+from jaxgen.core.images import nearest_level
 from jaxgen.losses import logistic_mixture
 from jaxgen.nn.vdvae import Inferred, VeryDeepNetwork, check_blocks
 from jaxgen.optim.optimizers import make_optimizer
