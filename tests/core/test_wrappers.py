@@ -188,6 +188,15 @@ def test_images_are_not_flipped_unless_asked_for_and_the_rest_of_a_batch_is_left
     assert (seen["label"] is batch["label"], seen["index"] is batch["index"]) == (True, True)
 
 
+def test_images_of_few_levels_come_exactly_on_these():
+    """8 bits do not divide into 17 levels evenly."""
+    model = make_model(lambda params, batch: ({"image": batch["image"]}, {}), image=jnp.zeros(()))
+    wrapped = with_preprocessing(model._replace(spec=model.spec._replace(levels=17)))
+    batch = {"image": jnp.uint8([0, 16, 140, 255]).reshape(1, 4, 1, 1, 1), "index": jnp.arange(4).reshape(1, 4)}
+    seen = wrapped.update(KEY, wrapped.init(KEY, batch), batch)[0].params["image"]
+    np.testing.assert_allclose(seen.reshape(4), [-1.0, -0.875, 0.125, 1.0], atol=1e-6)
+
+
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_model_is_initialized_on_floats_flipped_like_those_of_a_step(flip):
     model = make_model(lambda params, batch: ({"image": batch["image"]}, {}), image=jnp.zeros(()))

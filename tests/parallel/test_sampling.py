@@ -188,6 +188,20 @@ def test_scores_are_the_models_log_likelihoods_in_order(conditional):
     np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
+def test_images_of_few_levels_are_scored_and_reconstructed_on_these():
+    def first(keys, variables, images, cond=None):
+        return images[:, 0, 0, 0]
+
+    model = toy.make_model()
+    spec = model.spec._replace(conditioning={}, levels=17)
+    model = model._replace(spec=spec, log_prob=first, encode=first, decode=lambda variables, latents, cond: latents)
+    originals = np.broadcast_to(np.uint8([0, 16, 140, 255]).reshape(4, 1, 1, 1), (4, *toy.SHAPE))
+    scores = sampling.score_images(model, VARIABLES, originals, None, mesh=meshes.make_mesh(), batch_size=4)
+    rows, row_keys = {"image": jnp.asarray(originals)}, keys.per_example(keys.root_key(0), jnp.arange(4))
+    for found in (scores, sampling.reconstruction(model)(row_keys, VARIABLES, rows)):
+        np.testing.assert_allclose(found, [-1.0, -0.875, 0.125, 1.0], atol=1e-6)
+
+
 def test_what_is_not_known_of_the_images_is_left_to_the_model():
     """Conditions other than the class are null ones, or refused by name."""
 
