@@ -27,11 +27,18 @@ NETWORKS = {
 METHODS = {
     "autoencoder-kl": "vae.autoencoder_kl",
     "biggan": "gan.gan",
+    "glow": "flows.flow",
+    "llamagen": "autoregressive.autoregressive",
+    "pixelcnnpp": "autoregressive.autoregressive",
     "r3gan": "gan.gan",
     "sngan": "gan.gan",
     "stylegan2": "gan.style_based",
     "stylegan3": "gan.style_based",
+    "tarflow": "flows.flow",
+    "vdvae": "vae.vdvae",
+    "vqgan": "vae.vector_quantized",
 }
+CONFIGS_OF_OTHER_NAMES = {"llamagen": "pixel_transformer"}
 OTHER = Target("denoising.consistency", None, {"network": {}})
 
 
@@ -41,7 +48,7 @@ def test_every_file_is_a_format_with_a_config_or_a_feature_extractor():
     assert {name for name in names if isinstance(formats[name], RunFormat)} == {*NETWORKS, *METHODS}
     for name, format_ in formats.items():
         if isinstance(format_, RunFormat):
-            assert format_.config == name.replace("-", "_")
+            assert format_.config == CONFIGS_OF_OTHER_NAMES.get(name, name.replace("-", "_"))
             assert (CONFIGS / f"{format_.config}.py").exists()
         else:
             assert isinstance(format_, ExtractorFormat)
@@ -83,8 +90,9 @@ def test_names_depend_on_the_network_and_entries_are_ignored_as_given():
     assert part.ignored == "fixed"
 
 
-def test_only_the_format_that_reads_settings_has_any():
+def test_only_the_formats_that_know_settings_have_any():
+    """That of EDM reads them; that of the port of PixelCNN++ has one norm, whatever the weights."""
     for name in (*NETWORKS, *METHODS):
         target = OTHER._replace(network=NETWORKS.get(name, (None,))[0])
         settings = importing.find_format(name).settings(target, {"map_noise.freqs": np.ones(2)})
-        assert bool(settings) == (name == "edm")
+        assert bool(settings) == (name in ("edm", "pixelcnnpp"))
