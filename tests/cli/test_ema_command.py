@@ -18,6 +18,7 @@ SETTINGS = [
     "--config.ema.decay=0.9999",
     "--config.ema.sigma_rel=(0.05, 0.25)",
     "--config.train.steps_per_dispatch=1",
+    "--config.optimizer.learning_rate=0.1",  # so that samples of two averages differ by a level of the digits
     "--config.train.snapshot_every_steps=1",
     "--config.train.checkpoint_every_steps=3",
     "--config.evaluate.num_samples=0",
