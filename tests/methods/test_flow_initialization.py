@@ -42,7 +42,7 @@ def test_every_channel_of_the_first_batch_has_mean_zero_and_variance_one(one):
     batch = run.batches[0]
     key = keys.stream(keys.root_key(run.config.seed), "init")
     index, label = (jnp.asarray(batch[name])[0] for name in ("index", "label"))
-    images = to_float(jnp.asarray(batch["image"]))[0]
+    images = to_float(jnp.asarray(batch["image"]), built.spec.levels)[0]
 
     @jax.jit
     def outputs(params):
