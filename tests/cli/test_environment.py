@@ -114,7 +114,7 @@ def ready(first, tmp_path):
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("XLA_", "JAX"))}
     variables = {**kept, "XDG_CACHE_HOME": str(tmp_path), "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     arguments = [sys.executable, "-c", READY, first]
-    process = subprocess.run(arguments, env=variables, capture_output=True, text=True, check=False)
+    process = subprocess.run(arguments, env=variables, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
     return process.stdout.splitlines()
 

@@ -40,7 +40,7 @@ def test_every_channel_of_the_first_batch_has_mean_zero_and_variance_one(one):
     run, start = one
     built = flow._flow(run.config, run.experiment.spec)
     batch = run.batches[0]
-    key = keys.stream(keys.root_key(run.config.seed), "init")
+    key = keys.stream(keys.stream(keys.root_key(run.config.seed), "train"), "init")
     index, label = (jnp.asarray(batch[name])[0] for name in ("index", "label"))
     images = to_float(jnp.asarray(batch["image"]), built.spec.levels)[0]
 
