@@ -5,16 +5,19 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from jaxgen.nn.checks import check_required_label
 from jaxgen.nn.conv_autoencoder import ConvEncoder
 
 
 class ConvEnergy(nn.Module):
-    """Strided 4x4 convolutions, a hidden layer and a linear one to one number; swish between them.
+    """Strided 4x4 convolutions, a hidden layer and a linear one to one number for each class; swish between them.
 
-    A shallow network of strided convolutions such as that of Nijkamp et al. 2019, appendix.
+    The energy of an image of a class is one of the numbers, as the logits of a classifier are that of Grathwohl et al.
+    2020, eq. 6.
 
     Attributes:
-      width, max_width, hidden, base_side, num_classes, dtype: as in `ConvEncoder`; the hidden layer sees the class.
+      width, max_width, hidden, base_side, dtype: as in `ConvEncoder`.
+      num_classes: number of classes; 0 for an unconditional energy.
     """
 
     width: int = 64
@@ -34,5 +37,9 @@ class ConvEnergy(nn.Module):
           ValueError: if labels and classes do not go together, or the image does not fit `base_side`.
         """
         del train
-        settings = (self.width, self.max_width, self.hidden, self.base_side, self.num_classes, self.dtype)
-        return ConvEncoder(1, *settings, name="encoder")(images, label)[:, 0]
+        check_required_label(label, self.num_classes)
+        outputs, settings = max(self.num_classes, 1), (self.width, self.max_width, self.hidden, self.base_side)
+        energies = ConvEncoder(outputs, *settings, dtype=self.dtype, name="encoder")(images)
+        if label is None:
+            return energies[:, 0]
+        return jnp.take_along_axis(energies, label[:, None], axis=1)[:, 0]

@@ -47,73 +47,91 @@ def test_images_of_any_size_have_one_energy_each(shape, downsampling):
     assert sorted(variables) == ["params"]
 
 
-def test_the_energy_by_hand(variables):
+def conv(x, layer):
+    layout = ("NHWC", "HWIO", "NHWC")
+    y = jax.lax.conv_general_dilated(x, layer["kernel"], (1, 1), "SAME", dimension_numbers=layout)
+    return y + layer["bias"][None, None, None]
+
+
+def halved(x):
+    return x.reshape(len(x), x.shape[1] // 2, 2, x.shape[2] // 2, 2, -1).mean((2, 4))
+
+
+def swish(x):
+    return x / (1 + jnp.exp(-x))
+
+
+def by_hand(params):
     """Two stages of one block: convolution, swish before each convolution, averages, shortcuts, sum, linear layer."""
-    params = variables["params"]
-
-    def conv(x, layer):
-        return (
-            jax.lax.conv_general_dilated(x, layer["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-            + layer["bias"]
-        )
-
-    def halved(x):
-        return x.reshape(len(x), x.shape[1] // 2, 2, x.shape[2] // 2, 2, -1).mean((2, 4))
-
-    def swish(x):
-        return x / (1 + jnp.exp(-x))
-
     x = conv(X, params["stem"])
     for name, shrink in (("block_0_0", halved), ("block_1_0", lambda x: x)):
         block = params[name]
         y = conv(swish(conv(swish(x), block["conv_0"])), block["conv_1"])
-        x = shrink(y) + shrink(x) @ block["shortcut"]["kernel"] + block["shortcut"]["bias"]
+        x = shrink(y) + shrink(x) @ block["shortcut"]["kernel"] + block["shortcut"]["bias"][None, None, None]
     head = params["head"]["out"]
-    expected = swish(x).sum((1, 2)) @ head["kernel"][:, 0] + head["bias"]
-    np.testing.assert_allclose(energies(make(), variables), expected, rtol=1e-4)
+    return swish(x).sum((1, 2)) @ head["kernel"][:, 0] + head["bias"]
 
 
-def test_pooling_and_activation_have_effects(variables):
-    total = energies(make(), variables)
+def test_the_energy_by_hand_and_the_effects_of_its_fields(variables):
+    """The gradient is smooth: score matching learns it, which a piecewise linear energy has no derivatives for."""
+    direction = jax.random.normal(jax.random.key(1), X.shape)
+
+    @jax.jit
+    def all_of_them(variables):
+        found = {"": energies(make(), variables), "by hand": by_hand(variables["params"])}
+        found |= {name: energies(make(activation=name), variables) for name in ("gelu", "softplus")}
+        found["mean"] = energies(make(pooling="mean"), variables)
+        found["alone"] = energies(make(), variables, X[1:2])
+        gradient = jax.grad(lambda x: energies(make(), variables, x).sum())
+        return found, jax.jvp(gradient, (X,), (direction,))[1]
+
+    found, curvature = all_of_them(variables)
     bias = variables["params"]["head"]["out"]["bias"]
-    np.testing.assert_allclose(energies(make(pooling="mean"), variables) - bias, (total - bias) / 6, rtol=1e-4)
-    others = [energies(make(activation=name), variables) for name in ("gelu", "softplus")]
-    assert all(np.abs(a - b).min() > 1e-3 for a, b in ((total, others[0]), (total, others[1]), others))
+    np.testing.assert_allclose(found[""], found["by hand"], rtol=1e-4)
+    np.testing.assert_allclose(found["mean"] - bias, (found[""] - bias) / 6, rtol=1e-4)
+    np.testing.assert_allclose(found["alone"], found[""][1:2], rtol=1e-4)
+    assert all(np.abs(found[a] - found[b]).min() > 1e-3 for a, b in (("", "gelu"), ("", "softplus")))
+    assert np.abs(curvature).max() > 1e-2
 
 
-def test_classes_add_an_inner_product():
+def test_classes_add_an_inner_product_with_the_features():
     network = make(num_classes=3)
     variables = init(network, label=LABEL)
-    table = variables["params"]["head"]["label"]["embedding"]
-    found = np.stack([energies(network, variables, label=jnp.full(3, k)) for k in range(3)])
-    without = {"params": {**variables["params"], "head": {"out": variables["params"]["head"]["out"]}}}
-    of_class = found - energies(make(), without)
-    slopes = np.linalg.lstsq(np.asarray(table), np.asarray(of_class), rcond=None)[0]
-    np.testing.assert_allclose(table @ slopes, of_class, atol=1e-4)
+    head = variables["params"]["head"]
+    without = {"params": {**variables["params"], "head": {"out": head["out"]}}}
+
+    @jax.jit
+    def all_classes(variables, without):
+        own = jnp.stack([energies(network, variables, label=jnp.full(3, k)) for k in range(3)])
+        return own, energies(make(), without)
+
+    found, plain = all_classes(variables, without)
+    of_class = np.asarray(found - plain[None])
+    table = np.asarray(head["label"]["embedding"])  # [3, 4], of rank 3
+    features = np.linalg.lstsq(table, of_class, rcond=None)[0]
+    np.testing.assert_allclose(table @ features, of_class, atol=1e-4)
     assert np.abs(of_class).min() > 1e-4
 
 
-def test_spectral_normalization_bounds_every_layer_and_follows_training():
-    network = make(spectral_norm=True)
+def test_spectral_normalization_divides_by_singular_values_that_follow_training():
+    network = make(spectral_norm=True, channels=(3,))
     variables = init(network)
-    assert sorted(variables["spectral"]) == ["block_0_0", "block_1_0", "head", "stem"]
-    for _ in range(30):
-        before, updated = network.apply(variables, X, train=True, mutable=["spectral"], method="energies")
-        variables = {**variables, **updated}
-    after = energies(network, variables)
-    np.testing.assert_allclose(after, before, rtol=1e-4)  # converged
-    scaled = jax.tree.map(lambda p: 3.0 * p if p.ndim > 1 else p, variables["params"])
-    np.testing.assert_allclose(energies(network, {**variables, "params": scaled}), after, rtol=1e-4)
+    assert sorted(variables["spectral"]) == ["block_0_0", "head", "stem"]
+
+    def train(spectral, _):
+        variables_now = {"params": variables["params"], **spectral}
+        return network.apply(variables_now, X, train=True, mutable=["spectral"], method="energies")[::-1]
+
+    @jax.jit
+    def all_of_them(params, spectral):
+        spectral, _ = jax.lax.scan(train, {"spectral": spectral}, None, length=100)
+        scaled = jax.tree.map(lambda p: 3.0 * p if p.ndim > 1 else p, params)
+        return spectral, *(energies(network, {"params": p, **spectral}) for p in (params, scaled))
+
+    spectral, plain, of_scaled = all_of_them(variables["params"], variables["spectral"])
+    np.testing.assert_allclose(of_scaled, plain, rtol=1e-4)
     sigma = np.linalg.norm(np.asarray(variables["params"]["stem"]["kernel"]).reshape(-1, 3), 2)
-    np.testing.assert_allclose(variables["spectral"]["stem"]["sigma"], sigma, rtol=1e-3)
-
-
-def test_the_gradient_with_respect_to_the_image_has_derivatives(variables):
-    """Score matching learns the gradient, whose derivatives a piecewise linear energy does not have."""
-    direction = jax.random.normal(jax.random.key(1), X.shape)
-    gradient = jax.grad(lambda x: energies(make(), variables, x).sum())
-    _, curvature = jax.jvp(gradient, (X,), (direction,))
-    assert np.abs(curvature).max() > 1e-2
+    np.testing.assert_allclose(spectral["spectral"]["stem"]["sigma"], sigma, rtol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,8 @@ class Sampler(NamedTuple):
 
     Attributes:
       num_steps: number of Langevin steps; of `denoising`, at each noise level.
-      denoise: of `denoising`, whether the noise of the last level is removed in the end (Song and Ermon 2020).
+      denoise: whether noise is removed in the end, that of the last level or `data_noise`, by a step along the score
+        (Song and Ermon 2020; Saremi and Hyvarinen 2019): to the posterior mean.
     """
 
     num_steps: int = 60
@@ -128,6 +129,13 @@ class EnergyModel(NamedTuple):
             return np.ones(1, np.float32)
         return np.geomspace(self.settings.sigma_max, self.settings.sigma_min, self.settings.num_levels).astype("f4")
 
+    @property
+    def last_noise(self) -> float:
+        """The factor c of the posterior mean x - c times the gradient of E at x, of images without the last noise."""
+        if self.settings.objective == "contrastive":
+            return self.settings.data_noise**2 / self.dynamics.temperature
+        return float(self.sigmas[-1])
+
     def energies(self, variables: PyTree, images: Images, cond: Mapping[str, Array]) -> Float[Array, " n"]:
         """Returns E(x) of images."""
         return self.network.apply(variables, images, cond.get("label"), train=False, method="energies")
@@ -178,8 +186,8 @@ def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
         x = chains.fresh(sample_keys, shape) if contrastive else settings.sigma_max * keys.normal(start_keys, shape)
         sigmas = jnp.repeat(jnp.asarray(model.sigmas), sampler.num_steps)
         x = langevin.run(keys.fold_each(sample_keys, "langevin"), gradient, x, sigmas, model.dynamics)
-        if not contrastive and sampler.denoise:
-            x = x - sigmas[-1] * gradient(x)
+        if sampler.denoise:
+            x = x - model.last_noise * gradient(x)
         return jnp.clip(x, -1.0, 1.0)
 
     def eval_variables(state: TrainState) -> PyTree:
