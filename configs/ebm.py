@@ -54,11 +54,11 @@ def cifar10() -> ConfigDict:
     config.langevin.temperature = 1.25e-6  # noise of deviation 0.01
     config.langevin.max_gradient = config_dict.placeholder(float)  # of an element; None for no limit
     config.langevin.max_gradient = 0.005
-    config.langevin.clip = True  # to [-1, 1]
+    config.langevin.clip = True  # to [-1, 1], in "contrastive"
 
     config.sampler = ConfigDict()
     config.sampler.num_steps = 60 * 20  # as many as a chain lives on average
-    config.sampler.denoise = True  # of "denoising": the noise of the last level
+    config.sampler.denoise = False  # remove the noise of the data, or of the last level, in the end
 
     config.model = ConfigDict()
     config.model.name = "residual_energy.ResidualEnergy"
@@ -79,11 +79,11 @@ def cifar10_cond() -> ConfigDict:
 
 
 def fashion() -> ConfigDict:
-    """Fashion-MNIST, 28x28, class-conditional, by short chains; untimed on a CPU."""
+    """Fashion-MNIST, 28x28, class-conditional; untimed on a CPU."""
     config = _small(cifar10())
     config.data.name = "fashion"
-    config.train.num_steps = 2_000
-    config.model.base_side = 4
+    config.train.num_steps = 4_000
+    config.model.base_side = 7
     return config
 
 
@@ -91,32 +91,32 @@ def digits() -> ConfigDict:
     """Scikit-learn's 8x8 digits, class-conditional: minutes on two CPU cores."""
     config = _small(cifar10())
     config.data.name = "digits"
-    config.train.num_steps = 3_000
+    config.train.num_steps = 6_000
     return config
 
 
 def digits_denoising() -> ConfigDict:
     """The digits by denoising score matching, sampled by annealed Langevin dynamics: minutes on two CPU cores."""
     config = digits()
+    config.train.num_steps = 10_000
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.warmup_steps = 200
+    config.optimizer.b1 = 0.9
     config.energy = ConfigDict()
     config.energy.objective = "denoising"
     config.energy.class_conditional = True
     config.energy.sigma_max = 2.0
     config.energy.sigma_min = 0.05
     config.energy.num_levels = 12
-    config.langevin.step_size = 0.1
-    config.langevin.temperature = 1.0
-    config.langevin.max_gradient = None
-    config.langevin.clip = False
-    config.sampler.num_steps = 10
-    config.optimizer.b1 = 0.9
+    config.langevin.step_size = 0.05
+    config.sampler.num_steps = 20  # at each noise level
+    config.model.hidden = 512
     return config
 
 
 def tiny() -> ConfigDict:
     """Seconds, for the tests."""
     config = common.tiny(digits())
-    config.train.steps_per_dispatch = 1
     config.energy.num_chains = 20
     config.energy.restart_probability = 0.3
     config.energy.num_steps = 2
@@ -127,22 +127,29 @@ def tiny() -> ConfigDict:
 
 
 def _small(config: ConfigDict) -> ConfigDict:
-    """Sets short training of a small class-conditional energy on a CPU."""
+    """Sets short training of a small class-conditional energy, whose chains are at the temperature of the data.
+
+    Steps are as long as the noise of the data allows; the noise is removed from samples in the end.
+    """
     config.data.batch_size = 64
+    config.train.steps_per_dispatch = 10
     config.train.sample_every_steps = 1_000
     config.train.checkpoint_every_steps = 500
     config.evaluate.num_samples = 1_000
     config.ema.decay = 0.998
-    config.optimizer.learning_rate = 1e-3
+    config.optimizer.learning_rate = 5e-4
+    config.optimizer.schedule = "cosine"
     config.energy.class_conditional = True
-    config.energy.alpha = 0.1
-    config.energy.data_noise = 0.03
+    config.energy.alpha = 1e-4
+    config.energy.data_noise = 0.15
     config.energy.num_chains = 1_024
-    config.energy.num_steps = 10
-    config.langevin.step_size = 1e-3
-    config.langevin.temperature = 0.1
+    config.energy.num_steps = 20
+    config.langevin.step_size = 5e-3
+    config.langevin.temperature = 1.0
     config.langevin.max_gradient = None
-    config.sampler.num_steps = 200
+    config.langevin.clip = False
+    config.sampler.num_steps = 300
+    config.sampler.denoise = True
     config.model = ConfigDict()
     config.model.name = "conv_energy.ConvEnergy"
     config.model.width = 64

@@ -27,13 +27,13 @@ class Dynamics(NamedTuple):
       step_size: positive; at noise levels, relative to the square of the level.
       temperature: of the noise, at least 0; 0 for gradient descent.
       max_gradient: the largest magnitude that an element of the gradient keeps; None for no limit.
-      clip: whether images are kept in [-1, 1] at every step.
+      clip: whether images are kept in [-1, 1] at every step; not for images with noise added, which do not lie there.
     """
 
     step_size: float = 0.01
     temperature: float = 1.0
     max_gradient: float | None = None
-    clip: bool = True
+    clip: bool = False
 
     def check(self, where: str) -> None:
         """Refuses numbers out of range.

@@ -62,7 +62,7 @@ def config_of(objective="contrastive", microbatches=2, **changes):
         for name in ("alpha", "data_noise", "num_chains", "restart_probability", "num_steps"):
             del config.energy[name]
     config.energy.update({name: values[name] for name in own[objective]})
-    config.sampler.denoise = objective == "denoising"
+    config.sampler.denoise = True
     for name, value in changes.items():
         section, _, setting = name.partition("__")
         with config.ignore_type():
@@ -238,9 +238,10 @@ def variables_of(**params):
     }
 
 
-def test_samples_of_contrastive_divergence_by_hand(build):
-    """Steps from uniform noise by each image's key, at temperature and step size of the section langevin."""
-    model = build(sampler__num_steps=3)
+@pytest.mark.parametrize("denoise", [False, True])
+def test_samples_of_contrastive_divergence_by_hand(build, denoise):
+    """Steps from uniform noise by each image's key; then, or not, to the posterior mean of images without noise."""
+    model = build(sampler__num_steps=3, sampler__denoise=denoise)
     assert model.denoise is None
     assert model.log_prob is None
     assert model.spec.likelihood is None
@@ -249,6 +250,8 @@ def test_samples_of_contrastive_divergence_by_hand(build):
     for step in range(3):
         drift = START["k"] * (x - START["m"] - column(OF_CLASS[label]))
         x = x - 0.2 * drift + np.sqrt(2 * 0.2 * 0.3) * normals(own, "langevin", step)
+    score = -START["k"] * (x - START["m"] - column(OF_CLASS[label])) / 0.3
+    x = x + 0.2**2 * score if denoise else x
     found = jax.jit(model.sample)(own, variables_of(), {"label": jnp.asarray(label)})
     np.testing.assert_allclose(found, np.clip(x, -1.0, 1.0), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="needs 'label' for every example"):
@@ -302,6 +305,9 @@ def test_chains_of_small_steps_keep_to_images_where_they_are_clipped(build):
         ("contrastive", {"energy__sigma_min": 0.1}, r"energy\.sigma_min is 0\.1, but has no effect"),
         ("contrastive", {"energy__num_levels": 3}, r"energy\.num_levels is 3, but has no effect"),
         ("contrastive", {"ema__include": ".*"}, r"ema\.include is '\.\*', but a mean of Markov chains"),
+        ("contrastive", {"energy__data_noise": 0.0}, r"sampler\.denoise is True, .* a positive energy\.data_noise"),
+        ("contrastive", {"langevin__temperature": 0.0}, r"sampler\.denoise is True, .* and langevin\.temperature"),
+        ("denoising", {"langevin__clip": True}, r"langevin\.clip is True, .* without energy\.objective=contrastive"),
         ("denoising", {"energy__alpha": 0.1}, r"energy\.alpha is 0\.1, .* without energy\.objective=contrastive"),
         ("denoising", {"energy__data_noise": 0.1}, r"energy\.data_noise is 0\.1, but has no effect"),
         ("denoising", {"energy__num_chains": 50}, r"energy\.num_chains is 50, but has no effect"),
@@ -319,10 +325,9 @@ def test_settings_out_of_range_or_without_effect_are_refused(build, objective, c
 
 
 def test_settings_of_the_other_objective_may_be_off(build):
-    build("contrastive", sampler__denoise=False)
-    build("contrastive", sampler__denoise=True)
-    build("denoising", langevin__clip=False, ema__include=".*")
-    build("denoising", langevin__clip=True)
+    for changes in ({"energy__data_noise": 0.0}, {"langevin__temperature": 0.0}):
+        build("contrastive", sampler__denoise=False, **changes)
+    build("denoising", ema__include=".*")
 
 
 def test_images_that_do_not_fit_the_network_are_refused_before_training():

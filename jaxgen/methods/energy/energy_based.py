@@ -81,7 +81,7 @@ class Sampler(NamedTuple):
     """
 
     num_steps: int = 60
-    denoise: bool = True
+    denoise: bool = False
 
 
 def _of(objective: str) -> Need:
@@ -103,15 +103,16 @@ _BOUNDS: dict[str, tuple[int, int | float]] = {
 }
 
 
-def needs_beside(objective: str, name: str) -> Needs:
-    """Returns the needs of a section that has the setting `name` for one objective only, which may be off for others.
+def langevin_needs(settings: Settings) -> Needs:
+    """Returns which settings of the section `langevin` have an effect only beside those of `energy`."""
+    return {"clip": Need("energy.objective=contrastive", lambda dynamics: settings.objective == "contrastive")}
 
-    Args:
-      objective: of the model.
-      name: `clip` of langevin, for `contrastive`, or `denoise` of sampler, for `denoising`.
-    """
-    needed = {"clip": "contrastive", "denoise": "denoising"}[name]
-    return {name: Need(f"energy.objective={needed}", lambda section: objective == needed, off=(False,))}
+
+def sampler_needs(settings: Settings, dynamics: Dynamics) -> Needs:
+    """Returns which settings of the section `sampler` have an effect only beside those of `energy` and `langevin`."""
+    noisy = settings.objective == "denoising" or (settings.data_noise > 0.0 and dynamics.temperature > 0.0)
+    words = "energy.objective=denoising, or a positive energy.data_noise and langevin.temperature"
+    return {"denoise": Need(words, lambda sampler: noisy)}
 
 
 class EnergyModel(NamedTuple):
@@ -131,10 +132,14 @@ class EnergyModel(NamedTuple):
 
     @property
     def last_noise(self) -> float:
-        """The factor c of the posterior mean x - c times the gradient of E at x, of images without the last noise."""
-        if self.settings.objective == "contrastive":
-            return self.settings.data_noise**2 / self.dynamics.temperature
-        return float(self.sigmas[-1])
+        """The factor c in x - c times the gradient of E at x, the posterior mean of an image without the last noise.
+
+        It is x + sigma^2 times the score at x, which is -gradient / temperature, or -gradient / sigma at a noise level.
+        """
+        if self.settings.objective == "denoising":
+            return float(self.sigmas[-1])
+        temperature = self.dynamics.temperature
+        return self.settings.data_noise**2 / temperature if temperature > 0.0 else 0.0
 
     def energies(self, variables: PyTree, images: Images, cond: Mapping[str, Array]) -> Float[Array, " n"]:
         """Returns E(x) of images."""
@@ -168,8 +173,7 @@ def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
     """
     model = _energy_model(config, spec)
     settings, conditions = model.settings, model.spec.conditioning
-    needs = needs_beside(settings.objective, "denoise")
-    sampler = call(Sampler, config.sampler, where="sampler", needs=needs)
+    sampler = call(Sampler, config.sampler, where="sampler", needs=sampler_needs(settings, model.dynamics))
     check_bounds(sampler, {"num_steps": (1, math.inf)}, where="sampler")
     contrastive = settings.objective == "contrastive"
     if contrastive:
@@ -216,10 +220,8 @@ def _energy_model(config: Section, spec: ModelSpec) -> EnergyModel:
         )
     if settings.num_levels == 1 and settings.sigma_min != settings.sigma_max:
         raise ValueError("energy.num_levels is 1, which is one noise level: set energy.sigma_min to energy.sigma_max.")
-    dynamics = call(Dynamics, config.langevin, where="langevin", needs=needs_beside(settings.objective, "clip"))
+    dynamics = call(Dynamics, config.langevin, where="langevin", needs=langevin_needs(settings))
     dynamics.check("langevin")
-    if settings.objective == "denoising":
-        dynamics = dynamics._replace(clip=False)  # images with noise do not lie in [-1, 1]
     spec = for_classes(spec, settings.class_conditional, where="energy")
     network = make_energy(config.model, num_classes=spec.num_classes, dtype=config.train.compute_dtype)
     model = EnergyModel(settings, dynamics, network, spec._replace(likelihood=None))
