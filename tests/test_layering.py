@@ -87,6 +87,7 @@ ROOMS = {
         "density_ratio": {"inference"},
         "objective": {"autoencoder", "inference", "terms"},
         "capabilities": {"autoencoder", "inference"},
+        "information_bottleneck": {"inference"},
     },
 }
 """The rooms of a layer (packages, or modules), and those that each may import: there is no circle."""

@@ -150,6 +150,8 @@ def test_an_update_of_contrastive_divergence_by_hand(build):
     for name, value in start.items():
         np.testing.assert_allclose(state.model_state["chains"][name], value, rtol=1e-4, atol=1e-5)
     assert state.model_state["network"]["spectral"]["calls"] == 2  # microbatches
+    assert sorted(model.eval_variables(state)) == ["params", "spectral"]
+    assert_params(state._replace(params={"network": model.eval_variables(state)["params"]}), expected)
 
 
 def test_an_update_of_denoising_score_matching_by_hand(build):
@@ -328,6 +330,12 @@ def test_settings_of_the_other_objective_may_be_off(build):
     for changes in ({"energy__data_noise": 0.0}, {"langevin__temperature": 0.0}):
         build("contrastive", sampler__denoise=False, **changes)
     build("denoising", ema__include=".*")
+
+
+def test_values_at_the_ends_of_what_is_allowed_are_taken(build):
+    build(energy__num_chains=6, energy__restart_probability=0.0, energy__alpha=0.0, energy__num_steps=1)
+    build(energy__restart_probability=1.0, sampler__num_steps=1)
+    build("denoising", energy__sigma_max=0.3, energy__sigma_min=0.3, energy__num_levels=1)
 
 
 def test_images_that_do_not_fit_the_network_are_refused_before_training():

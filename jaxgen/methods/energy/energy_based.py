@@ -77,7 +77,7 @@ class Sampler(NamedTuple):
     Attributes:
       num_steps: number of Langevin steps; of `denoising`, at each noise level.
       denoise: whether noise is removed in the end, that of the last level or `data_noise`, by a step along the score
-        (Song and Ermon 2020; Saremi and Hyvarinen 2019): to the posterior mean.
+        (Song and Ermon 2020; Saremi and Hyvärinen 2019): to the posterior mean.
     """
 
     num_steps: int = 60
