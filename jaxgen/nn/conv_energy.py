@@ -12,8 +12,8 @@ from jaxgen.nn.conv_autoencoder import ConvEncoder
 class ConvEnergy(nn.Module):
     """Strided 4x4 convolutions, a hidden layer and a linear one to one number for each class; swish between them.
 
-    The energy of an image of a class is one of the numbers, as the logits of a classifier are that of Grathwohl et al.
-    2020, eq. 6.
+    The energy of an image of a class is one of them, as it is a classifier's logit, negative, in Grathwohl et al.
+    2020.
 
     Attributes:
       width, max_width, hidden, base_side, dtype: as in `ConvEncoder`.

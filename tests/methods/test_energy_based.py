@@ -260,6 +260,17 @@ def test_samples_of_contrastive_divergence_by_hand(build, denoise):
         model.sample(own, variables_of())
 
 
+def test_latents_are_not_clipped(build):
+    """They are real numbers, which may lie beyond [-1, 1]."""
+    latents = data_spec(SHAPE, CLASSES, continuous=True)
+    with pytest.raises(ValueError, match=r"langevin\.clip is True, but latents do not lie in \[-1, 1\]"):
+        build(spec=latents, langevin__clip=True)
+    model = build(spec=latents, sampler__num_steps=40, sampler__denoise=False)
+    own = keys.per_example(KEY, jnp.arange(30))
+    found = jax.jit(model.sample)(own, variables_of(m=np.full(SHAPE, 1.5)), {"label": jnp.zeros(30, jnp.int32)})
+    np.testing.assert_allclose(found.mean(), 1.6, atol=0.2)
+
+
 @pytest.mark.parametrize("denoise", [False, True])
 def test_samples_of_denoising_score_matching_by_hand(build, denoise):
     """Two steps at each level, from noise of the largest; then, or not, the noise of the last level is removed."""

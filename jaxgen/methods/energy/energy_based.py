@@ -192,7 +192,7 @@ def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
         x = langevin.run(keys.fold_each(sample_keys, "langevin"), gradient, x, sigmas, model.dynamics)
         if sampler.denoise:
             x = x - model.last_noise * gradient(x)
-        return jnp.clip(x, -1.0, 1.0)
+        return x if model.spec.continuous else jnp.clip(x, -1.0, 1.0)
 
     def eval_variables(state: TrainState) -> PyTree:
         return {"params": state.params["network"], **state.model_state["network"]}
@@ -222,6 +222,8 @@ def _energy_model(config: Section, spec: ModelSpec) -> EnergyModel:
         raise ValueError("energy.num_levels is 1, which is one noise level: set energy.sigma_min to energy.sigma_max.")
     dynamics = call(Dynamics, config.langevin, where="langevin", needs=langevin_needs(settings))
     dynamics.check("langevin")
+    if dynamics.clip and spec.continuous:
+        raise ValueError("langevin.clip is True, but latents do not lie in [-1, 1]: set it to False.")
     spec = for_classes(spec, settings.class_conditional, where="energy")
     network = make_energy(config.model, num_classes=spec.num_classes, dtype=config.train.compute_dtype)
     model = EnergyModel(settings, dynamics, network, spec._replace(likelihood=None))
