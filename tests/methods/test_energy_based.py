@@ -175,6 +175,8 @@ def test_an_update_of_denoising_score_matching_by_hand(build):
         drawn += level
     assert len(set(drawn)) > 1
     np.testing.assert_allclose(metrics["loss"], np.mean(losses), rtol=2e-4)
+    assert model.objective is not None
+    assert model.microbatches == 2
     gradient = {name: np.concatenate(value).mean(0) for name, value in slopes.items() if name != "b"} | {"b": 0.0}
     assert_params(state, {name: value - RATE * gradient[name] for name, value in START.items()})
     assert state.model_state["network"]["spectral"]["calls"] == 2
@@ -311,6 +313,7 @@ def test_chains_of_small_steps_keep_to_images_where_they_are_clipped(build):
         ("contrastive", {"energy__alpha": -0.1}, r"energy\.alpha is -0\.1, but must be at least 0"),
         ("contrastive", {"energy__data_noise": -0.1}, r"energy\.data_noise is -0\.1, but must be at least 0"),
         ("contrastive", {"energy__restart_probability": 1.1}, r"energy\.restart_probability is 1\.1, .* \[0, 1\]"),
+        ("contrastive", {"energy__restart_probability": -0.1}, r"energy\.restart_probability is -0\.1, .* \[0, 1\]"),
         ("contrastive", {"energy__num_steps": 0}, r"energy\.num_steps is 0, but must be at least 1"),
         ("contrastive", {"sampler__num_steps": 0}, r"sampler\.num_steps is 0, but must be at least 1"),
         ("contrastive", {"langevin__step_size": 0.0}, r"langevin\.step_size is 0\.0, but must be positive"),
