@@ -323,6 +323,7 @@ def test_chains_of_small_steps_keep_to_images_where_they_are_clipped(build):
         ("contrastive", {"ema__include": ".*"}, r"ema\.include is '\.\*', but a mean of Markov chains"),
         ("contrastive", {"energy__data_noise": 0.0}, r"sampler\.denoise is True, .* a positive energy\.data_noise"),
         ("contrastive", {"langevin__temperature": 0.0}, r"sampler\.denoise is True, .* and langevin\.temperature"),
+        ("contrastive", {"ema__include": "params/.*|model_state/chains/image"}, r"ema\.include is 'params/.* Markov"),
         ("denoising", {"langevin__clip": True}, r"langevin\.clip is True, .* without energy\.objective=contrastive"),
         ("denoising", {"energy__alpha": 0.1}, r"energy\.alpha is 0\.1, .* without energy\.objective=contrastive"),
         ("denoising", {"energy__data_noise": 0.1}, r"energy\.data_noise is 0\.1, but has no effect"),
@@ -344,6 +345,7 @@ def test_settings_of_the_other_objective_may_be_off(build):
     for changes in ({"energy__data_noise": 0.0}, {"langevin__temperature": 0.0}):
         build("contrastive", sampler__denoise=False, **changes)
     build("denoising", ema__include=".*")
+    build("contrastive", ema__include="(params|model_state/network)/.*")
 
 
 def test_values_at_the_ends_of_what_is_allowed_are_taken(build):
