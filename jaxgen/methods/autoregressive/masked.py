@@ -136,7 +136,7 @@ def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
     """Builds a masked model; reads the sections masked, sampler, model and optimizer.
 
     `log_prob`, if `masked.likelihood_passes` is positive, is a bound on the probability of the image under random
-    orders of its tokens, one at a time (Hoogeboom et al. 2022, eq. 6): an unbiased estimate by so many evaluations,
+    orders of its tokens, one at a time (Hoogeboom et al. 2022, section 3): an unbiased estimate by so many evaluations,
     exact but for the choice of tokens if they are as many as tokens.
 
     Raises:
