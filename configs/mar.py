@@ -70,15 +70,7 @@ def imagenet256(size: str) -> ConfigDict:
     config.masked.class_conditional = True
     config.masked.label_dropout = 0.1
 
-    config.diffusion = ConfigDict()  # of a token; docs/diffusion.md lists the pieces
-    config.diffusion.path = "variance_preserving"
-    config.diffusion.parameterization = "eps"
-    config.diffusion.schedule = "cosine"
-    config.diffusion.noise_label = "timestep"
-    config.diffusion.times = "uniform"
-    config.diffusion.weighting = "uniform"
-    config.diffusion.learned_variance = True
-    config.diffusion.repeats = 4  # draws of noise for each token in a step
+    config.diffusion = token_diffusion()
 
     config.sampler = ConfigDict()
     config.sampler.num_iterations = 256  # evaluations of the transformer; 64 are faster
@@ -88,6 +80,20 @@ def imagenet256(size: str) -> ConfigDict:
     config.sampler.levels = "timesteps(spacing='linspace')"
     config.sampler.num_steps = 100  # of the diffusion of a token
     config.sampler.clip = False
+    return config
+
+
+def token_diffusion() -> ConfigDict:
+    """Returns the section of the diffusion of a token; docs/diffusion.md lists the pieces."""
+    config = ConfigDict()
+    config.path = "variance_preserving"
+    config.parameterization = "eps"
+    config.schedule = "cosine"
+    config.noise_label = "timestep"
+    config.times = "uniform"
+    config.weighting = "uniform"
+    config.learned_variance = True
+    config.repeats = 4  # draws of noise for each token in a step
     return config
 
 
@@ -106,13 +112,17 @@ def small(config: ConfigDict) -> ConfigDict:
     config.optimizer.warmup_steps = 200
     config.optimizer.b2 = 0.99
     config.ema.decay = 0.998
-    config.model.buffer_size = 4
-    config.model.depth = 3
+    config.model.buffer_size = 2
+    config.model.depth = 2
     config.model.hidden_size = 96
     config.model.num_heads = 4
-    config.denoiser.depth = 3
-    config.denoiser.hidden_size = 128
+    config.model.attention_dropout = 0.0
+    config.denoiser.depth = 2
+    config.denoiser.hidden_size = 96
+    config.masked.mask_ratio_std = 0.5  # of few tokens, those that are known may be most
+    config.masked.mask_ratio_min = 0.05
     config.masked.label_dropout = 0.05
+    config.diffusion.repeats = 2
     config.sampler.num_steps = 50
     config.sampler.guidance_scale = 1.0
     config.sampler.clip = True

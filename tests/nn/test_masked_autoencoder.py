@@ -11,8 +11,8 @@ from jaxgen.nn.token_denoiser import TokenDenoiser
 from jaxgen.nn.transformer import FeedForward, SelfAttention
 
 KEY = jax.random.key(0)
-NET = MaskedAutoencoder(3, 2, 8, 2, 2, mlp_ratio=3.0, attention_dropout=0.0, dropout=0.0)
-DENOISER = TokenDenoiser(4, 8, 2)
+NET = MaskedAutoencoder(3, 2, 8, 1, 2, mlp_ratio=3.0, attention_dropout=0.0, dropout=0.0)
+DENOISER = TokenDenoiser(4, 8, 1)
 TOKENS = jax.random.normal(jax.random.key(1), (2, 4, 3))
 MASK = jnp.array([[True, False, True, False], [True, True, True, False]])
 LABEL = jnp.array([2, 0])
@@ -30,7 +30,7 @@ def test_shapes_of_parameters():
         "mask_token": (8,),
     }
     blocks = {name for name in params if name[-1].isdigit()}
-    assert blocks == {"encoder_0", "encoder_1", "decoder_0", "decoder_1"}
+    assert blocks == {"encoder_0", "decoder_0"}
     assert params["encoder_0"]["mlp"]["in"]["kernel"].shape == (8, 24)
     assert params["encoder_0"]["attention"]["qkv"]["kernel"].shape == (8, 3, 2, 4)
     plain = NET.clone(num_classes=0)
@@ -38,22 +38,24 @@ def test_shapes_of_parameters():
     assert unconditional["label"]["embedding"].shape == (1, 8)
 
 
+def random_params(init):
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: rng.normal(0.0, 0.4, leaf.shape).astype(np.float32), jax.eval_shape(init))
+
+
 @pytest.fixture(scope="module")
 def outputs():
     """Outputs for several inputs and settings, by name, all from one program."""
+    given = (TOKENS[0], jnp.arange(4.0), jnp.cos(jnp.arange(32.0)).reshape(4, 8))
+    variables = random_params(lambda: NET.init(KEY, TOKENS, MASK, LABEL, train=False))
+    denoiser = random_params(lambda: DENOISER.init(KEY, *given))
 
     @jax.jit
-    def run():
-        variables = NET.init(KEY, TOKENS, MASK, LABEL, train=False)
-        params = jax.tree.map(lambda leaf: leaf + 0.2 * jax.random.normal(KEY, leaf.shape), variables["params"])
-
+    def run(variables, denoiser):
         def call(tokens=TOKENS, mask=MASK, label=LABEL, network=NET, **options):
-            return network.apply({"params": params}, tokens, mask, label, **({"train": False} | options))
+            return network.apply(variables, tokens, mask, label, **({"train": False} | options))
 
         dropped = {"train": True, "dropout_keys": DROPOUT_KEYS}
-        denoiser = DENOISER.init(KEY, TOKENS[0], jnp.zeros(4), jnp.zeros((4, 8)))
-        denoiser = jax.tree.map(lambda leaf: leaf + 0.2 * jax.random.normal(KEY, leaf.shape), denoiser)
-        given = (TOKENS[0], jnp.arange(4.0), jax.random.normal(KEY, (4, 8)))
         return {
             "plain": call(),
             "another masked token": call(TOKENS.at[0, 0].set(5.0)),
@@ -77,7 +79,7 @@ def outputs():
             "denoised, another condition": DENOISER.apply(denoiser, *given[:2], given[2].at[1].set(0.0)),
         }
 
-    return jax.tree.map(np.asarray, run())
+    return jax.tree.map(np.asarray, run(variables, denoiser))
 
 
 def test_vectors_depend_on_visible_tokens_the_mask_and_the_class(outputs):
