@@ -58,9 +58,9 @@ MAY_IMPORT = {
 ROOMS = {
     "diffusion": {
         "process": set(),
-        "training": {"process"},
         "sampling": {"process"},
         "likelihood": {"process", "sampling"},
+        "training": {"process", "likelihood"},
         "few_step": {"process", "sampling"},
     },
     "adversarial": {
@@ -77,6 +77,7 @@ ROOMS = {
         "distribution": set(),
         "distributions": {"logits", "distribution"},
         "raster": set(),
+        "masking": set(),
     },
     "variational": {
         "likelihoods": set(),
