@@ -13,6 +13,7 @@ bits are then clean (section 2.5).
 A hierarchy of latents is popped group by group, each by its posterior given those before (Townsend et al. 2020).
 """
 
+import bisect
 import itertools
 import math
 import statistics
@@ -20,16 +21,20 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, UInt32
+from jaxtyping import Int, UInt32
 
 from jaxgen.applications.compression import Coded, categorical, constriction, information, probabilities
 
-BUCKETS = 1 << 14
-"""Intervals of a latent: far narrower than posteriors are, and few beside constriction's 2^24 parts of probability."""
+BUCKETS = 1 << 12
+"""Intervals of a latent: far narrower than posteriors are."""
+
+_BITS = 18
+_PARTS = 1 << _BITS
+"""Equal parts of a posterior's probability, of which each interval has a whole number; an interval of none is never
+chosen. Parts are popped, not intervals: constriction gives no symbol the probability 0, and an interval far from the
+posterior, chosen once in a thousand images, costs dozens of bits."""
 
 _WORD = 32
-_LARGEST = 24
-"""Bits of the least probability of a symbol."""
 
 _SMALLEST = 1e-9
 """Least standard deviation of a posterior."""
@@ -38,6 +43,8 @@ _NORMAL = statistics.NormalDist()
 _EDGES = [-math.inf, *(_NORMAL.inv_cdf(i / BUCKETS) for i in range(1, BUCKETS)), math.inf]
 MEDIANS = np.array([_NORMAL.inv_cdf((i + 0.5) / BUCKETS) for i in range(BUCKETS)], np.float32)
 """The latent that stands for each interval."""
+
+_INTERVALS = range(BUCKETS)
 
 
 class Predictions(NamedTuple):
@@ -74,21 +81,19 @@ def encode(
       on_image: called with the number of images done.
     """
     given = initial_words(sum(predictions.groups))
-    stack = constriction().stream.stack.AnsCoder(given, seal=True)
-    bits, lowest = 0.0, len(given)
+    stack, bits = _Stack(given, seal=True), 0.0
     for i, image in enumerate(symbols):
         buckets, chosen = _pop_posterior(stack, predictions, i, image)
-        lowest = min(lowest, stack.num_words())
         latents = MEDIANS[buckets]
         for channel in reversed(range(image.shape[1])):
             log_probs = predictions.likelihood(i, latents, image, channel)
             bits += information(image[:, channel], log_probs)
-            stack.encode_reverse(_column(image, channel), categorical(), probabilities(log_probs))
-        stack.encode_reverse((buckets + _masks(i, len(buckets))) % BUCKETS, _prior())
+            stack.push(_column(image, channel), categorical(), probabilities(log_probs))
+        stack.push((buckets + _masks(i, len(buckets))) % BUCKETS, _uniform(BUCKETS))
         bits += len(buckets) * math.log2(BUCKETS) - chosen
         on_image(i + 1)
-    unread = max(0, lowest - 2)  # the two words at the end are the coder's state
-    return Coded(stack.get_compressed()[unread:], bits, _WORD * (len(given) - unread))
+    unread = max(0, stack.lowest - 2)  # the two words at the end are the state of the stack
+    return Coded(stack.words()[unread:], bits, _WORD * (len(given) - unread))
 
 
 def decode(
@@ -103,18 +108,18 @@ def decode(
     Raises:
       ValueError: if the words are no code.
     """
-    stack = constriction().stream.stack.AnsCoder(words)
+    stack = _Stack(words)
     symbols = np.zeros(shape, np.int32)
     for done, i in enumerate(reversed(range(len(symbols)))):
-        masked = stack.decode(_prior(), sum(predictions.groups))
+        masked = stack.pop(_uniform(BUCKETS), sum(predictions.groups))
         buckets = (masked - _masks(i, len(masked))) % BUCKETS
         latents = MEDIANS[buckets]
         for channel in range(symbols.shape[2]):
             log_probs = predictions.likelihood(i, latents, symbols[i], channel)
-            symbols[i, :, channel] = stack.decode(categorical(), probabilities(log_probs))
+            symbols[i, :, channel] = stack.pop(categorical(), probabilities(log_probs))
         _push_posterior(stack, predictions, i, symbols[i], buckets)
         on_image(done + 1)
-    return symbols, stack.get_compressed(unseal=True)
+    return symbols, stack.words(unseal=True)
 
 
 def initial_words(latents: int) -> UInt32[np.ndarray, " words"]:
@@ -122,7 +127,7 @@ def initial_words(latents: int) -> UInt32[np.ndarray, " words"]:
 
     A later image finds more of them: the stack shrinks by t bits over an image with a probability below 2^-t.
     """
-    return (_random(0, 2 + -(-_LARGEST * latents // _WORD)) >> np.uint64(_WORD)).astype(np.uint32)
+    return (_random(0, 2 + -(-_BITS * (latents + 1) // _WORD)) >> np.uint64(_WORD)).astype(np.uint32)
 
 
 def _masks(i: int, latents: int) -> Int[np.ndarray, " latents"]:
@@ -135,58 +140,77 @@ def _random(seed: int, count: int) -> np.ndarray:
     return np.random.PCG64(seed).random_raw(count)
 
 
-def _pop_posterior(stack: Any, predictions: Predictions, i: int, image: np.ndarray) -> tuple[np.ndarray, float]:
-    """Pops the intervals of the latents; also returns their information in bits."""
+class _Stack:
+    """The coder of constriction, and the fewest words that were on it."""
+
+    def __init__(self, words: UInt32[np.ndarray, " words"], *, seal: bool = False) -> None:
+        self._stack = constriction().stream.stack.AnsCoder(words, seal=seal)
+        self.lowest = len(words)
+
+    def push(self, symbols: Any, *model: Any) -> None:
+        self._stack.encode_reverse(symbols, *model)
+
+    def pop(self, *model: Any) -> Any:
+        found = self._stack.decode(*model)
+        self.lowest = min(self.lowest, self._stack.num_words())
+        return found
+
+    def words(self, *, unseal: bool = False) -> UInt32[np.ndarray, " words"]:
+        return self._stack.get_compressed(unseal=unseal)
+
+
+def _pop_posterior(stack: _Stack, predictions: Predictions, i: int, image: np.ndarray) -> tuple[np.ndarray, float]:
+    """Pops the intervals of the latents; also returns their information in bits.
+
+    A part of the posterior's probability is popped, and its number within its interval is pushed back.
+    """
     buckets = np.zeros(sum(predictions.groups), np.int32)
     bits, known = 0.0, np.zeros(len(buckets), np.float32)
     for places in predictions.slices:
-        parameters = _of_group(predictions, i, image, known, places)
-        buckets[places] = stack.decode(_posterior(), *parameters)
+        for j, mean, deviation in _of_group(predictions, i, image, known, places):
+            part = stack.pop(_uniform(_PARTS))
+            buckets[j] = bisect.bisect_right(_INTERVALS, part, key=lambda k: _parts_below(k, mean, deviation)) - 1
+            first, size = _parts_of(int(buckets[j]), mean, deviation)
+            if size > 1:
+                stack.push(part - first, _uniform(size))
+            bits += _BITS - math.log2(size)
         known[places] = MEDIANS[buckets[places]]
-        bits += sum(map(_information, buckets[places].tolist(), *(p.tolist() for p in parameters)))
     return buckets, bits
 
 
-def _push_posterior(stack: Any, predictions: Predictions, i: int, image: np.ndarray, buckets: np.ndarray) -> None:
+def _push_posterior(stack: _Stack, predictions: Predictions, i: int, image: np.ndarray, buckets: np.ndarray) -> None:
     """Pushes the intervals of the latents: the inverse of `_pop_posterior`."""
     for places in reversed(predictions.slices):
         known = np.zeros(len(buckets), np.float32)
         known[: places.start] = MEDIANS[buckets[: places.start]]
-        stack.encode_reverse(buckets[places], _posterior(), *_of_group(predictions, i, image, known, places))
+        for j, mean, deviation in reversed(_of_group(predictions, i, image, known, places)):
+            first, size = _parts_of(int(buckets[j]), mean, deviation)
+            part = first + (stack.pop(_uniform(size)) if size > 1 else 0)
+            stack.push(part, _uniform(_PARTS))
 
 
 def _of_group(
     predictions: Predictions, i: int, image: np.ndarray, known: np.ndarray, places: slice
-) -> tuple[Float[np.ndarray, " g"], Float[np.ndarray, " g"]]:
+) -> list[tuple[int, float, float]]:
+    """Returns place, mean and standard deviation of the latents of a group."""
     mean, deviation = (values[places].astype(np.float64) for values in predictions.posterior(i, image, known))
-    return mean, np.maximum(deviation, _SMALLEST)
+    numbers = range(places.start, places.stop)
+    return list(zip(numbers, mean.tolist(), np.maximum(deviation, _SMALLEST).tolist(), strict=True))
 
 
-def _below(edge: int, mean: float, deviation: float) -> float:
-    """Returns the probability of all intervals before one, Phi of its lower edge."""
-    return 0.5 * math.erfc((mean - _EDGES[edge]) / (deviation * math.sqrt(2.0)))
+def _parts_of(bucket: int, mean: float, deviation: float) -> tuple[int, int]:
+    """Returns the first part of an interval, and how many it has."""
+    first = _parts_below(bucket, mean, deviation)
+    return first, _parts_below(bucket + 1, mean, deviation) - first
 
 
-def _information(bucket: int, mean: float, deviation: float) -> float:
-    share = _below(bucket + 1, mean, deviation) - _below(bucket, mean, deviation)
-    return -math.log2(max(share, 2.0**-_LARGEST))
+def _parts_below(bucket: int, mean: float, deviation: float) -> int:
+    """Returns the parts before an interval: Phi of its lower edge, rounded."""
+    return round(_PARTS * 0.5 * math.erfc((mean - _EDGES[bucket]) / (deviation * math.sqrt(2.0))))
 
 
-def _posterior() -> Any:
-    """N(mean, deviation^2) of the intervals, by its distribution function between one interval and the next."""
-
-    def cdf(x: float, mean: float, deviation: float) -> float:
-        return _below(int(x + 0.5), mean, deviation)
-
-    def inverse(share: float, mean: float, deviation: float) -> float:
-        latent = mean + deviation * _NORMAL.inv_cdf(min(max(share, 1e-12), 1.0 - 1e-12))
-        return BUCKETS * _NORMAL.cdf(latent) - 0.5
-
-    return constriction().stream.model.CustomModel(cdf, inverse, 0, BUCKETS - 1)
-
-
-def _prior() -> Any:
-    return constriction().stream.model.Uniform(BUCKETS)
+def _uniform(size: int) -> Any:
+    return constriction().stream.model.Uniform(size)
 
 
 def _column(image: Int[np.ndarray, "pixels c"], channel: int) -> Int[np.ndarray, " pixels"]:
