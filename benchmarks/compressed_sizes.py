@@ -1,10 +1,10 @@
 """Compresses the held-out images with trained models and with image formats, by launch.py as a user would.
 
-    python benchmarks/compression.py WORKDIR [WORKDIR ...]
+    python benchmarks/compressed_sizes.py WORKDIR [WORKDIR ...]
 
-The work directories are those of runs on the same data, of models that predict one pixel after the other or have latents,
-such as `pixel_transformer:digits` and `vae:digits_likelihood`. Every image is decompressed and compared. The results go to
-benchmarks/results/compression.json, where those of other runs are kept, and as a table to docs/results.md.
+The work directories are those of runs on gray digits, of models that predict one pixel after the other or have latents,
+such as `pixel_transformer:digits` and `vae:digits_likelihood`. Every image is decompressed and compared. The results go
+to benchmarks/results/compression.json, where those of other runs are kept, and as a table to docs/results.md.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import imagecodecs
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
-from results_page import ROOT, cpu_seconds, write_section
+from results_page import ROOT, cpu_seconds, wrapped, write_section
 
 import jaxgen
 from jaxgen.data import read_arrays
@@ -45,7 +45,7 @@ def pillow(form: str, **options: Any) -> Callable[[UInt8[np.ndarray, "h w"]], by
     return write
 
 
-FORMATS: dict[str, Callable[[UInt8[np.ndarray, "h w"]], bytes]] = {
+FORMATS: dict[str, Callable[[np.ndarray], bytes | bytearray]] = {
     "PNG": pillow("PNG", optimize=True),
     "WebP, lossless": pillow("WebP", lossless=True, quality=100, method=6),
     "JPEG-LS": imagecodecs.jpegls_encode,
@@ -86,7 +86,7 @@ def measure(run: Run) -> dict[str, Any]:
             if not np.array_equal(arrays["images"], images) or not same(arrays.get("labels"), labels):
                 raise RuntimeError(f"{run.directory} does not bring back its images.")
     numbers = {name: float(value) for value, name in re.findall(r"([\d.]+) of them (for the classes|to draw)", said)}
-    information, log_prob = re.search(r"information is ([\d.]+) .* log-likelihood ([\d.]+)\.$", said.strip()).groups()
+    ((information, log_prob),) = re.findall(r"information is ([\d.]+) .* log-likelihood ([\d.]+)\.$", said.strip())
     single = [one(run, images, labels, i) for i in range(SINGLE)]
     dimensions = images.size
     return {
@@ -126,7 +126,7 @@ def one(run: Run, images: np.ndarray, labels: np.ndarray | None, i: int) -> int:
     return compressing.compress(run, images[i : i + 1], labels=label).num_bytes
 
 
-def sizes(images: UInt8[np.ndarray, "n h w 1"], write: Callable[[np.ndarray], bytes]) -> dict[str, float]:
+def sizes(images: UInt8[np.ndarray, "n h w 1"], write: Callable[[np.ndarray], bytes | bytearray]) -> dict[str, float]:
     """Returns bits per dimension of one sheet and of single files, and the bytes of a file of one black pixel.
 
     Sheets have all images below each other, or in about as many rows as columns, and levels are as they are stored or
@@ -154,35 +154,37 @@ def sheet(images: UInt8[np.ndarray, "n h w 1"], columns: int) -> UInt8[np.ndarra
 
 def table(results: dict[str, Any]) -> str:
     """Returns the section of the page: what it shows, and a table."""
+    header = next(iter(results["runs"].values()))["overhead_bytes"]
+    files = f"""Made by `python benchmarks/compressed_sizes.py WORKDIR ...`: bits per dimension of the files that
+        `launch.py compress` makes of the {results["images"]} held-out images, which `launch.py decompress`
+        brings back exactly, and of image formats. `one file` holds all images, of formats as one sheet (the
+        smaller one of a column of images and of rows of them); `single files` hold one each. A file of ours
+        begins with {header} bytes: the step, and checksums of the model, of some of its predictions and of the
+        images. Formats take the bytes of the last column for one black pixel. Either weighs much on an image of
+        {results["dimensions"]} pixels, and little on all of them."""
+    parts = """Parts of `one file` are the classes, which a conditional model is given and image formats do
+        not store, and the random bits that a VAE draws its first latents by. `information` is that of the
+        images as they were coded: -log2 p(x) of an autoregressive model; of a VAE the negative evidence lower
+        bound by the latents that were drawn. `-log_prob` is the config's own figure: of a VAE it may be a bound
+        by several latents, which is tighter, and which a code by one latent does not attain. One run each. The
+        networks, which both sides need, do not count."""
+    columns = ("step", "one file", "of it classes", "of it initial bits", "information", "-log_prob", "single files")
     lines = [
-        "Made by `python benchmarks/compression.py WORKDIR ...`: bits per dimension of the files that `launch.py compress`",
-        f"makes of the {results['images']} held-out images, all of which `launch.py decompress` brings back exactly, and of",
-        "image formats. `one file` holds all images, of image formats as one sheet (the smaller one of a column of images",
-        f"and of rows of them); `single files` hold one each. A file of ours begins with {overhead(results)} bytes that tell",
-        "the model, its step and the checksums; formats need the bytes of the last column for one black pixel, which",
-        f"{results['dimensions']} pixels weigh by far. Of `one file` are: the classes, which a conditional model is told and",
-        "no image format stores, and the random bits by which a VAE draws the first latents. `information` is that of",
-        "the images as they were coded, -log2 p(x), or the negative evidence lower bound of the latents that were drawn;",
-        "`-log_prob` is the config's own figure, for a VAE a bound by several latents, which no code of one latent attains.",
-        "One run each; the networks themselves, which both sides need, are not counted.",
+        wrapped(files),
         "",
-        "| | one file | of it classes | of it initial bits | information | -log_prob | single files | bytes at least |",
-        "|---|---|---|---|---|---|---|---|",
+        wrapped(parts),
+        "",
+        f"| | {' | '.join(columns)} | header, bytes |",
+        "|---" * 9 + "|",
     ]
-    rows = sorted(results["runs"].items(), key=lambda item: item[1]["bits_per_dim"])
-    for name, row in rows:
+    for name, row in sorted(results["runs"].items(), key=lambda item: item[1]["bits_per_dim"]):
         numbers = [row[key] for key in ("bits_per_dim", "classes", "initial", "information", "log_loss")]
         cells = [f"{value:.3f}" if value else "" for value in (*numbers, row["single_bits_per_dim"])]
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {row['overhead_bytes']} |")
+        lines.append(f"| {name} | {row['step']:,} | " + " | ".join(cells) + f" | {row['overhead_bytes']} |")
     for name, row in sorted(results["formats"].items(), key=lambda item: item[1]["bits_per_dim"]):
-        cells = f"{row['bits_per_dim']:.3f} | | | | | {row['single_bits_per_dim']:.3f} | {row['overhead_bytes']}"
-        lines.append(f"| {name} | {cells} |")
+        cells = [f"{row['bits_per_dim']:.3f}", "", "", "", "", f"{row['single_bits_per_dim']:.3f}"]
+        lines.append(f"| {name} | | " + " | ".join(cells) + f" | {row['overhead_bytes']} |")
     return "\n".join(lines) + "\n"
-
-
-def overhead(results: dict[str, Any]) -> int:
-    """Returns the bytes of a file's header."""
-    return next(iter(row["overhead_bytes"] for row in results["runs"].values()))
 
 
 if __name__ == "__main__":
