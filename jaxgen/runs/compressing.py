@@ -177,7 +177,7 @@ def _decoded(decode: Callable[[], np.ndarray]) -> np.ndarray:
     """Returns what a coder decodes, which has its own errors for words that are no code of the model's."""
     try:
         return decode()
-    except (AssertionError, ValueError) as error:
+    except (AssertionError, KeyError, ValueError) as error:
         raise ValueError(_DAMAGED) from error
 
 

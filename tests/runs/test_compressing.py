@@ -96,7 +96,9 @@ def test_what_cannot_come_back_is_refused(run, drawn, compressed, tmp_path):
     with pytest.raises(ValueError, match="does not predict here what it did"):
         compressing.decompress(run, compressed._replace(predictions=compressed.predictions ^ 1))
     broken = compressed.code[::-1] ^ np.uint32(0x0F0F0F0F)
-    for damage in ({"images": compressed.images ^ 1}, {"code": broken}, {"code": compressed.code[:-3]}):
+    flips = np.random.default_rng(6).integers(1, 1 << 32, (5, len(compressed.code)), np.uint32)
+    codes = [broken, compressed.code[:-3], *(compressed.code ^ flip for flip in flips)]
+    for damage in ({"images": compressed.images ^ 1}, *({"code": code} for code in codes)):
         with pytest.raises(ValueError, match="do not come back as they were"):
             compressing.decompress(run, compressed._replace(**damage))
     (tmp_path / "short.jxg").write_bytes(b"jxg1 and more")
