@@ -87,7 +87,8 @@ def measure(run: Run) -> dict[str, Any]:
                 raise RuntimeError(f"{run.directory} does not bring back its images.")
     numbers = {name: float(value) for value, name in re.findall(r"([\d.]+) of them (for the classes|to draw)", said)}
     ((information, log_prob),) = re.findall(r"information is ([\d.]+) .* log-likelihood ([\d.]+)\.$", said.strip())
-    single = [one(run, images, labels, i) for i in range(SINGLE)]
+    alone = jaxgen.open(run.directory, **{"sample.batch_size": 1})
+    single = [one(alone, images, labels, i) for i in range(SINGLE)]
     dimensions = images.size
     return {
         "config": run.config.method,
