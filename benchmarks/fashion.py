@@ -1,6 +1,6 @@
 """Trains models of Fashion-MNIST for some minutes of CPU time, and peers for as long, and evaluates all samples alike.
 
-    python benchmarks/fashion.py [--models ddpm dcgan vae] [--diffusers_python PYTHON] [--artifex_python PYTHON]
+    python benchmarks/fashion.py [--models vae dcgan ...] [--diffusers_python PYTHON] [--artifex_python PYTHON]
 
 The data are those of the Debian package dataset-fashion-mnist. Each model is trained by launch.py, as a user would
 train it; its peer, by the interpreter of an environment in which that library is installed, gets the CPU time that our
@@ -30,7 +30,9 @@ RESULTS = ROOT / "benchmarks" / "results" / "fashion.json"
 PICTURES = ROOT / "docs" / "images"
 NUM_SAMPLES = 1000
 
-# The peer of each of our models: the library, the program below benchmarks/peers, and its model.
+MODELS = ("vae", "dcgan", "wgan_gp", "cgan_pd", "r3gan", "ddpm")
+
+# The peer of a model that has one: the library, the program below benchmarks/peers, and its model.
 PEERS = {
     "ddpm": ("diffusers", "diffusers_unet.py", "unet"),
     "dcgan": ("artifex", "artifex_models.py", "dcgan"),
@@ -61,7 +63,7 @@ held-out images score. The rows of dcgan are of the config before it was told th
 def main() -> None:
     """Trains every model and its peer, and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=list(PEERS), choices=list(PEERS))
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--diffusers_python", help="of an environment with diffusers and torch; none: no such row")
     parser.add_argument("--artifex_python", help="of an environment with avitai-artifex; none: no such rows")
     parser.add_argument("--peers_only", action="store_true", help="train the peers alone, beside the rows there are")
@@ -76,8 +78,10 @@ def main() -> None:
         if not arguments.peers_only:
             rows[f"jaxgen {model}"] = train_ours(model, work)
         ours = rows[f"jaxgen {model}"]
-        library, program, name = PEERS[model]
-        if pythons[library] is None:
+        library, program, name = PEERS.get(model, ("", "", ""))
+        if not library:
+            print(f"{model} has no peer.")
+        elif pythons[library] is None:
             print(f"{library} has no row: give --{library}_python=PYTHON of an environment that has it.")
         else:
             command = [pythons[library], str(ROOT / "benchmarks" / "peers" / program), name, f"--data={data}"]
@@ -139,7 +143,7 @@ def evaluated(samples: Path, name: str) -> dict[str, Any]:
     """Returns the figures of a file of samples; of our own, draws a picture of the first hundred."""
     with np.load(samples) as file:
         images, labels = file["images"], file.get("labels")
-    if name in PEERS:
+    if name in MODELS:
         image_tools.save_png(str(PICTURES / f"fashion_{name}.png"), image_tools.grid(images[:100], columns=10))
     figures = jaxgen.evaluate_images(jaxgen.config("ddpm:fashion"), images, labels)
     known = {column: figures[column]["value"] for column in COLUMNS if column in figures}

@@ -126,6 +126,21 @@ SIMILAR = ("realnvp", "spline_flow", "jet", "tarflow", "pixelcnn", "pixelcnnpp",
 """Configs whose networks have the layers of others with the same method; `tests/nn` has tests of their own."""
 
 
+ALIKE_ON_A_MESH = (
+    "adm",
+    "consistency",
+    "edm",
+    "flow",
+    "gated_pixelcnn",
+    "meanflow",
+    "post_training",
+    "sit",
+    "stylegan3",
+)
+"""Configs whose layers others have that go through the mesh in every run, such as ddpm, edm2, dit and stylegan2. All of
+them go through it in `make soak`."""
+
+
 def of_other_networks(one: Run) -> None:
     """Skips a config of adversarial training whose method and networks are another's, and those of similar networks."""
     if ("gan" in one.tiny.config and one.name not in ADVERSARIAL) or one.name in SIMILAR:
@@ -151,8 +166,11 @@ def test_two_steps_save_restore_three_steps_equal_five(one, tmp_path):
 QUICK = ("data x fsdp x tensor", "pmap")
 """Layouts that every test run goes through, from the one-device start; `make soak` goes through all, from their own."""
 
+PLAIN_MEANS = ("consistency", "meanflow", "vdvae", "maskgit")
+"""Configs whose losses are means over examples and nothing else, as diffusion's is, by the same builder."""
+
 # What pmap asks of a model is its method's to do, so that one config of each is enough for every run.
-PMAPPED = first_of_their(lambda config: config.method)
+PMAPPED = first_of_their(lambda config: config.method) - set(PLAIN_MEANS)
 
 
 ONE_MICROBATCH = (
@@ -182,6 +200,8 @@ def test_eight_devices_follow_the_trajectory_of_one(one, layout):
         pytest.skip("another config of the method goes through it")
     if layout != "pmap":
         of_other_networks(one)
+        if one.name in ALIKE_ON_A_MESH:
+            pytest.skip("another config of such layers goes through it")
     config = config_on(one.name, layout)
     if layout != "pmap" and one.name not in ONE_MICROBATCH:
         config.train.microbatches = 2

@@ -16,10 +16,21 @@ MAY_IMPORT = {
     "adversarial": {"core", "nn", "losses", "optim"},
     "autoregressive": {"core", "nn", "losses"},
     "variational": {"core", "nn", "losses"},
+    "energy": {"core"},
     "data": {"core"},
     "parallel": {"core"},
     "interop": {"core", "nn"},
-    "methods": {"core", "nn", "losses", "optim", "diffusion", "adversarial", "autoregressive", "variational"},
+    "methods": {
+        "core",
+        "nn",
+        "losses",
+        "optim",
+        "diffusion",
+        "adversarial",
+        "autoregressive",
+        "variational",
+        "energy",
+    },
     "training": {"core", "parallel", "data"},
     "applications": {"core", "diffusion", "losses", "nn"},
     "evaluation": {"core", "parallel", "data", "nn", "losses"},
@@ -32,6 +43,7 @@ MAY_IMPORT = {
         "adversarial",
         "autoregressive",
         "variational",
+        "energy",
         "data",
         "parallel",
         "methods",
@@ -46,9 +58,9 @@ MAY_IMPORT = {
 ROOMS = {
     "diffusion": {
         "process": set(),
-        "training": {"process"},
         "sampling": {"process"},
         "likelihood": {"process", "sampling"},
+        "training": {"process", "likelihood"},
         "few_step": {"process", "sampling"},
     },
     "adversarial": {
@@ -65,6 +77,7 @@ ROOMS = {
         "distribution": set(),
         "distributions": {"logits", "distribution"},
         "raster": set(),
+        "masking": set(),
     },
     "variational": {
         "likelihoods": set(),
@@ -75,6 +88,7 @@ ROOMS = {
         "density_ratio": {"inference"},
         "objective": {"autoencoder", "inference", "terms"},
         "capabilities": {"autoencoder", "inference"},
+        "information_bottleneck": {"inference"},
     },
 }
 """The rooms of a layer (packages, or modules), and those that each may import: there is no circle."""

@@ -71,6 +71,7 @@ def test_two_processes_are_one_run(tmp_path):
     np.testing.assert_allclose(*drawn, atol=1)
 
 
+@pytest.mark.soak
 def test_two_processes_start_from_a_run_of_one(tmp_path):
     """Their states are split over the devices of both, and they go on for more steps as one."""
     source, two, one = (tmp_path / name for name in ("source", "two", "one"))

@@ -92,6 +92,9 @@ COUNTS = {
     "pixel_transformer:llamagen_b": ((16, 16, 1), 1000, 110_888_448),
     "pixel_transformer:llamagen_l": ((16, 16, 1), 1000, 342_910_976),
     "pixel_transformer:llamagen_xl": ((16, 16, 1), 1000, 774_699_520),
+    "mar:imagenet256_b": ((16, 16, 16), 1000, 207_924_768),
+    "mar:imagenet256_l": ((16, 16, 16), 1000, 478_326_304),
+    "mar:imagenet256_h": ((16, 16, 16), 1000, 942_403_104),
 }
 
 NOT_COUNTED = re.compile(r".*fourier.*")  # fixed features, which are buffers of the official modules

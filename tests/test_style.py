@@ -1,6 +1,7 @@
 """Rules of style that Ruff has no check for, read from the source: docstrings, lengths, and names."""
 
 import ast
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -75,10 +76,15 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+@functools.cache
+def nodes_of(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(ast.parse(path.read_text())))
+
+
 def nodes(*roots: str) -> Iterator[tuple[str, ast.AST]]:
     """The nodes of all files, each with the name of its file."""
     for path in sources(*roots):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path):
             yield name_of(path), node
 
 

@@ -25,7 +25,7 @@ def total_correlation(
       mean: of q(z | x).
       logvar: of q(z | x).
       dataset_size: number of images that q(z) is the mean over, at least the batch's.
-      estimate: `weighted` (eq. 5) or `stratified` (eq. S10), which is unbiased within the logarithm.
+      estimate: `weighted` (eq. 5) or `stratified` (appendix C.2), which is unbiased within the logarithm.
     """
     by_dimension = -0.5 * (
         math.log(2.0 * math.pi) + logvar[None] + jnp.square(latents[:, None] - mean[None]) * jnp.exp(-logvar)[None]

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.nn.checks import check_optional_label, training_keys
 from jaxgen.nn.layers import Dropout
@@ -89,17 +89,37 @@ class MaskedTransformer(nn.Module):
 
 
 class BidirectionalBlock(nn.Module):
-    """Self-attention and an MLP, each added to what it gets, which is normalized for it."""
+    """Self-attention and an MLP, each added to what it gets, which is normalized for it.
+
+    Attributes:
+      num_heads: attention heads.
+      mlp_ratio: width of the MLP relative to the tokens'.
+      dropout: rate of the output of attention and of the MLP's hidden units.
+      dtype: type of the computation.
+      attention_dropout: rate of the weights of attention.
+      out_dropout: rate of the MLP's output.
+      exact_gelu: use GELU itself, not its approximation by a tanh.
+    """
 
     num_heads: int
     mlp_ratio: float
     dropout: float
     dtype: DTypeLike
+    attention_dropout: float = 0.0
+    out_dropout: float = 0.0
+    exact_gelu: bool = False
 
     @nn.compact
-    def __call__(self, h: Float[Array, "b n d"], dropout_keys: Key[Array, " b"] | None) -> Float[Array, "b n d"]:
-        """Applies attention, then the MLP."""
-        attention = SelfAttention(self.num_heads, dropout=self.dropout, dtype=self.dtype, name="attention")
-        h = h + attention(nn.LayerNorm(dtype=self.dtype, name="norm_0")(h), dropout_keys)
-        mlp = FeedForward(self.mlp_ratio, dropout=self.dropout, dtype=self.dtype, name="mlp")
+    def __call__(
+        self,
+        h: Float[Array, "b n d"],
+        dropout_keys: Key[Array, " b"] | None,
+        visible: Bool[Array, "b n"] | None = None,
+    ) -> Float[Array, "b n d"]:
+        """Applies attention, to the tokens that are `visible`, then the MLP."""
+        of_attention = {"dropout": self.dropout, "attention_dropout": self.attention_dropout, "dtype": self.dtype}
+        attention = SelfAttention(self.num_heads, **of_attention, name="attention")
+        h = h + attention(nn.LayerNorm(dtype=self.dtype, name="norm_0")(h), dropout_keys, visible=visible)
+        of_mlp = {"dropout": self.dropout, "out_dropout": self.out_dropout, "exact_gelu": self.exact_gelu}
+        mlp = FeedForward(self.mlp_ratio, **of_mlp, dtype=self.dtype, name="mlp")
         return h + mlp(nn.LayerNorm(dtype=self.dtype, name="norm_1")(h), dropout_keys)

@@ -61,6 +61,7 @@ class PreactivationDownBlock(nn.Module):
       first: whether the input is an image, to which no ReLU is applied.
       rectified_shortcut: whether the shortcut sees what comes out of the first ReLU, if there is one.
       residual_init, shortcut_init, power_iteration, dtype: as in `PreactivationUpBlock`.
+      activation: in the place of the ReLU; energies have smooth ones, since their gradients are learned.
     """
 
     features: int
@@ -72,16 +73,17 @@ class PreactivationDownBlock(nn.Module):
     shortcut_init: nn.initializers.Initializer
     power_iteration: PowerIteration | None = None
     dtype: DTypeLike = jnp.float32
+    activation: Callable[[Array], Array] = nn.relu
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 {self.features}"]:
         """Applies the block."""
         shared = {"power_iteration": self.power_iteration, "dtype": self.dtype}
-        y = x if self.first else nn.relu(x)
+        y = x if self.first else self.activation(x)
         skip = y if self.rectified_shortcut else x
         y = SpectralConv(self.hidden, kernel_init=self.residual_init, name="conv_0", **shared)(y, train=train)
         y = SpectralConv(self.features, kernel_init=self.residual_init, name="conv_1", **shared)(
-            nn.relu(y), train=train
+            self.activation(y), train=train
         )
         if self.halves:
             y, skip = downsample(y), downsample(skip)
@@ -101,15 +103,17 @@ def check_channels(channels: tuple[int, ...], player: str) -> None:
         raise ValueError(f"{player}.channels is {channels}, but must have at least one number, and all positive.")
 
 
-def check_downsampling(sides: tuple[int, ...], num_downsampling: int, channels: tuple[int, ...]) -> None:
-    """Refuses a discriminator whose blocks cannot halve images so often.
+def check_downsampling(
+    sides: tuple[int, ...], num_downsampling: int, channels: tuple[int, ...], *, where: str = "discriminator"
+) -> None:
+    """Refuses a network, of the section `where`, whose blocks cannot halve images so often.
 
     Raises:
       ValueError: says what is allowed.
     """
     if not 0 <= num_downsampling <= len(channels):
         raise ValueError(
-            f"discriminator.num_downsampling is {num_downsampling}, but must lie in [0, {len(channels)}]: there "
-            "is one block for each of discriminator.channels."
+            f"{where}.num_downsampling is {num_downsampling}, but must lie in [0, {len(channels)}]: there is one block "
+            f"or stage for each of {where}.channels."
         )
-    check_halvings(sides, num_downsampling, advice="lower discriminator.num_downsampling")
+    check_halvings(sides, num_downsampling, advice=f"lower {where}.num_downsampling")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.core import keys as keylib
 from jaxgen.nn.checks import check_optional_label
@@ -91,12 +91,16 @@ class Conditioning(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Self-attention over tokens; queries and keys are normalized if `qk_norm`, and rotated if there are angles."""
+    """Self-attention over tokens; queries and keys are normalized if `qk_norm`, and rotated if there are angles.
+
+    Dropout is of the output, `attention_dropout` of the weights of tokens.
+    """
 
     num_heads: int
     qk_norm: bool = False
     dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
+    attention_dropout: float = 0.0
 
     @nn.compact
     def __call__(
@@ -104,8 +108,9 @@ class SelfAttention(nn.Module):
         x: Float[Array, "b n d"],
         dropout_keys: Key[Array, " b"] | None = None,
         angles: Float[Array, "n a"] | None = None,
+        visible: Bool[Array, "b n"] | None = None,
     ) -> Float[Array, "b n d"]:
-        """Mixes tokens; `angles` are those of `rotary_angles`."""
+        """Mixes tokens; `angles` are those of `rotary_angles`. The tokens that are not `visible` have no weight."""
         b, n, d = x.shape
         # Heads have an axis of their own, so that they can be split over devices.
         features = (3, self.num_heads, d // self.num_heads)
@@ -115,17 +120,34 @@ class SelfAttention(nn.Module):
             q, k = (nn.RMSNorm(1e-6, self.dtype, name=name)(h) for h, name in ((q, "q_norm"), (k, "k_norm")))
         if angles is not None:
             q, k = rotate(q, angles), rotate(k, angles)
-        mixed = jax.nn.dot_product_attention(q, k, v).reshape(b, n, d)
-        return Dropout(self.dropout, name="dropout")(linear(d, self.dtype, "out")(mixed), dropout_keys)
+        mask = None if visible is None else visible[:, None, None]
+        if self.attention_dropout > 0.0 and dropout_keys is not None:
+            mixed = self._mixed_by_some(q, k, v, mask, dropout_keys)
+        else:
+            mixed = jax.nn.dot_product_attention(q, k, v, mask=mask)
+        out = linear(d, self.dtype, "out")(mixed.reshape(b, n, d))
+        return Dropout(self.dropout, name="dropout")(out, dropout_keys)
+
+    def _mixed_by_some(self, q: Array, k: Array, v: Array, mask: Array | None, dropout_keys: Array) -> Array:
+        """Mixes values after dropout of the weights; these are float32 before the softmax, as without dropout."""
+        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+        weights = jax.nn.softmax(logits, where=mask).astype(v.dtype)
+        weights = Dropout(self.attention_dropout, name="attention_dropout")(weights, dropout_keys)
+        return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with GELU between them, or, gated, with SwiGLU (Shazeer 2020) at two thirds of the width."""
+    """Two linear layers with GELU between them, or, gated, with SwiGLU (Shazeer 2020) at two thirds of the width.
+
+    Dropout is of the hidden units, `out_dropout` of the output. GELU is approximated by a tanh unless `exact_gelu`.
+    """
 
     ratio: float = 4.0
     gated: bool = False
     dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
+    out_dropout: float = 0.0
+    exact_gelu: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], dropout_keys: Key[Array, " b"] | None = None) -> Float[Array, "b n d"]:
@@ -136,8 +158,9 @@ class FeedForward(nn.Module):
             both = nn.DenseGeneral(features, dtype=self.dtype, kernel_init=_XAVIER, name="in")(x)
             h = nn.silu(both[:, :, 0]) * both[:, :, 1]
         else:
-            h = nn.gelu(linear(width, self.dtype, "in")(x))
-        return linear(x.shape[-1], self.dtype, "out")(Dropout(self.dropout, name="dropout")(h, dropout_keys))
+            h = nn.gelu(linear(width, self.dtype, "in")(x), approximate=not self.exact_gelu)
+        out = linear(x.shape[-1], self.dtype, "out")(Dropout(self.dropout, name="dropout")(h, dropout_keys))
+        return Dropout(self.out_dropout, name="out_dropout")(out, dropout_keys)
 
 
 class TransformerBlock(nn.Module):
@@ -173,7 +196,7 @@ class TransformerBlock(nn.Module):
         angles: Float[Array, "n a"] | None = None,
     ) -> Float[Array, "b n d"]:
         """Applies attention, then the MLP."""
-        shift_0, scale_0, gate_0, shift_1, scale_1, gate_1 = _modulation(emb, 6, self.dtype)
+        shift_0, scale_0, gate_0, shift_1, scale_1, gate_1 = modulation(emb, 6, self.dtype)
         h = _norm("norm_0", self.rms_norm, self.dtype)(x) * (1.0 + scale_0) + shift_0
         attention = SelfAttention(self.num_heads, self.qk_norm, self.dropout, self.dtype, name="attention")
         x += gate_0 * attention(h, dropout_keys, angles)
@@ -192,7 +215,7 @@ class FinalLayer(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], emb: Float[Array, "b d"]) -> Float[Array, "b n {self.features}"]:
         """Maps tokens to patches."""
-        shift, scale = _modulation(emb, 2, self.dtype)
+        shift, scale = modulation(emb, 2, self.dtype)
         x = _norm("norm", self.rms_norm, self.dtype)(x) * (1.0 + scale) + shift
         return linear(self.features, self.dtype, "linear", zero_init=True)(x)
 
@@ -220,10 +243,10 @@ def layer_keys(dropout_keys: Array | None, layer: int | Array) -> Array | None:
     return None if dropout_keys is None else keylib.fold_each(dropout_keys, layer)
 
 
-def _modulation(emb: Array, parts: int, dtype: DTypeLike) -> list[Array]:
+def modulation(emb: Array, parts: int, dtype: DTypeLike) -> list[Array]:
     """Returns shifts, scales and gates for all tokens of an example; to be called in a compact module."""
-    modulation = linear(parts * emb.shape[-1], dtype, "modulation", zero_init=True)(nn.silu(emb))
-    return jnp.split(modulation[:, None, :], parts, axis=-1)
+    shifts = linear(parts * emb.shape[-1], dtype, "modulation", zero_init=True)(nn.silu(emb))
+    return jnp.split(shifts[:, None, :], parts, axis=-1)
 
 
 def _norm(name: str, rms_norm: bool, dtype: DTypeLike) -> nn.Module:

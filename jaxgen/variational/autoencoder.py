@@ -26,8 +26,8 @@ class Settings(NamedTuple):
         discretized `logistic`; or the parameters of a `logistic_mixture`.
       sigma: standard deviation of the Gaussian, of pixels in [-1, 1].
       learn_sigma: whether `sigma` is only the start, and one value for all pixels is learned (Rybkin et al. 2021). The
-        optimal Gaussian has the root mean squared error of each batch instead (eq. 9), and, for likelihoods of images,
-        that of its running mean, which starts at `sigma`.
+        optimal Gaussian has the root mean squared error of each batch instead (section 3.2), and, for likelihoods of
+        images, that of its running mean, which starts at `sigma`.
       mixtures: components of the mixture of logistics.
       levels: number of levels of the pixels, to the nearest of which images are rounded for the likelihood; None for
         those of the data. Of data that have fewer levels than their type, such as the digits' 17.

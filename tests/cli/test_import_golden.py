@@ -63,7 +63,15 @@ def run_of(format_, weights, directory, settings, *options):
     return outcome.out, experiment.model, state
 
 
-@pytest.mark.parametrize("name", ["edm_ddpmpp", "edm_ncsnpp"])
+SIMILAR = {"edm_ddpmpp": "edm_ncsnpp", "iddpm": "adm"}
+"""Networks that differ by settings from one that every test run imports; `tests/nn` has their golden files."""
+
+
+def marked(*names):
+    return [pytest.param(name, marks=pytest.mark.soak) if name in SIMILAR else name for name in names]
+
+
+@pytest.mark.parametrize("name", marked("edm_ddpmpp", "edm_ncsnpp"))
 def test_an_imported_network_that_is_told_of_augmentation_is_the_official_one(name, tmp_path):
     golden = load(name)
     _, variables = imported(name, tmp_path, golden)
@@ -84,7 +92,7 @@ def test_an_imported_denoiser_is_the_official_one(name, settings, tmp_path):
     assert_parity(denoised, golden.outputs["D_edm" if "D_edm" in golden.outputs else "D"])
 
 
-@pytest.mark.parametrize("name", ["adm", "iddpm", "dit"])
+@pytest.mark.parametrize("name", marked("adm", "iddpm", "dit"))
 def test_an_imported_model_sees_the_official_noise(name, tmp_path):
     golden = load(name)
     schedule = ["--config.diffusion.schedule=linear"]

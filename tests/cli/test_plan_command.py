@@ -111,6 +111,7 @@ def test_devices_are_made_before_jax_starts(arguments, count, monkeypatch):
     assert prepared == [count]
 
 
+@pytest.mark.xdist_group("test_frozen_models")  # where the same program is compiled
 def test_what_is_frozen_is_told_apart():
     outcome = launch(
         "plan", "--config=configs/consistency.py:tiny", "--config.frozen.teacher=configs/sit.py:tiny",

@@ -115,9 +115,12 @@ def test_dpmpp_2s_looks_at_the_geometric_mean():
     np.testing.assert_allclose(seen, [2.0, 1.0, 0.5], rtol=1e-6)
 
 
-def learned(interpolation: float):
+def learned(interpolation: float, **options):
     def sampler(keys, denoise, x, sigmas):
-        return ancestral_learned(keys, lambda x, s: (denoise(x, s), jnp.full_like(x, interpolation)), x, sigmas)
+        def with_variance(x, s):
+            return denoise(x, s), jnp.full_like(x, interpolation)
+
+        return ancestral_learned(keys, with_variance, x, sigmas, **options)
 
     return sampler
 
@@ -134,6 +137,14 @@ def test_learned_log_variances_lie_between_small_and_large():
     mean = 2.0**2 * (0.5 / 2.0) ** 4
     noise = [variance_after_one_step(learned(f), t=2.0, s=0.5, tau=0.0, n=1000) - mean for f in (0.0, 0.5, 1.0)]
     np.testing.assert_allclose(noise[1], np.sqrt(noise[0] * noise[2]), rtol=0.03)
+
+
+def test_temperature_scales_the_noise_of_steps_alone():
+    """For x_0 a single point, x_s is (s / t)^2 x_t plus noise of the small variance s^2 (t^2 - s^2) / t^2."""
+    variance = variance_after_one_step(learned(0.0, temperature=0.6), t=2.0, s=0.5, tau=0.0, n=1000)
+    np.testing.assert_allclose(variance, 2.0**2 * 0.25**4 + 0.6**2 * 0.5**2 * 3.75 / 4.0, rtol=0.03)
+    with pytest.raises(ValueError, match=r"temperature must be at least 0, not -0\.1"):
+        learned(0.0, temperature=-0.1)(keys_of(1), ideal_denoiser(), jnp.zeros((1, 1, 1, 1)), few_sigmas(2))
 
 
 @pytest.mark.parametrize(

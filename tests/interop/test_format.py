@@ -29,6 +29,7 @@ METHODS = {
     "biggan": "gan.gan",
     "glow": "flows.flow",
     "llamagen": "autoregressive.autoregressive",
+    "mar": "autoregressive.masked_diffusion",
     "pixelcnnpp": "autoregressive.autoregressive",
     "r3gan": "gan.gan",
     "sngan": "gan.gan",

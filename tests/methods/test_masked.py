@@ -11,6 +11,7 @@ from flax import linen as nn
 from specs import data_spec
 
 from configs import maskgit
+from jaxgen.autoregressive import masking
 from jaxgen.core import keys
 from jaxgen.core.contract import Context, Env
 from jaxgen.methods.autoregressive import masked
@@ -145,7 +146,7 @@ def test_the_loss_is_the_cross_entropy_of_masked_tokens_by_hand():
 def test_numbers_of_masked_tokens_in_training(schedule):
     """By `linear` each number is as likely; by `cosine` a number m is from acos(m / 3) to acos((m - 1) / 3)."""
     progress = (np.arange(3000) + 0.5) / 3000
-    part = np.asarray(masked._MASKED[schedule](jnp.asarray(progress)))
+    part = np.asarray(masking.masked_part(schedule, jnp.asarray(progress)))
     expected = {"cosine": np.cos(progress * np.pi / 2), "linear": 1.0 - progress}[schedule]
     np.testing.assert_allclose(part, expected, atol=1e-6)
     limits = {"cosine": np.arccos(np.arange(4) / 3) * 2 / np.pi, "linear": 1.0 - np.arange(4) / 3}[schedule]
@@ -176,7 +177,7 @@ def test_labels_are_dropped_at_their_rate():
     ],
 )
 def test_numbers_of_masked_tokens_after_each_step(schedule, steps, tokens, expected):
-    np.testing.assert_array_equal(masked.masked_after_steps(schedule, steps, tokens), expected)
+    np.testing.assert_array_equal(masking.masked_after_steps(schedule, steps, tokens), expected)
 
 
 COUNT = 6_000

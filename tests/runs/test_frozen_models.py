@@ -88,6 +88,7 @@ def test_what_is_no_teacher_is_refused(teacher, tmp_path, settings, sentence):
     assert not (tmp_path / "student" / "config.json").exists()
 
 
+@pytest.mark.soak
 def test_a_model_of_latents_is_distilled_resumed_and_sampled_by_its_own_autoencoder(tmp_path):
     """Its teacher is of the same latents, so that the student's directory keeps the autoencoder once."""
     cached = {"data.path": str(cached_latents.directory())}

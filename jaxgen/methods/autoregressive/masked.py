@@ -5,14 +5,14 @@ autoregressive model in any order (Uria et al. 2014; Hoogeboom et al. 2022), whi
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from jaxgen.autoregressive import masking
 from jaxgen.core import conditioning, keys
 from jaxgen.core import images as image_ranges
 from jaxgen.core.builders import InitVariables, Player, one_player
@@ -35,13 +35,6 @@ from jaxgen.core.contract import (
 from jaxgen.nn.masked_transformer import MaskedTransformer
 from jaxgen.optim.optimizers import make_optimizer
 
-Schedule = Literal["cosine", "linear"]
-_MASKED: dict[str, Callable[[Array], Array]] = {
-    "cosine": lambda r: jnp.cos(0.5 * jnp.pi * r),
-    "linear": lambda r: 1.0 - r,
-}
-"""The part of the tokens that is masked, as a function of progress r in [0, 1] (Chang et al. 2022, section 3.3)."""
-
 
 class Settings(NamedTuple):
     """The section `masked`.
@@ -55,7 +48,7 @@ class Settings(NamedTuple):
       likelihood_passes: evaluations of the network for the bound on an image's likelihood; 0 for none.
     """
 
-    schedule: Schedule = "cosine"
+    schedule: masking.Schedule = "cosine"
     label_smoothing: float = 0.0
     class_conditional: bool = False
     label_dropout: float = 0.0
@@ -75,7 +68,7 @@ class SamplerSettings(NamedTuple):
     """
 
     num_steps: int = 8
-    schedule: Schedule = "cosine"
+    schedule: masking.Schedule = "cosine"
     order: Literal["confidence", "random"] = "confidence"
     temperature: float = 1.0
     choice_temperature: float = 4.5
@@ -136,7 +129,7 @@ def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
     """Builds a masked model; reads the sections masked, sampler, model and optimizer.
 
     `log_prob`, if `masked.likelihood_passes` is positive, is a bound on the probability of the image under random
-    orders of its tokens, one at a time (Hoogeboom et al. 2022, eq. 6): an unbiased estimate by so many evaluations,
+    orders of its tokens, one at a time (Hoogeboom et al. 2022, section 3): an unbiased estimate by so many evaluations,
     exact but for the choice of tokens if they are as many as tokens.
 
     Raises:
@@ -211,19 +204,19 @@ def _objective(model: MaskedModel) -> Objective:
         tokens = model.tokens(batch["image"])
         progress = jax.vmap(jax.random.uniform)(keys.fold_each(example_keys, "progress"))
         # At least one, since the schedule is above 0 before its end; all of them at its start.
-        number = jnp.ceil(_MASKED[settings.schedule](progress) * model.num_tokens)
-        mask = _drawn_mask(keys.fold_each(example_keys, "mask"), jnp.maximum(number, 1.0), model.num_tokens)
+        number = jnp.ceil(masking.masked_part(settings.schedule, progress) * model.num_tokens)
+        mask = masking.drawn_mask(keys.fold_each(example_keys, "mask"), jnp.maximum(number, 1.0), model.num_tokens)
         dropout_keys = keys.fold_each(example_keys, "dropout")
         logits = model.logits(params, model.masked(tokens, mask), cond, dropout_keys=dropout_keys)
         log_probs = jax.nn.log_softmax(logits)
         nats = -_of_tokens(log_probs, tokens)
         metrics = {
-            "loss/cross_entropy": jnp.mean(_mean_over(mask, nats)),
-            "accuracy": jnp.mean(_mean_over(mask, jnp.argmax(logits, axis=-1) == tokens)),
+            "loss/cross_entropy": jnp.mean(masking.mean_over(mask, nats)),
+            "accuracy": jnp.mean(masking.mean_over(mask, jnp.argmax(logits, axis=-1) == tokens)),
         }
         smoothing = settings.label_smoothing
         smoothed = (1.0 - smoothing) * nats - smoothing * jnp.mean(log_probs, axis=-1)
-        return jnp.mean(_mean_over(mask, smoothed)), (model_state, metrics)
+        return jnp.mean(masking.mean_over(mask, smoothed)), (model_state, metrics)
 
     return objective
 
@@ -242,9 +235,9 @@ def _log_prob(model: MaskedModel) -> LogProb:
             # The numbers 1 to N, each as likely, spread evenly over the passes.
             number = 1.0 + jnp.floor((i + start) / passes * model.num_tokens)
             pass_keys = keys.fold_each(keys.fold_each(sample_keys, "mask"), i)
-            mask = _drawn_mask(pass_keys, jnp.minimum(number, model.num_tokens), model.num_tokens)
+            mask = masking.drawn_mask(pass_keys, jnp.minimum(number, model.num_tokens), model.num_tokens)
             log_probs = jax.nn.log_softmax(model.logits(variables, model.masked(tokens, mask), told))
-            return total + _mean_over(mask, _of_tokens(log_probs, tokens)), None
+            return total + masking.mean_over(mask, _of_tokens(log_probs, tokens)), None
 
         total, _ = jax.lax.scan(one_pass, jnp.zeros(len(images)), jnp.arange(passes))
         return model.num_tokens * total / passes
@@ -254,7 +247,7 @@ def _log_prob(model: MaskedModel) -> LogProb:
 
 def _sample(model: MaskedModel, sampler: SamplerSettings) -> Sample:
     """Parallel decoding (Chang et al. 2022, section 3.2)."""
-    left = masked_after_steps(sampler.schedule, sampler.num_steps, model.num_tokens)
+    left = masking.masked_after_steps(sampler.schedule, sampler.num_steps, model.num_tokens)
 
     def logits_of(params: PyTree, tokens: Int[Array, "n t"], cond: Mapping[str, Array]) -> Float[Array, "n t v"]:
         if sampler.guidance_scale == 1.0:
@@ -275,12 +268,12 @@ def _sample(model: MaskedModel, sampler: SamplerSettings) -> Sample:
             proposed = jnp.where(known, tokens, drawn)
             choice_keys = keys.fold_each(step_keys, "choice")
             if sampler.order == "random":
-                confidence = _uniform(choice_keys, model.num_tokens)
+                confidence = masking.uniform(choice_keys, model.num_tokens)
             else:
                 noise = jax.vmap(lambda key: jax.random.gumbel(key, (model.num_tokens,)))(choice_keys)
                 heat = sampler.choice_temperature * (1.0 - (i + 1.0) / sampler.num_steps)
                 confidence = _of_tokens(jax.nn.log_softmax(logits), proposed) + heat * noise
-            mask = _ranks(jnp.where(known, jnp.inf, confidence)) < number
+            mask = masking.ranks(jnp.where(known, jnp.inf, confidence)) < number
             return model.masked(proposed, mask), None
 
         start = jnp.full((len(sample_keys), model.num_tokens), model.spec.levels)
@@ -290,37 +283,5 @@ def _sample(model: MaskedModel, sampler: SamplerSettings) -> Sample:
     return sample
 
 
-def masked_after_steps(schedule: Schedule, num_steps: int, num_tokens: int) -> Int[np.ndarray, " s"]:
-    """Returns how many tokens are still masked after each step of decoding: none after the last.
-
-    They are the whole part of the schedule's number, but so few that each step decides one token at least, and so many
-    that each later step has one left to decide.
-    """
-    progress = np.arange(1, num_steps + 1) / num_steps
-    numbers = np.floor(np.asarray(_MASKED[schedule](jnp.asarray(progress)), np.float64) * num_tokens + 1e-4).astype(int)
-    left, found = num_tokens, []
-    for i, number in enumerate(numbers):
-        left = max(min(int(number), left - 1), num_steps - 1 - i)
-        found.append(left)
-    return np.array(found)
-
-
-def _drawn_mask(mask_keys: Key[Array, " n"], number: Float[Array, " n"], num_tokens: int) -> Bool[Array, "n t"]:
-    """Masks of `number` tokens each, all such masks as likely."""
-    return _ranks(_uniform(mask_keys, num_tokens)) < number[:, None]
-
-
-def _uniform(own_keys: Key[Array, " n"], number: int) -> Float[Array, "n t"]:
-    return jax.vmap(lambda key: jax.random.uniform(key, (number,)))(own_keys)
-
-
-def _ranks(x: Float[Array, "n t"]) -> Int[Array, "n t"]:
-    return jnp.argsort(jnp.argsort(x, axis=-1), axis=-1)
-
-
 def _of_tokens(log_probs: Float[Array, "n t v"], tokens: Int[Array, "n t"]) -> Float[Array, "n t"]:
     return jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
-
-
-def _mean_over(mask: Bool[Array, "n t"], values: Array) -> Float[Array, " n"]:
-    return jnp.sum(jnp.where(mask, values, 0.0), axis=-1) / jnp.sum(mask, axis=-1)

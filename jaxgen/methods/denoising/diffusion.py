@@ -33,6 +33,7 @@ from jaxgen.diffusion.likelihood import ode as probability_flow
 from jaxgen.diffusion.likelihood import variational
 from jaxgen.diffusion.process import algebra, levels
 from jaxgen.diffusion.process.noise_process import NoiseProcess, make_process
+from jaxgen.diffusion.process.prediction import Prediction, read_output
 from jaxgen.diffusion.sampling import denoisers, inversion
 from jaxgen.diffusion.sampling.sampler import (
     Sampler,
@@ -44,7 +45,7 @@ from jaxgen.diffusion.sampling.sampler import (
 )
 from jaxgen.diffusion.sampling.sampler import needs as sampler_needs
 from jaxgen.diffusion.sampling.samplers.ancestral_learned import VarianceDenoiser
-from jaxgen.diffusion.training import importance, noising
+from jaxgen.diffusion.training import importance, noising, terms
 from jaxgen.diffusion.training.augment_recipes import Recipe
 from jaxgen.diffusion.training.augmentation import make_recipe
 from jaxgen.nn.networks import make_network
@@ -110,20 +111,6 @@ _SHARES, _COUNTS = ("label_dropout", "augment_probability"), ("importance_bucket
 _BOUNDS = dict.fromkeys(_SHARES, (0, 1)) | dict.fromkeys(_COUNTS, (0, math.inf)) | {"likelihood_steps": (1, math.inf)}
 
 
-class Prediction(NamedTuple):
-    """The output of the network for noisy images.
-
-    Attributes:
-      target: F, of the parameterization.
-      clean: the estimate of the clean images that follows.
-      interpolation: of the reverse step's log-variance, from the small (0) to the large one (1); None if not learned.
-    """
-
-    target: Float[Array, "n h w c"]
-    clean: Float[Array, "n h w c"]
-    interpolation: Float[Array, "n h w c"] | None
-
-
 class Diffusion(NamedTuple):
     """The pieces of a model, all of them static."""
 
@@ -156,11 +143,7 @@ class Diffusion(NamedTuple):
         def apply(seen: Array) -> Prediction:
             told = (self.process.label(sigma), cond.get("label"))
             out = self.network.apply({"params": params["network"]}, seen, *told, train=train, **inputs)
-            target, interpolation = out, None
-            if self.settings.learned_variance:
-                target, v = jnp.split(out, 2, axis=-1)
-                interpolation = 0.5 * (v + 1.0)  # Nichol & Dhariwal 2021, eq. 15, from [-1, 1] as in their code
-            return Prediction(target, algebra.clean(mixture, x_t, target), interpolation)
+            return read_output(mixture, x_t, out, learned_variance=self.settings.learned_variance)
 
         if not self.settings.self_conditioning:
             return apply(x_t)
@@ -298,13 +281,13 @@ def _objective(diffusion: Diffusion, batch_size: int, axis_name: str | None) -> 
             vector=noised.vector,
             dropout_keys=keys.fold_each(example_keys, "dropout"),
         )
-        terms = _losses(diffusion, params, noised, prediction)
-        losses = jnp.sum(jnp.stack([*terms.values()]), axis=0)
+        by_name = _losses(diffusion, params, noised, prediction)
+        losses = jnp.sum(jnp.stack([*by_name.values()]), axis=0)
         if settings.importance_buckets:
             seen = jax.lax.stop_gradient(losses)
             moments = importance.update(model_state["loss_moments"], noised.quantile, seen, axis_name=axis_name)
             model_state = {**model_state, "loss_moments": moments}
-        metrics = {f"loss/{name}": jnp.mean(noised.importance * term) for name, term in terms.items()}
+        metrics = {f"loss/{name}": jnp.mean(noised.importance * term) for name, term in by_name.items()}
         return jnp.mean(noised.importance * losses), (model_state, metrics if len(metrics) > 1 else {})
 
     return objective
@@ -312,19 +295,12 @@ def _objective(diffusion: Diffusion, batch_size: int, axis_name: str | None) -> 
 
 def _losses(diffusion: Diffusion, params: PyTree, noised: noising.Noised, prediction: Prediction) -> dict[str, Array]:
     """The terms of the loss by name, one number an example."""
-    settings, process, sigma = diffusion.settings, diffusion.process, noised.sigma
-    target = algebra.target(process.mixture(sigma), noised.clean, noised.eps)
-    errors = jnp.mean(jnp.square(prediction.target - target), axis=(1, 2, 3))
-    terms = {"error": process.weight(sigma) * errors}
-    if settings.uncertainty_channels:
-        logvar = diffusion.uncertainty.apply({"params": params["uncertainty"]}, process.label(sigma))
-        terms = {"error": terms["error"] * jnp.exp(-logvar), "uncertainty": logvar}
-    if prediction.interpolation is not None:
-        table = process.schedule.timesteps(by="The learned variance")
-        timestep = jnp.rint(process.schedule.time(sigma) * (len(table) - 1)).astype(jnp.int32)
-        images = (noised.x, noised.clean, prediction.clean, prediction.interpolation)
-        terms["bound"] = variational.hybrid_term(table, timestep, *images, levels=diffusion.spec.levels)
-    return terms
+    process = diffusion.process
+    found = terms.loss_terms(process, noised, prediction, levels=diffusion.spec.levels)
+    if diffusion.settings.uncertainty_channels:
+        logvar = diffusion.uncertainty.apply({"params": params["uncertainty"]}, process.label(noised.sigma))
+        found |= {"error": found["error"] * jnp.exp(-logvar), "uncertainty": logvar}
+    return found
 
 
 def _with_variance(

@@ -19,6 +19,7 @@ def ancestral_learned(
     x: Images,
     sigmas: Sigmas,
     *,
+    temperature: float = 1.0,
     callback: Callback | None = None,
     trajectory: bool = False,
 ) -> Result:
@@ -29,15 +30,21 @@ def ancestral_learned(
       denoise: the denoiser, which also predicts the variance.
       x: the images at noise level `sigmas[0]`.
       sigmas: noise levels, descending; the last is 0, and the step there adds no noise.
+      temperature: factor on the noise of the steps, at least 0; not on the initial x (Li et al. 2024, section 3.2).
       callback: called after every step, with the x to go on from as its result.
       trajectory: whether to return the states at all levels beside the images.
+
+    Raises:
+      ValueError: if the temperature is negative.
     """
+    if temperature < 0.0:
+        raise ValueError(f"The sampler's temperature must be at least 0, not {temperature}.")
 
     def step(state: tuple[Images], k: Int[Array, ""], t: Scalar, s: Scalar) -> tuple[tuple[Images], Images]:
         (x,) = state
         x0, interpolation = denoise(x, jnp.full(len(x), t))
         log_large, log_small = jnp.log(posterior.large_variance(t, s)), jnp.log(posterior.small_variance(t, s))
         std = jnp.exp(0.5 * (interpolation * log_large + (1.0 - interpolation) * log_small))
-        return (posterior.mean(x, x0, s / t) + jnp.where(s > 0.0, std, 0.0) * noise(keys, k, x),), x0
+        return (posterior.mean(x, x0, s / t) + jnp.where(s > 0.0, temperature * std, 0.0) * noise(keys, k, x),), x0
 
     return over_levels(step, (x,), sigmas, keys=keys, callback=callback, trajectory=trajectory)

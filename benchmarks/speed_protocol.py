@@ -1,0 +1,63 @@
+"""The protocol between `benchmarks/speed.py` and the processes that it times: lines of JSON.
+
+A process first writes its facts. Then, for each line `{"run": NAME, "count": N}`, it runs what has that name N times,
+and writes the seconds and CPU seconds of one. It ends with its input.
+"""
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def serve(runs: Mapping[str, Callable[[], Any]], facts: Mapping[str, Any]) -> None:
+    """Writes the facts of this process, and runs what is asked for, until there is no more input."""
+    print(json.dumps(facts), flush=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        begin, cpu = time.perf_counter(), time.process_time()
+        for _ in range(asked["count"]):
+            runs[asked["run"]]()
+        spent = {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - cpu}
+        print(json.dumps({name: value / asked["count"] for name, value in spent.items()}), flush=True)
+
+
+class Process:
+    """A process that serves.
+
+    Attributes:
+      facts: what it has written of itself.
+    """
+
+    def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, env=dict(environment), stdin=pipe, stdout=pipe, text=True)
+        self.facts = self._read()
+
+    def run(self, name: str, count: int = 1) -> dict[str, float]:
+        """Has it run something; returns the seconds and CPU seconds of one run.
+
+        Raises:
+          EOFError: if it has ended.
+        """
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"run": name, "count": count}) + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._process.__exit__(None, None, None)  # closes the pipes, and waits
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise EOFError(f"The process ended with status {self._process.wait()}: {self._process.args}")
+        return json.loads(line)

@@ -1,0 +1,1 @@
+"""Pieces of energy-based models: Langevin dynamics and persistent Markov chains."""
