@@ -2,6 +2,7 @@
 
 import resource
 import statistics
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -15,6 +16,11 @@ def write_section(title: str, text: str) -> None:
     known = {section.partition("\n")[0]: section.partition("\n")[2] for section in sections}
     known[title] = f"\n{text.strip()}\n"
     PAGE.write_text(head.rstrip() + "\n" + "".join(f"\n## {name}\n{known[name]}" for name in known))
+
+
+def wrapped(text: str) -> str:
+    """Returns a paragraph as the page has it, in lines of at most 120 characters."""
+    return textwrap.fill(" ".join(text.split()), 120, break_on_hyphens=False, break_long_words=False)
 
 
 def cpu_seconds() -> float:

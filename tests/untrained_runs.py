@@ -11,10 +11,10 @@ from jaxgen.runs.config_files import read_only
 from jaxgen.runs.settings import parse
 
 
-def make(directory: Path, config: str, **settings) -> Path:
-    """Makes the work directory of a run at step 0, of images of 8x8 pixels with three classes."""
+def make(directory: Path, config: str, *, classes: int = 3, **settings) -> Path:
+    """Makes the work directory of a run at step 0, of images of 8x8 pixels with some classes."""
     made = read_only(jaxgen.config(config, **{"parallel.num_devices": 1} | settings))
-    spec = data_spec((8, 8, 1), 3)
+    spec = data_spec((8, 8, 1), classes)
     experiment = experiments.build(parse(made), spec)
     state = experiment.runner.to_contract(experiment.runner.init(experiments.example(experiment)))
     directory.mkdir(parents=True)

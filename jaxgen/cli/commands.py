@@ -184,6 +184,19 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
             },
             "mix",
         ),
+        "traverse": Command(
+            "Draws a held-out image with one dimension of its latent moved at a time, the most informative ones first.",
+            "--workdir=runs/vae --num_dimensions=10 --steps=9",
+            {
+                "workdir": _RUN,
+                "num_dimensions": _whole("How many dimensions, by divergence from the prior; by default all."),
+                "steps": _whole("Images in a row, at quantiles of N(0, 1).", default=9, low=2),
+                "example": _whole("The number of the held-out image.", default=0, low=0),
+                "output": _STEM,
+                "step": _STEP,
+            },
+            "traverse",
+        ),
         "directions": Command(
             "Finds the directions of the latent space that change images most, and draws images along them.",
             "--workdir=runs/stylegan2 --num_directions=5 --by=ganspace",
@@ -236,7 +249,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
             "encode",
         ),
         "compress": Command(
-            "Compresses images without loss, by an autoregressive model and a range coder.",
+            "Compresses images without loss, by an autoregressive model or, with bits back, a VAE.",
             "--workdir=runs/pixelcnn --output=held-out.jxg",
             {
                 "workdir": _RUN,

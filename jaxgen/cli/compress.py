@@ -1,4 +1,4 @@
-"""`launch.py compress`: compress images without loss, by a model that predicts one pixel after the other."""
+"""`launch.py compress`: compress images without loss, by a model with likelihoods and an entropy coder."""
 
 import math
 from pathlib import Path
@@ -11,6 +11,7 @@ from jaxgen.cli.main import refusals
 from jaxgen.core.config import Section
 from jaxgen.data import read_arrays
 from jaxgen.runs import compressing, sample_files
+from jaxgen.runs.compressing import Compressed
 from jaxgen.runs.opened import Run
 
 
@@ -30,14 +31,25 @@ def main(config: Section, flags: Any, *, started: float) -> int:
                 run, images, labels=labels, on_progress=lambda done, total: report("compressing", done, total)
             )
         compressing.write(output, compressed)
-    bits, dimensions = 8 * compressed.num_bytes, images.size
-    likelihood = -float(np.mean(run.log_prob(images, labels=labels))) * len(images) / math.log(2)
-    classes = f", {32 * len(compressed.labels) / dimensions:.4f} of them for the classes" if labels is not None else ""
-    print(
-        f"{output} holds {len(images):,} images in {compressed.num_bytes:,} bytes: {bits / dimensions:.4f} bits per "
-        f"dimension{classes}; the model's log-likelihood is {likelihood / dimensions:.4f}."
-    )
+    log_prob = run.log_prob(images, labels=labels)
+    print(_sentence(output, compressed, images.size, labels is not None, -float(np.sum(log_prob)) / math.log(2)))
     return 0
+
+
+def _sentence(output: Path, compressed: Compressed, dimensions: int, labeled: bool, log_loss: float) -> str:
+    """Returns what is said of a file, in bits per dimension of the images."""
+    assert compressed.bits is not None
+    assert compressed.initial_bits is not None
+    parts = [f"{8 * compressed.num_bytes / dimensions:.4f} bits per dimension"]
+    if labeled:
+        parts.append(f"{32 * len(compressed.labels) / dimensions:.4f} of them for the classes")
+    if compressed.initial_bits:
+        parts.append(f"{compressed.initial_bits / dimensions:.4f} of them to draw the first latents by")
+    return (
+        f"{output} holds {compressed.num_images:,} images in {compressed.num_bytes:,} bytes: {', '.join(parts)}; their "
+        f"information is {compressed.bits / dimensions:.4f} as they were coded, and the model's log-likelihood "
+        f"{log_loss / dimensions:.4f}."
+    )
 
 
 def _held_out(run: Run) -> tuple[np.ndarray, np.ndarray | None]:

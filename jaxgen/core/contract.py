@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
 from jaxgen.core import conditioning as conditions
 from jaxgen.core.conditioning import Conditions
+from jaxgen.core.latent_coding import LatentCoding
 
 Batch = Mapping[str, Array]
 """A training batch. Every array has the leading axes [K, B] (microbatches, examples):
@@ -329,6 +330,7 @@ class GenerativeModel(NamedTuple):
     Attributes:
       styles, synthesize: the two halves of `decode`, of generators of styles; its images are `synthesize` of `styles`.
       level_log_probs: the distribution of each channel of each pixel, given those before it in raster order.
+      latent_coding: the distributions of latents and of levels given latents, for entropy coders.
       phase: maps a step (a Python int) to the static argument of `update`.
       frozen: the roles in `Env.frozen` that the model makes use of.
       objective: what `update` descends on, of models with one player that others may build on; None of others.
@@ -350,6 +352,7 @@ class GenerativeModel(NamedTuple):
     styles: Styles | None = None
     synthesize: Synthesize | None = None
     level_log_probs: LevelLogProbs | None = None
+    latent_coding: LatentCoding | None = None
     phase: Callable[[int], Phase] = constant_phase
     frozen: tuple[str, ...] = ()
     objective: Objective | None = None

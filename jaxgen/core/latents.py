@@ -91,7 +91,18 @@ def latent_spec(spec: ModelSpec, autoencoder: GenerativeModel) -> ModelSpec:
     return spec._replace(image_shape=(height, width, channels // 2 if kind == "moments" else channels), continuous=True)
 
 
-_ABSENT: dict[str, Any] = dict.fromkeys(("log_prob", "denoise", "posterior", "styles", "synthesize", "objective"))
+_ABSENT: dict[str, Any] = dict.fromkeys(
+    (
+        "log_prob",
+        "denoise",
+        "posterior",
+        "styles",
+        "synthesize",
+        "level_log_probs",
+        "latent_coding",
+        "objective",
+    )
+)
 """Capabilities that a model of latents lacks as a model of images."""
 
 

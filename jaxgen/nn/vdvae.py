@@ -255,6 +255,25 @@ class VeryDeepNetwork(nn.Module):
         features = self._decode(len(images), choose)
         return Inferred(self._outputs(features), features, tuple(posteriors), tuple(priors), tuple(latents))
 
+    def posteriors_of_noise(
+        self, images: Float[Array, "b h w c"], eps: Sequence[Float[Array, "b _ _ z"]]
+    ) -> tuple[Diagonal, ...]:
+        """Returns the posterior, given images, of the noise that `generate` takes; of each block given that before it.
+
+        The latent of a block is mean + sigma * eps of its prior, so that the noise is standard normal under the prior.
+        """
+        activations = self.encode(images)
+        posteriors = []
+
+        def choose(k: int, block: LatentBlock, prior: Diagonal, x: Array) -> Array:
+            q = block.posterior(x, activations[x.shape[1]])
+            mean = (q.mean - prior.mean) * jnp.exp(-prior.log_sigma)
+            posteriors.append(Diagonal(mean, q.log_sigma - prior.log_sigma))
+            return prior.at(eps[k])
+
+        self._decode(len(images), choose)
+        return tuple(posteriors)
+
     def encode(self, images: Float[Array, "b h w c"]) -> dict[int, Float[Array, "b _ _ c2"]]:
         """Returns the last feature map of each resolution."""
         x = self.in_conv(images.astype(self.dtype))

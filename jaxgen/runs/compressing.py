@@ -9,20 +9,25 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree, Shaped, UInt, UInt32
+from jaxtyping import Int, PyTree, Shaped, UInt, UInt32
 
 from jaxgen.applications import compression
 from jaxgen.core import images as image_tools
-from jaxgen.core.contract import require
+from jaxgen.runs.codecs import OnDone, codec_of
 from jaxgen.runs.opened import Labels, Run
 from jaxgen.runs.sample_files import check_free
 from jaxgen.training.durability.whole_files import whole_file
 
-_HEADER = struct.Struct("<4sIIIII")
-"""Of a file: its mark, the number of images, checksums of the model and of the images, words of the classes' code, and
-step of the checkpoint."""
+_HEADER = struct.Struct("<4sIIIIII")
+"""Of a file: its mark, the number of images, checksums of the model, of its predictions and of the images, words of the
+classes' code, and step of the checkpoint."""
 
-_MARK = b"jxg1"
+_MARK = b"jxg2"
+
+_DAMAGED = (
+    "The images do not come back as they were: the file is damaged, or other hardware or versions compressed them, "
+    "which round otherwise. Decompress with those."
+)
 
 
 class Compressed(NamedTuple):
@@ -32,17 +37,24 @@ class Compressed(NamedTuple):
       num_images: how many.
       step: of the checkpoint whose model they are compressed by.
       model: checksum of the variables.
+      predictions: checksum of some distributions that the model predicted, which other hardware rounds otherwise.
       images: checksum of the images.
       labels: code of the classes; empty if there are none.
       code: of the images.
+      bits: the information of the images under the model: -log2 p(x), or the negative evidence lower bound by the
+        latents that were drawn; None of a file that was read.
+      initial_bits: random bits in the code, which is longer by them; None of a file that was read.
     """
 
     num_images: int
     step: int
     model: int
+    predictions: int
     images: int
     labels: UInt32[np.ndarray, " k"]
     code: UInt32[np.ndarray, " n"]
+    bits: float | None = None
+    initial_bits: int | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -55,45 +67,54 @@ def compress(
     images: Shaped[np.ndarray, "..."],
     *,
     labels: Labels = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnDone = lambda done, total: None,
 ) -> Compressed:
-    """Returns images [n, h, w, c] in about `-log_prob / ln 2` bits.
+    """Returns images [n, h, w, c] in about `-log_prob / ln 2` bits, of models with latents by one latent an image.
 
     A conditional model is told their classes, which are stored too, in log2(classes) bits each.
 
     Args:
-      run: of a model with `level_log_probs`.
+      run: of a model with `level_log_probs` or `latent_coding`.
       images: of the type that `run.sample` draws, all pixels of which have one of the model's levels.
       labels: class of each image.
-      on_progress: called with the positions done, and of how many.
+      on_progress: called with the positions or images done, and of how many.
 
     Raises:
-      ValueError: if the model predicts no levels one after the other, or the images or classes are not such.
+      ValueError: if the model has no coder, or the images or classes are not such.
     """
-    require(run.model, "level_log_probs", by="Compression")
     given, label = run.checked(images, labels)
-    symbols = _symbols(given, run.spec.levels)
-    if not np.array_equal(_images(symbols, run), given):
+    codec = codec_of(run, label)
+    symbols = _symbols(given, codec.levels)
+    if not np.array_equal(_images(symbols, codec.levels).reshape(given.shape), given):
         raise ValueError(
-            f"The images have pixels between the model's {run.spec.levels} levels, which would not come back: round "
+            f"The images have pixels between the model's {codec.levels} levels, which would not come back: round "
             "them to these levels, as the model's data are."
         )
-    code = compression.encode(symbols, _predictor(run, label, on_progress))
+    coded = codec.encode(symbols, on_progress)
     num_classes = run.spec.num_classes
     empty = np.zeros(0, np.uint32)
     classes = empty if label is None else compression.encode_uniform(label, num_classes + 1)
-    return Compressed(len(given), run.step, _checksum(run.variables), zlib.crc32(given.tobytes()), classes, code)
+    return Compressed(
+        len(given),
+        run.step,
+        _checksum(run.variables),
+        codec.probe(len(given)),
+        zlib.crc32(given.tobytes()),
+        classes,
+        coded.words,
+        coded.bits,
+        coded.initial_bits,
+    )
 
 
 def decompress(
-    run: Run, compressed: Compressed, *, on_progress: Callable[[int, int], None] = lambda done, total: None
+    run: Run, compressed: Compressed, *, on_progress: OnDone = lambda done, total: None
 ) -> tuple[UInt[np.ndarray, "n h w c"], Int[np.ndarray, " n"] | None]:
     """Returns the images, and their classes; `num_classes` stands for an unknown one.
 
     Raises:
-      ValueError: if they were not compressed by this model, or do not come back as they were, as on other hardware.
+      ValueError: if they were not compressed by this model, or where it rounds otherwise, or the file is damaged.
     """
-    require(run.model, "level_log_probs", by="Compression")
     if compressed.model != _checksum(run.variables):
         raise ValueError(
             f"The images were compressed by another model than that of step {run.step} in {run.directory}: give the "
@@ -102,14 +123,17 @@ def decompress(
     count, num_classes = compressed.num_images, run.spec.num_classes
     label = None
     if num_classes:
-        label = compression.decode_uniform(compressed.labels, num_classes + 1, count=count)
-    predict, length = _predictor(run, label, on_progress), int(np.prod(run.spec.image_shape))
-    images = _images(compression.decode(compressed.code, predict, count=count, length=length), run)
-    if zlib.crc32(images.tobytes()) != compressed.images:
+        label = _decoded(lambda: compression.decode_uniform(compressed.labels, num_classes + 1, count=count))
+    codec = codec_of(run, label)
+    if compressed.predictions != codec.probe(count):
         raise ValueError(
-            "The images do not come back as they were: the file is damaged, or other hardware or versions compressed "
-            "them, which round otherwise. Decompress with those."
+            "The model does not predict here what it did where the images were compressed, because the hardware, the "
+            "version of JAX or sample.batch_size is another: decompress them with those."
         )
+    symbols = _decoded(lambda: codec.decode(compressed.code, count, on_progress))
+    images = _images(symbols, codec.levels).reshape(count, *run.spec.image_shape)
+    if zlib.crc32(images.tobytes()) != compressed.images:
+        raise ValueError(_DAMAGED)
     return images, label
 
 
@@ -120,7 +144,8 @@ def write(path: Path, compressed: Compressed) -> None:
       ValueError: if there is one of that name, or it cannot be written.
     """
     check_free(path)
-    marks = (_MARK, compressed.num_images, compressed.model, compressed.images, len(compressed.labels), compressed.step)
+    sums = compressed.model, compressed.predictions, compressed.images
+    marks = (_MARK, compressed.num_images, *sums, len(compressed.labels), compressed.step)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as temporary:
@@ -143,46 +168,26 @@ def read(path: Path) -> Compressed:
     words, rest = divmod(len(content) - _HEADER.size, 4)
     if not content.startswith(_MARK) or words < 0 or rest:
         raise ValueError(f"{path} is no whole file of compressed images: give one that compress has written.")
-    _, count, model, images, num_labels, step = _HEADER.unpack(content[: _HEADER.size])
+    _, count, model, predictions, images, num_labels, step = _HEADER.unpack(content[: _HEADER.size])
     code = np.frombuffer(content, "<u4", offset=_HEADER.size).astype(np.uint32)
-    return Compressed(count, step, model, images, code[:num_labels], code[num_labels:])
+    return Compressed(count, step, model, predictions, images, code[:num_labels], code[num_labels:])
 
 
-def _predictor(run: Run, label: np.ndarray | None, on_progress: Callable[[int, int], None]) -> compression.Predict:
-    """One program for all positions, of as many images as there are: the same for encoding and for decoding."""
-    levels, shape = run.spec.levels, run.spec.image_shape
-    level_log_probs = run.model.level_log_probs
-    assert level_log_probs is not None
-    total, size = int(np.prod(shape)), run.batch_size
-
-    @jax.jit
-    def log_probs(variables: PyTree, symbols: Array, position: Array, rows: PyTree) -> Array:
-        images = image_tools.from_indices(symbols, levels).reshape(-1, *shape)
-        return level_log_probs(variables, images, position, rows or None)
-
-    def predict(symbols: Int[np.ndarray, "n d"], position: int) -> Float[np.ndarray, "n levels"]:
-        parts = []
-        for start in range(0, len(symbols), size):
-            rows = slice(start, start + size)
-            some = symbols[rows]
-            missing = ((0, size - len(some)), (0, 0))
-            told = {} if label is None else {"label": jnp.asarray(np.pad(label[rows], missing[0]))}
-            found = log_probs(run.variables, jnp.asarray(np.pad(some, missing)), jnp.int32(position), told)
-            parts.append(np.asarray(found)[: len(some)])
-        on_progress(position + 1, total)
-        return np.concatenate(parts)
-
-    return predict
+def _decoded(decode: Callable[[], np.ndarray]) -> np.ndarray:
+    """Returns what a coder decodes, which has its own errors for words that are no code of the model's."""
+    try:
+        return decode()
+    except (AssertionError, KeyError, ValueError) as error:
+        raise ValueError(_DAMAGED) from error
 
 
-def _symbols(images: UInt[np.ndarray, "n h w c"], levels: int) -> Int[np.ndarray, "n d"]:
+def _symbols(images: UInt[np.ndarray, "n h w c"], levels: int) -> Int[np.ndarray, "n pixels c"]:
     values = image_tools.to_float(jnp.asarray(images))
-    return np.asarray(image_tools.indices(values, levels)).reshape(len(images), -1)
+    return np.asarray(image_tools.indices(values, levels)).reshape(len(images), -1, images.shape[-1])
 
 
-def _images(symbols: Int[np.ndarray, "n d"], run: Run) -> UInt[np.ndarray, "n h w c"]:
-    values = np.asarray(image_tools.from_indices(jnp.asarray(symbols), run.spec.levels))
-    return image_tools.to_levels(values, run.spec.levels).reshape(-1, *run.spec.image_shape)
+def _images(symbols: Int[np.ndarray, "n pixels c"], levels: int) -> UInt[np.ndarray, "n pixels c"]:
+    return image_tools.to_levels(np.asarray(image_tools.from_indices(jnp.asarray(symbols), levels)), levels)
 
 
 def _checksum(variables: PyTree) -> int:

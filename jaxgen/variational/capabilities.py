@@ -16,6 +16,7 @@ from jaxgen.core.contract import (
     Posterior,
     Sample,
 )
+from jaxgen.core.latent_coding import LatentCoding
 from jaxgen.variational import inference as inferences
 from jaxgen.variational.autoencoder import Autoencoder
 
@@ -28,6 +29,7 @@ class Capabilities(NamedTuple):
     decode: Decode
     posterior: Posterior
     log_prob: LogProb | None
+    latent_coding: LatentCoding | None
 
 
 def capabilities(autoencoder: Autoencoder) -> Capabilities:
@@ -38,6 +40,7 @@ def capabilities(autoencoder: Autoencoder) -> Capabilities:
     - `encode` returns the mean of q(z | x), and makes no use of its keys.
     - `log_prob` is the evidence lower bound by one latent an image, or the importance-weighted one by
       `evaluation_samples`, on the probability of the image's levels; None if the likelihood has no such.
+    - `latent_coding` is q(z | x) and p(x | z); None if the likelihood has no levels, or the prior is not N(0, I).
     """
     conditions, channels = autoencoder.spec.conditioning, autoencoder.spec.image_shape[-1]
 
@@ -63,7 +66,8 @@ def capabilities(autoencoder: Autoencoder) -> Capabilities:
         latents = autoencoder.prior.sample(params, encoder, sample_keys, autoencoder.settings.latent_dim)
         return decode(variables, latents, cond)
 
-    return Capabilities(sample, encode, decode, posterior, _log_prob(autoencoder))
+    log_prob, latent_coding = _log_prob(autoencoder), _latent_coding(autoencoder, posterior)
+    return Capabilities(sample, encode, decode, posterior, log_prob, latent_coding)
 
 
 def _log_prob(autoencoder: Autoencoder) -> LogProb | None:
@@ -83,3 +87,30 @@ def _log_prob(autoencoder: Autoencoder) -> LogProb | None:
         return log_likelihood - inferences.divergence(autoencoder, variables, inference)
 
     return log_prob
+
+
+def _latent_coding(autoencoder: Autoencoder, posterior: Posterior) -> LatentCoding | None:
+    table, settings, spec = autoencoder.likelihood.level_log_probs, autoencoder.settings, autoencoder.spec
+    if table is None or not autoencoder.prior.standard_normal:
+        return None
+    levels = settings.levels or spec.levels
+
+    def coding_posterior(
+        variables: PyTree, images: Float[Array, "n h w c"], latents: Float[Array, "n d"], cond: Conditioning = None
+    ) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
+        del latents
+        return posterior(variables, images, cond)
+
+    def level_log_probs(
+        variables: PyTree,
+        latents: Float[Array, "n d"],
+        images: Float[Array, "n h w c"],
+        cond: Conditioning = None,
+        *,
+        channel: int,
+    ) -> Float[Array, "n h w levels"]:
+        label = conditioning.complete(spec.conditioning, cond, len(images)).get("label")
+        outputs = autoencoder.outputs(variables, latents, label)
+        return table(images, outputs, autoencoder.log_sigma(variables), channel=channel, levels=levels)
+
+    return LatentCoding((settings.latent_dim,), levels, coding_posterior, level_log_probs)

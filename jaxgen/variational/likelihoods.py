@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxgen.core.gaussians import discretized_gaussian_log_likelihood, gaussian_log_likelihood
+from jaxgen.core.images import from_indices
 from jaxgen.losses import logistic_mixture
 from jaxgen.losses.reconstruction import bernoulli_log_likelihood
 
@@ -28,6 +29,23 @@ class LogLikelihood(Protocol):
         ...
 
 
+@runtime_checkable
+class LevelTable(Protocol):
+    """Predicts one channel of images by the outputs of a decoder."""
+
+    def __call__(
+        self,
+        images: Float[Array, "b h w c"],
+        outputs: Float[Array, "b h w o"],
+        log_sigma: Float[Array, ""],
+        *,
+        channel: int,
+        levels: int,
+    ) -> Float[Array, "b h w levels"]:
+        """Returns the log-probabilities of all levels of a channel given those before it, in nats."""
+        ...
+
+
 class PixelLikelihood(NamedTuple):
     """A distribution of images given a decoder's outputs.
 
@@ -35,6 +53,7 @@ class PixelLikelihood(NamedTuple):
       outputs: number of outputs for a pixel of c channels.
       training: what training maximizes: of Gaussians, the density, whose gradient is that of squared error.
       of_levels: log-probability of the images' levels; None where there is none.
+      level_log_probs: the distribution of each channel of each pixel, whose sum `of_levels` is; None likewise.
       mean: image without noise, in [-1, 1], from outputs and the number of channels.
       gaussian: whether it has the standard deviation `sigma`.
       optimal: whether that is the root mean squared error of the batch.
@@ -43,6 +62,7 @@ class PixelLikelihood(NamedTuple):
     outputs: Callable[[int], int]
     training: LogLikelihood
     of_levels: LogLikelihood | None
+    level_log_probs: LevelTable | None
     mean: Callable[[Float[Array, "b h w o"], int], Float[Array, "b h w c"]]
     gaussian: bool = False
     optimal: bool = False
@@ -60,6 +80,23 @@ def _clipped(outputs: Float[Array, "b h w o"], channels: int) -> Float[Array, "b
     return jnp.clip(outputs[..., :channels], -1.0, 1.0)
 
 
+def _of_independent(of_levels: LogLikelihood, pick: Callable[[Array, int], Array]) -> LevelTable:
+    """Returns the table of a likelihood of independent channels, each of which has the outputs that `pick` returns."""
+
+    def level_log_probs(
+        images: Array, outputs: Array, log_sigma: Array, *, channel: int, levels: int
+    ) -> Float[Array, "b h w levels"]:
+        shape, picked = images.shape[:-1], pick(outputs, channel)
+        one_each = picked.reshape(-1, 1, 1, picked.shape[-1])  # an image of one pixel for each
+
+        def at(level: Array) -> Array:
+            return of_levels(jnp.full((len(one_each), 1, 1, 1), level), one_each, log_sigma, levels=levels)
+
+        return jax.vmap(at, out_axes=-1)(from_indices(jnp.arange(levels), levels)).reshape(*shape, levels)
+
+    return level_log_probs
+
+
 def _gaussian(*, optimal: bool) -> PixelLikelihood:
     def training(images: Array, outputs: Array, log_sigma: Array, *, levels: int) -> Float[Array, " b"]:
         del levels
@@ -72,6 +109,7 @@ def _gaussian(*, optimal: bool) -> PixelLikelihood:
         outputs=lambda channels: channels,
         training=training,
         of_levels=of_levels,
+        level_log_probs=_of_independent(of_levels, lambda outputs, channel: outputs[..., channel, None]),
         mean=_clipped,
         gaussian=True,
         optimal=optimal,
@@ -87,6 +125,7 @@ def _bernoulli() -> PixelLikelihood:
         outputs=lambda channels: channels,
         training=training,
         of_levels=None,  # probabilities are those of binary images only
+        level_log_probs=None,
         mean=lambda outputs, channels: 2.0 * jax.nn.sigmoid(outputs) - 1.0,
     )
 
@@ -98,7 +137,11 @@ def _logistic() -> PixelLikelihood:
         log_scale = jnp.maximum(log_scale, logistic_mixture.MIN_LOG_SCALE)
         return logistic_mixture.discretized_logistic_log_likelihood(images, mean, log_scale, levels=levels)
 
-    return PixelLikelihood(lambda channels: 2 * channels, of_levels, of_levels, _clipped)
+    def pick(outputs: Array, channel: int) -> Float[Array, "b h w 2"]:
+        return outputs[..., channel :: outputs.shape[-1] // 2]
+
+    table = _of_independent(of_levels, pick)
+    return PixelLikelihood(lambda channels: 2 * channels, of_levels, of_levels, table, _clipped)
 
 
 def _logistic_mixture(mixtures: int) -> PixelLikelihood:
@@ -106,10 +149,18 @@ def _logistic_mixture(mixtures: int) -> PixelLikelihood:
         del log_sigma
         return logistic_mixture.log_prob(images, outputs, levels=levels)
 
+    def level_log_probs(
+        images: Array, outputs: Array, log_sigma: Array, *, channel: int, levels: int
+    ) -> Float[Array, "b h w levels"]:
+        del log_sigma
+        previous, channels = images[..., :channel], images.shape[-1]
+        return logistic_mixture.level_log_probs(previous, outputs, channels=channels, levels=levels)
+
     return PixelLikelihood(
         outputs=lambda channels: logistic_mixture.number_of_parameters(mixtures, channels),
         training=of_levels,
         of_levels=of_levels,
+        level_log_probs=level_log_probs,
         mean=lambda outputs, channels: logistic_mixture.mean(outputs, channels=channels),
     )
 

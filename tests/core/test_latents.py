@@ -8,6 +8,7 @@ from specs import data_spec
 
 from jaxgen.core import keys
 from jaxgen.core.contract import CONSTANT, GenerativeModel, ModelSpec, Phase, TrainState
+from jaxgen.core.latent_coding import LatentCoding
 from jaxgen.core.latents import checked_latents, latent_kind, latent_spec, with_latents
 
 KEY, PHASE = keys.root_key(0), Phase(resolution=5)
@@ -44,6 +45,8 @@ INNER = GenerativeModel(
     styles=lambda variables, latents, cond=None: pytest.fail("its latents are none of images"),
     synthesize=lambda variables, styles: pytest.fail("it synthesizes latents, not images"),
     denoise=lambda variables, x, sigma, cond=None: pytest.fail("noise levels of latents are none of images"),
+    level_log_probs=lambda variables, images, position, cond=None: pytest.fail("its levels are codes"),
+    latent_coding=LatentCoding((1,), 2, *[lambda *args: pytest.fail("its levels are codes")] * 2),
     frozen=("guide",),
 )
 MODEL = with_latents(INNER, PIXELS)

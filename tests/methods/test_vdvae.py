@@ -73,11 +73,33 @@ def ours():
             "encode": latents,
             "decode": model.decode(state.params, latents),
             "sample": model.sample(sample_keys, state.params),
+            **coding_of(model, state.params, images, jax.tree.map(lambda x: x[:3], inferred)),
             "drawn": bare.apply(variables, [TEMPERATURE * e for e in scored], method="generate")[0],
             "pixel_keys": jax.random.key_data(keys.fold_each(sample_keys, "pixels")),
         }
 
     return outputs(KEY)
+
+
+def noise_of(inferred):
+    """The noise that the priors draw the latents by."""
+    drawn = zip(inferred.latents, inferred.priors, strict=True)
+    return joined([(z - p.mean) / jnp.exp(p.log_sigma) for z, p in drawn])
+
+
+def joined(maps):
+    return jnp.concatenate([x.reshape(len(x), -1) for x in maps], axis=1)
+
+
+def coding_of(model, params, images, inferred):
+    """What an entropy coder asks for, at the noise of a pass, and at one whose second block's has changed."""
+    coding, noise = model.latent_coding, noise_of(inferred)
+    changed = noise + jnp.where(jnp.arange(noise.shape[1]) < coding.groups[0], 0.0, 1.0)[None]
+    return {
+        "coding_posterior": coding.posterior(params, images, noise),
+        "changed_posterior": coding.posterior(params, images, changed),
+        "level_log_probs": coding.level_log_probs(params, noise, jnp.zeros_like(images), channel=0),
+    }
 
 
 def bound_of(inferred):
@@ -117,6 +139,21 @@ def test_samples_are_levels_drawn_from_cooled_priors(ours):
     expected = logistic_mixture.sample(pixel_keys, ours["drawn"], channels=1, levels=USED)
     np.testing.assert_allclose(ours["sample"], expected, atol=1e-5)
     np.testing.assert_array_equal(ours["sample"] * 2, np.round(ours["sample"] * 2))
+
+
+def test_entropy_coders_get_the_posterior_of_the_noise_and_the_levels(ours):
+    inferred = ours["training"]
+    pairs = list(zip(inferred.posteriors, inferred.priors, strict=True))
+    means = joined([(q.mean - p.mean) / jnp.exp(p.log_sigma) for q, p in pairs])
+    deviations = joined([jnp.exp(q.log_sigma - p.log_sigma) for q, p in pairs])
+    assert build().latent_coding.groups == (2, 128)
+    assert build().latent_coding.levels == USED
+    for found in (ours["coding_posterior"], ours["changed_posterior"]):
+        np.testing.assert_allclose(found[0], means, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found[1], deviations, rtol=1e-4)
+    levels = np.asarray(jnp.rint((ROUNDED + 1.0) * 2.0), int)
+    chosen = np.take_along_axis(np.asarray(ours["level_log_probs"]), levels, axis=-1)
+    np.testing.assert_allclose(chosen.sum(axis=(1, 2, 3)), bound_of(inferred)[0], rtol=1e-4)
 
 
 def test_initial_priors_are_standard_normal_and_last_kernels_are_small(ours):

@@ -10,15 +10,27 @@ from jaxgen.applications import compression
 from jaxgen.core import images as image_tools
 from jaxgen.runs import compressing
 
+MODELS = {
+    "pixel_transformer": {"autoregressive.class_conditional": True, "sample.batch_size": 8},
+    "vae": {
+        "vae.class_conditional": True,
+        "vae.likelihood": "logistic_mixture",
+        "vae.sigma": 0.2,
+        "vae.learn_sigma": True,
+    },
+}
+
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    directory = untrained_runs.make(
-        tmp_path_factory.mktemp("run") / "pixels",
-        "pixel_transformer:tiny",
-        **{"autoregressive.class_conditional": True, "sample.batch_size": 8},
-    )
-    return jaxgen.open(directory)
+def runs(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("runs")
+    made = {name: untrained_runs.make(directory / name, f"{name}:tiny", **own) for name, own in MODELS.items()}
+    return {name: jaxgen.open(path) for name, path in made.items()}
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def run(request, runs):
+    return runs[request.param]
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +55,15 @@ def test_images_and_classes_come_back_from_a_file(run, drawn, compressed, tmp_pa
     )
     np.testing.assert_array_equal(images, drawn[0])
     np.testing.assert_array_equal(labels, drawn[1])
-    assert reports == [(i, 64) for i in range(1, 65)]
+    total = {"autoregressive.autoregressive": 64, "vae.vae": 11}[run.config.method]
+    assert reports == [(i, total) for i in range(1, total + 1)]
 
 
 def test_the_code_is_as_long_as_the_likelihood_says(run, drawn, compressed):
-    bits = -run.log_prob(drawn[0], labels=drawn[1]).sum() / np.log(2)
-    assert bits <= 8 * compressed.code.nbytes <= 1.01 * bits + 64
+    bits = -run.log_prob(drawn[0], labels=drawn[1]).sum() / np.log(2)  # of a VAE, by other latents
+    assert 0.99 * bits <= 8 * compressed.code.nbytes - compressed.initial_bits <= 1.01 * bits + 64
+    np.testing.assert_allclose(compressed.bits, bits, rtol=0.01)
+    assert (compressed.initial_bits > 0) == (run.model.latent_coding is not None)
     assert 11 * np.log2(4) <= 8 * compressed.labels.nbytes <= 11 * np.log2(4) + 64
 
 
@@ -62,10 +77,12 @@ def test_symbols_of_any_predictions_come_back_in_their_information():
         weights = share + same
         return np.log(weights / weights.sum(1, keepdims=True))
 
-    code = compression.encode(symbols, predict)
+    code, bits, initial_bits = compression.encode(symbols, predict)
     np.testing.assert_array_equal(compression.decode(code, predict, count=400, length=6), symbols)
     nats = sum(predict(symbols, i)[np.arange(400), symbols[:, i]].sum() for i in range(6))
-    assert -nats / np.log(2) <= 32 * len(code) <= -1.002 * nats / np.log(2) + 64
+    np.testing.assert_allclose(bits, -nats / np.log(2), rtol=1e-6)
+    assert initial_bits == 0
+    assert bits <= 32 * len(code) <= 1.002 * bits + 64
 
 
 def test_what_cannot_come_back_is_refused(run, drawn, compressed, tmp_path):
@@ -76,8 +93,14 @@ def test_what_cannot_come_back_is_refused(run, drawn, compressed, tmp_path):
         compressing.compress(run, images)
     with pytest.raises(ValueError, match="compressed by another model"):
         compressing.decompress(run, compressed._replace(model=compressed.model ^ 1))
-    with pytest.raises(ValueError, match="do not come back as they were"):
-        compressing.decompress(run, compressed._replace(images=compressed.images ^ 1))
+    with pytest.raises(ValueError, match="does not predict here what it did"):
+        compressing.decompress(run, compressed._replace(predictions=compressed.predictions ^ 1))
+    broken = compressed.code[::-1] ^ np.uint32(0x0F0F0F0F)
+    flips = np.random.default_rng(6).integers(1, 1 << 32, (5, len(compressed.code)), np.uint32)
+    codes = [broken, compressed.code[:-3], *(compressed.code ^ flip for flip in flips)]
+    for damage in ({"images": compressed.images ^ 1}, *({"code": code} for code in codes)):
+        with pytest.raises(ValueError, match="do not come back as they were"):
+            compressing.decompress(run, compressed._replace(**damage))
     (tmp_path / "short.jxg").write_bytes(b"jxg1 and more")
     for name, words in (("short.jxg", "no whole file"), ("none.jxg", "cannot be read")):
         with pytest.raises(ValueError, match=words):
@@ -87,12 +110,16 @@ def test_what_cannot_come_back_is_refused(run, drawn, compressed, tmp_path):
         compressing.write(tmp_path / "file.jxg", compressed)
 
 
-def test_pixels_between_levels_are_refused(run, drawn, monkeypatch):
-    monkeypatch.setattr(type(run), "spec", run.spec._replace(levels=17))
-    with pytest.raises(ValueError, match="between the model's 17 levels"):
-        compressing.compress(run, drawn[0], labels=drawn[1])
+def test_pixels_between_levels_are_refused(drawn, tmp_path):
     few = image_tools.to_levels(np.float32(drawn[0] / 127.5 - 1), 17)
-    np.testing.assert_array_equal(compressing._images(compressing._symbols(few, 17), run), few)
+    run = jaxgen.open(
+        untrained_runs.make(tmp_path / "vae", "vae:tiny", **{"vae.levels": 17, "vae.class_conditional": False})
+    )
+    with pytest.raises(ValueError, match="between the model's 17 levels"):
+        compressing.compress(run, drawn[0])
+    images, labels = compressing.decompress(run, compressing.compress(run, few))
+    np.testing.assert_array_equal(images, few)
+    assert labels is None
 
 
 def test_the_commands_compress_and_bring_back(run, drawn, tmp_path):
@@ -100,7 +127,10 @@ def test_the_commands_compress_and_bring_back(run, drawn, tmp_path):
     file, output = tmp_path / "file.jxg", tmp_path / "out.npz"
     done = launch("compress", f"--workdir={run.directory}", f"--input={tmp_path / 'in.npz'}", f"--output={file}")
     assert done.code == 0, done.err
-    assert f"11 images in {file.stat().st_size} bytes" in done.out.replace(",", "")
+    assert f"11 images in {file.stat().st_size} bytes: {8 * file.stat().st_size / 704:.4f} bits" in done.out
+    bits = -run.log_prob(drawn[0], labels=drawn[1]).sum() / np.log(2) / 704
+    assert f"the model's log-likelihood {bits:.4f}." in done.out
+    assert ("to draw the first latents by" in done.out) == (run.model.latent_coding is not None)
     done = launch("decompress", f"--workdir={run.directory}", f"--input={file}", f"--output={output}")
     assert done.code == 0, done.err
     with np.load(output) as arrays:
@@ -111,8 +141,12 @@ def test_the_commands_compress_and_bring_back(run, drawn, tmp_path):
     assert "is there already" in again.err
 
 
-def test_a_model_without_predictions_is_refused(tmp_path):
-    directory = untrained_runs.make(tmp_path / "vae", "vae:tiny")
-    done = launch("compress", f"--workdir={directory}", f"--output={tmp_path / 'file.jxg'}")
-    assert done.code != 0
-    assert "Compression" in done.err
+def test_a_model_without_a_coder_is_refused(tmp_path):
+    for name, settings in {
+        "dcgan": {},
+        "vae": {"vae.class_conditional": False, "vae.prior": "vamp(components=2)"},
+    }.items():
+        directory = untrained_runs.make(tmp_path / name, f"{name}:tiny", **settings)
+        done = launch("compress", f"--workdir={directory}", f"--output={tmp_path / 'file.jxg'}")
+        assert done.code != 0
+        assert "Compression needs a model with level_log_probs" in done.err

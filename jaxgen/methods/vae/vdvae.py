@@ -23,8 +23,9 @@ from jaxgen.core.contract import (
 )
 from jaxgen.core.gaussians import kl_between_gaussians
 from jaxgen.core.images import nearest_level
+from jaxgen.core.latent_coding import LatentCoding
 from jaxgen.losses import logistic_mixture
-from jaxgen.nn.vdvae import Inferred, VeryDeepNetwork, check_blocks
+from jaxgen.nn.vdvae import Diagonal, Inferred, VeryDeepNetwork, check_blocks
 from jaxgen.optim.optimizers import make_optimizer
 
 
@@ -77,6 +78,13 @@ class VeryDeepVae(NamedTuple):
         standardized = (images - self.settings.mean) / self.settings.deviation
         return self.network.apply({"params": params["network"]}, standardized, eps)
 
+    def posteriors_of_noise(
+        self, params: PyTree, images: Float[Array, "b h w c"], eps: list[Array]
+    ) -> tuple[Diagonal, ...]:
+        """Returns the posterior of the noise that `generate` takes, of each block given that before it."""
+        standardized = (images - self.settings.mean) / self.settings.deviation
+        return self.network.apply({"params": params["network"]}, standardized, eps, method="posteriors_of_noise")
+
     def generate(self, params: PyTree, eps: list[Array], latents: list[Array], temperature: float) -> Array:
         """Returns the parameters of the images' distribution, for latents of the priors or given ones."""
         variables = {"params": params["network"]}
@@ -109,6 +117,7 @@ def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
     - Latents of all blocks are one vector, from the first block on. `encode` returns the mean of each one's posterior
       given the means before it, and makes no use of its keys.
     - `log_prob` is the evidence lower bound, by one draw of the latents.
+    - `latent_coding` has a group of latents for each block.
     """
     vae = _very_deep_vae(config, spec)
     spec = vae.spec
@@ -158,8 +167,35 @@ def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
         log_prob=log_prob,
         encode=encode,
         decode=decode,
+        latent_coding=_latent_coding(vae),
         microbatches=microbatches,
     )
+
+
+def _latent_coding(vae: VeryDeepVae) -> LatentCoding:
+    spec = vae.spec
+
+    def posterior(
+        variables: PyTree, images: Float[Array, "n h w c"], latents: Float[Array, "n d"], cond: Conditioning = None
+    ) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
+        conditioning.complete(spec.conditioning, cond, len(images))
+        found = vae.posteriors_of_noise(variables, images, _split(latents, vae.shapes))
+        return _joined(tuple(q.mean for q in found)), jnp.exp(_joined(tuple(q.log_sigma for q in found)))
+
+    def level_log_probs(
+        variables: PyTree,
+        latents: Float[Array, "n d"],
+        images: Float[Array, "n h w c"],
+        cond: Conditioning = None,
+        *,
+        channel: int,
+    ) -> Float[Array, "n h w levels"]:
+        conditioning.complete(spec.conditioning, cond, len(images))
+        outputs = vae.generate(variables, _split(latents, vae.shapes), [], 1.0)
+        channels = spec.image_shape[-1]
+        return logistic_mixture.level_log_probs(images[..., :channel], outputs, channels=channels, levels=vae.levels)
+
+    return LatentCoding(tuple(map(math.prod, vae.shapes)), vae.levels, posterior, level_log_probs)
 
 
 def _very_deep_vae(config: Section, spec: ModelSpec) -> VeryDeepVae:
