@@ -73,3 +73,16 @@ def ranks(x: Float[Array, "n t"]) -> Int[Array, "n t"]:
 def mean_over(mask: Bool[Array, "n t"], values: Float[Array, "n t"] | Bool[Array, "n t"]) -> Float[Array, " n"]:
     """Returns the mean over the masked tokens of each row."""
     return jnp.sum(jnp.where(mask, values, 0.0), axis=-1) / jnp.sum(mask, axis=-1)
+
+
+def check_guidance(guidance_scale: float, *, label_dropout: float) -> None:
+    """Refuses guidance of a model that has never seen the null condition.
+
+    Raises:
+      ValueError: names both settings.
+    """
+    if guidance_scale != 1.0 and not label_dropout:
+        raise ValueError(
+            f"sampler.guidance_scale is {guidance_scale}, but the model is not trained without classes, too: set "
+            "masked.label_dropout, or the scale to 1."
+        )

@@ -175,11 +175,7 @@ def _sampler_settings(config: Section, settings: Settings, model: MaskedModel) -
     check_bounds(sampler, {"num_steps": (1, model.num_tokens), "choice_temperature": (0, math.inf)}, where="sampler")
     if not sampler.temperature > 0.0:
         raise ValueError(f"sampler.temperature is {sampler.temperature}, but must be positive.")
-    if sampler.guidance_scale != 1.0 and not settings.label_dropout:
-        raise ValueError(
-            f"sampler.guidance_scale is {sampler.guidance_scale}, but the model is not trained without classes, too: "
-            "set masked.label_dropout, or the scale to 1."
-        )
+    masking.check_guidance(sampler.guidance_scale, label_dropout=settings.label_dropout)
     return sampler
 
 

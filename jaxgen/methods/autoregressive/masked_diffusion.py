@@ -241,11 +241,7 @@ def _check(settings: Settings, spec: ModelSpec) -> None:
 def _sampler_settings(config: Section, model: MaskedDiffusion) -> Sampler:
     sampler = call(Sampler, config.sampler, where="sampler", needs=SAMPLER_NEEDS)
     check_bounds(sampler, {"num_iterations": (1, model.num_tokens)}, where="sampler")
-    if sampler.guidance_scale != 1.0 and not model.settings.label_dropout:
-        raise ValueError(
-            f"sampler.guidance_scale is {sampler.guidance_scale}, but the model is not trained without classes, too: "
-            "set masked.label_dropout, or the scale to 1."
-        )
+    masking.check_guidance(sampler.guidance_scale, label_dropout=model.settings.label_dropout)
     return sampler
 
 
