@@ -78,7 +78,7 @@ def fashion() -> ConfigDict:
 def digits() -> ConfigDict:
     """Class-conditional on scikit-learn's 8x8 digits, by learned dequantization: minutes on two CPU cores."""
     config = common.flow_digits(cifar10())
-    config.model.scan_layers = False  # on CPUs, convolutions in loops are slow
+    config.model.scan_layers = False
     config.model.remat = False
     config.model.levels = 2
     config.model.steps = 8

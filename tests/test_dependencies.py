@@ -17,7 +17,7 @@ DISTRIBUTIONS = {"orbax": "orbax-checkpoint"}
 
 
 WORKAROUNDS = {
-    "jaxgen/parallel/jax_workarounds.py": "jax",
+    "jaxgen/core/jax_workarounds.py": "jax",
     "jaxgen/training/durability/orbax_workarounds.py": "orbax-checkpoint",
 }
 """The modules that may use private names of a distribution."""

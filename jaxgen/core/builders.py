@@ -27,7 +27,7 @@ from jaxgen.core.contract import (
     TrainState,
     Update,
 )
-from jaxgen.core.loops import loops_are_slow, scan
+from jaxgen.core.loops import scan
 
 InitVariables = Callable[[Context, Microbatch], tuple[PyTree, PyTree]]
 """`(context, examples) -> (params, model_state)`, at step 0. The examples are those of the first gradient, accumulated
@@ -144,7 +144,7 @@ def two_player(
         def critic(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
             return turn("discriminator", context, state, batch)
 
-        state, metrics = scan(critic, state, critic_batches, unroll=loops_are_slow())
+        state, metrics = scan(critic, state, critic_batches)
         state, generator_metrics = turn("generator", context, state, _microbatch(critic_batches, -1))
         return state._replace(step=state.step + 1), {**_mean(metrics), **generator_metrics}
 
@@ -204,7 +204,7 @@ def _gradient(
         return (jax.tree.map(jnp.add, total, grads), model_state), {"loss": loss, **metrics}
 
     zeros = jax.tree.map(jnp.zeros_like, params)
-    (total, model_state), metrics = scan(accumulate, (zeros, model_state), batch, unroll=loops_are_slow())
+    (total, model_state), metrics = scan(accumulate, (zeros, model_state), batch)
     grads = jax.tree.map(lambda g: g / jax.tree.leaves(batch)[0].shape[0], total)
     metrics = _mean(metrics)
     if axis_name is not None:

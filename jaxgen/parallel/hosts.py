@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeVar
 
 import jax
 
-from jaxgen.parallel import jax_workarounds
+from jaxgen.core import jax_workarounds
 from jaxgen.parallel.launchers import Place
 
 T = TypeVar("T")

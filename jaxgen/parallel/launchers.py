@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from jaxgen.parallel import jax_workarounds
+from jaxgen.core import jax_workarounds
 
 COORDINATOR = "JAX_COORDINATOR_ADDRESS"
 NUM_PROCESSES = "JAX_NUM_PROCESSES"

@@ -67,8 +67,8 @@ def make_runner(model: GenerativeModel, sharding: Sharding, key: Key[Array, ""],
 
 
 def cost(compiled: jax.stages.Compiled) -> tuple[float | None, int | None]:
-    """Returns FLOPs of one step, and bytes held, by one device; None where the backend does not know."""
-    flops = (compiled.cost_analysis() or {}).get("flops")  # of the loop over steps, the compiler counts one turn
+    """Returns FLOPs of one microbatch, and bytes held, by one device; None where the backend does not know."""
+    flops = (compiled.cost_analysis() or {}).get("flops")  # of loops over steps and microbatches, it counts one turn
     memory = compiled.memory_analysis()
     if memory is None:
         return flops, None

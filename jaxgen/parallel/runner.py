@@ -60,7 +60,8 @@ class Compiled(NamedTuple):
 
     Attributes:
       run: `(state, batches) -> (state, metrics)`, every metric [S]; the state passed in is donated.
-      flops: floating-point operations of one update on one device, or None where the compiler does not say.
+      flops: floating-point operations on one device of one update, or of one microbatch where there are several; None
+        where the compiler does not say.
       bytes: memory that one device holds while the program runs, or None.
       program: JAX's compiled program, where it is a single one.
     """

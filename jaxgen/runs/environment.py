@@ -59,7 +59,8 @@ def ready() -> None:
     """
     import jax
 
-    from jaxgen.parallel import backend, jax_workarounds
+    from jaxgen.core import jax_workarounds
+    from jaxgen.parallel import backend
 
     started = jax_workarounds.backends_are_initialized()
     if not started:

@@ -200,7 +200,8 @@ def _on_compiled(run: TrainingRun, waiting: DataWait) -> Callable[[loop.Dispatch
     def on_compiled(dispatch: loop.Dispatch, compiled: Compiled, seconds: float) -> None:
         facts = [f"Compiled in {seconds:.1f} s"]
         if compiled.flops:
-            facts.append(f"{compiled.flops / 1e9:.3g} GFLOP a step")
+            unit = "step" if run.model.microbatches == 1 else "microbatch"
+            facts.append(f"{compiled.flops / 1e9:.3g} GFLOP a {unit}")
         if compiled.bytes:
             facts.append(f"{compiled.bytes / 2**20:,.0f} MiB on a device")
         facts.append(f"{time.monotonic() - run.started:.1f} s since the start")

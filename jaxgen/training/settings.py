@@ -12,8 +12,7 @@ class TrainSettings(NamedTuple):
 
     Attributes:
       num_steps: updates in the whole run.
-      steps_per_dispatch: updates in one call of the device, by `lax.scan`; more hides the host's overhead. On a CPU,
-        leave it at 1 for networks with `nn.Conv` (the U-Net): XLA's gradients of convolutions are slow in a loop there.
+      steps_per_dispatch: updates in one call of the device, by `lax.scan`; more hides the host's overhead.
       microbatches: slices of a batch whose gradients are accumulated.
       compute_dtype: type of the networks' computation; parameters are float32 always.
       nonfinite: `stop` at a metric that is not finite, `skip` the update and count it, or `rollback` to the last

@@ -6,7 +6,7 @@ import sys
 import pytest
 from jax._src import clusters
 
-from jaxgen.parallel import jax_workarounds
+from jaxgen.core import jax_workarounds
 
 pytestmark = pytest.mark.short
 
@@ -44,7 +44,7 @@ def test_open_mpi_gives_the_address_with_the_port_that_was_asked_for(monkeypatch
 
 def test_devices_that_have_started_are_noticed():
     code = (
-        "from jaxgen.parallel import jax_workarounds as w; import jax; print(w.backends_are_initialized()); "
+        "from jaxgen.core import jax_workarounds as w; import jax; print(w.backends_are_initialized()); "
         "jax.devices(); print(w.backends_are_initialized())"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
