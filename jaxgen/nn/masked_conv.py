@@ -100,7 +100,7 @@ def causal_conv(
             _padded(x, geometry), kernel, (s, s), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
     window = x if cut else _cut(_remembered(module, x, geometry, sides, place), geometry, sides[1], place)
-    # XLA's CPU backend is slow at convolutions within loops, and fast at products of matrices.
+    # One output, or one row of them: a product of matrices.
     (kh, kw, c, f), columns = kernel.shape, (window.shape[2] - geometry.kernel_size[1]) // s + 1
     patches = jnp.stack([window[:, :, i : i + s * (columns - 1) + 1 : s] for i in range(kw)], axis=3)
     patches = jnp.moveaxis(patches, 1, 2).reshape(len(x), columns, kh * kw * c)
