@@ -22,8 +22,8 @@ LAUNCH = [sys.executable, "launch.py"]
 HEAD = """\
 Made by `python benchmarks/digits.py` (`make benchmark`) and evaluated by `benchmarks/evaluate_digits.py`, which
 uses none of this library: 1,000 samples each, against scikit-learn's 1,797 digits. Evaluations are of the network, for
-one image; of the energy's gradient for ebm, and of the transformer for mar, whose denoiser takes 100 steps after each. All
-rows but those two are from before samples were rounded to the 17 levels of the digits: theirs have 256.
+one image; of the energy's gradient for ebm, and of the transformer for mar, whose denoiser takes 100 steps after each.
+All rows but those two are from before samples were rounded to the 17 levels of the digits: theirs have 256.
 
 """
 
