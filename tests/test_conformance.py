@@ -128,6 +128,7 @@ SIMILAR = ("realnvp", "spline_flow", "jet", "tarflow", "pixelcnn", "pixelcnnpp",
 
 ALIKE_ON_A_MESH = (
     "adm",
+    "biggan",
     "consistency",
     "edm",
     "flow",
@@ -137,8 +138,8 @@ ALIKE_ON_A_MESH = (
     "sit",
     "stylegan3",
 )
-"""Configs whose layers others have that go through the mesh in every run, such as ddpm, edm2, dit and stylegan2. All of
-them go through it in `make soak`."""
+"""Configs whose layers others have that go through the mesh in every run, such as ddpm, edm2, dit, cgan_pd and
+stylegan2. All of them go through it in `make soak`."""
 
 
 def of_other_networks(one: Run) -> None:

@@ -63,7 +63,7 @@ def run_of(format_, weights, directory, settings, *options):
     return outcome.out, experiment.model, state
 
 
-SIMILAR = {"edm_ddpmpp": "edm_ncsnpp", "iddpm": "adm"}
+SIMILAR = {"edm_ncsnpp": "edm_ddpmpp", "iddpm": "adm"}
 """Networks that differ by settings from one that every test run imports; `tests/nn` has their golden files."""
 
 
