@@ -40,6 +40,7 @@ PEERS = {
 }
 
 COLUMNS = {
+    "hardware": ("hardware", "{}"),
     "parameters": ("parameters", "{:,}"),
     "images": ("images seen", "{:,}"),
     "cpu_minutes": ("training, CPU min", "{:.1f}"),
@@ -51,19 +52,20 @@ COLUMNS = {
     "class_accuracy": ("classes agree", "{:.1%}"),
 }
 
-LEGEND = """Made by `python benchmarks/fashion.py`: {hardware}, one seed each. The data are the 60,000 training images
-of Debian's package dataset-fashion-mnist; the peer of a model gets as much CPU time for its training as a run of ours
-took from its start to its end, compilation included. {count:,} samples of each, evaluated against the training images:
-Fréchet distance in the features of a classifier of the data and in pixels, precision and recall (k = 3) in those
-features, and agreement of the classifier with the class that was asked for. The row `held-out` says what as many
-held-out images score. The rows of dcgan are of the config before it was told the class and had R1.
+LEGEND = """Made by `python benchmarks/fashion.py`, one seed each. The data are the 60,000 training images of Debian's
+package dataset-fashion-mnist; the peer of a model gets as much CPU time for its training as a run of ours took from its
+start to its end, compilation included. {count:,} samples of each, evaluated against the training images: Fréchet
+distance in the features of a classifier of the data and in pixels, precision and recall (k = 3) in those features, and
+agreement of the classifier with the class that was asked for. The row `held-out` says what as many held-out images
+score. The rows of dcgan are of the config before it was told the class and had R1.
 """
 
 
 def main() -> None:
     """Trains every model and its peer, and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    help_of_models = "all, if not given; none: the table alone"
+    parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS), help=help_of_models)
     parser.add_argument("--diffusers_python", help="of an environment with diffusers and torch; none: no such row")
     parser.add_argument("--artifex_python", help="of an environment with avitai-artifex; none: no such rows")
     parser.add_argument("--peers_only", action="store_true", help="train the peers alone, beside the rows there are")
@@ -76,7 +78,7 @@ def main() -> None:
     rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}
     for model in arguments.models:
         if not arguments.peers_only:
-            rows[f"jaxgen {model}"] = train_ours(model, work)
+            rows[f"jaxgen {model}"] = train_ours(model, work) | {"hardware": arguments.hardware}
         ours = rows[f"jaxgen {model}"]
         library, program, name = PEERS.get(model, ("", "", ""))
         if not library:
@@ -85,9 +87,10 @@ def main() -> None:
             print(f"{library} has no row: give --{library}_python=PYTHON of an environment that has it.")
         else:
             command = [pythons[library], str(ROOT / "benchmarks" / "peers" / program), name, f"--data={data}"]
-            rows[f"{library} {model}"] = train_peer(f"{library}_{model}", command, ours["cpu_minutes"], work)
-        RESULTS.write_text(json.dumps({"hardware": arguments.hardware, "rows": rows}, indent=2) + "\n")
-    text = table(rows, arguments.hardware)
+            row = train_peer(f"{library}_{model}", command, ours["cpu_minutes"], work)
+            rows[f"{library} {model}"] = row | {"hardware": arguments.hardware}
+        RESULTS.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+    text = table(rows)
     write_section("Fashion-MNIST", text)
     print(text)
 
@@ -151,13 +154,13 @@ def evaluated(samples: Path, name: str) -> dict[str, Any]:
     return known | {"held_out": ideal}
 
 
-def table(rows: dict[str, dict[str, Any]], hardware: str) -> str:
+def table(rows: dict[str, dict[str, Any]]) -> str:
     """Returns the legend and a Markdown table with one row a model, and one of held-out images."""
     ideal: dict[str, Any] = {}
     for row in rows.values():
         ideal |= row["held_out"]
     lines = [
-        LEGEND.format(hardware=hardware, count=NUM_SAMPLES),
+        LEGEND.format(count=NUM_SAMPLES),
         "| model | " + " | ".join(title for title, _ in COLUMNS.values()) + " |",
         "|---" * (len(COLUMNS) + 1) + "|",
     ]

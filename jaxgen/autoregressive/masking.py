@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxgen.core import keys
+
 Schedule = Literal["cosine", "linear"]
 _MASKED: dict[str, Callable[[Array], Array]] = {
     "cosine": lambda r: jnp.cos(0.5 * jnp.pi * r),
@@ -57,12 +59,7 @@ def truncated_normal_numbers(
 
 def drawn_mask(mask_keys: Key[Array, " n"], number: Float[Array, " n"], num_tokens: int) -> Bool[Array, "n t"]:
     """Draws masks of `number` tokens each, all such masks as likely."""
-    return ranks(uniform(mask_keys, num_tokens)) < number[:, None]
-
-
-def uniform(own_keys: Key[Array, " n"], number: int) -> Float[Array, "n t"]:
-    """Draws uniform numbers in [0, 1), whose order is any order as likely."""
-    return jax.vmap(lambda key: jax.random.uniform(key, (number,)))(own_keys)
+    return ranks(keys.uniform(mask_keys, (num_tokens,))) < number[:, None]
 
 
 def ranks(x: Float[Array, "n t"]) -> Int[Array, "n t"]:

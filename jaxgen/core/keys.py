@@ -53,6 +53,13 @@ def normal(keys: Key[Array, " n"], shape: tuple[int, ...]) -> Float[Array, "n ..
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
+def uniform(
+    keys: Key[Array, " n"], shape: tuple[int, ...] = (), *, low: float = 0.0, high: float = 1.0
+) -> Float[Array, "n ..."]:
+    """Draws numbers of the given shape, uniform in [low, high), from each of n keys."""
+    return jax.vmap(lambda key: jax.random.uniform(key, shape, minval=low, maxval=high))(keys)
+
+
 def truncated_normal(keys: Key[Array, " n"], shape: tuple[int, ...], *, bound: float) -> Float[Array, "n ..."]:
     """Draws normal noise between -bound and bound, whose density keeps its shape there, from each of n keys.
 

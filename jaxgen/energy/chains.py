@@ -22,8 +22,7 @@ which a chain keeps for as long as it lives."""
 
 def fresh(chain_keys: Key[Array, " n"], image_shape: tuple[int, ...]) -> Images:
     """Draws the start of chains: pixels that are uniform in [-1, 1]."""
-    start_keys = keys.fold_each(chain_keys, "initial_noise")
-    return jax.vmap(lambda key: jax.random.uniform(key, image_shape, minval=-1.0, maxval=1.0))(start_keys)
+    return keys.uniform(keys.fold_each(chain_keys, "initial_noise"), image_shape, low=-1.0, high=1.0)
 
 
 def initial(

@@ -5,6 +5,7 @@ transformed: EQ-T by whole pixels, EQ-T by fractions of pixels and EQ-R, as peak
 are compared inside of a mask, where the filters of the comparison see no border.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -68,7 +69,7 @@ def squared_errors(
     """
     original = synthesize(jnp.tile(jnp.eye(3)[None], (len(keys), 1, 1)))
     side = original.shape[1]
-    shifts = jax.vmap(lambda key: jax.random.uniform(key, (2,), minval=-1.0, maxval=1.0))
+    shifts = functools.partial(random_keys.uniform, shape=(2,), low=-1.0, high=1.0)
     largest = MAX_TRANSLATION * side
     whole = jnp.round(shifts(random_keys.fold_each(keys, "translation")) * largest)
     parts = shifts(random_keys.fold_each(keys, "fractional_translation")) * largest

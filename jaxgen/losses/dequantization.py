@@ -9,17 +9,12 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from jaxgen.core import images as ranges
 from jaxgen.core.gaussians import sum_per_example
 
 Images = Float[Array, "b h w c"]
-
-
-def uniform_noise(keys: Key[Array, " b"], shape: tuple[int, ...]) -> Float[Array, "b ..."]:
-    """Draws noise of the given shape, uniform in [0, 1), from each of b keys."""
-    return jax.vmap(lambda key: jax.random.uniform(key, shape))(keys)
 
 
 def dequantize(images: Images, noise: Images, *, levels: int) -> Images:

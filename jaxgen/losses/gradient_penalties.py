@@ -45,7 +45,7 @@ def gradient_penalty(
 
 def interpolated(example_keys: Key[Array, " b"], real: Images, fake: Images) -> Images:
     """Returns a uniform point on the line from each real image to a generated one (Gulrajani et al. 2017, alg. 1)."""
-    share = jax.vmap(jax.random.uniform)(example_keys)[:, None, None, None]
+    share = keys.uniform(example_keys)[:, None, None, None]
     return real + share * (fake - real)
 
 
@@ -62,7 +62,7 @@ def perturbed(
       deviation: the standard deviation of all their pixels.
       scale: of the noise, in deviations.
     """
-    noise = jax.vmap(lambda key: jax.random.uniform(key, real.shape[1:]))(example_keys)
+    noise = keys.uniform(example_keys, real.shape[1:])
     return interpolated(keys.fold_each(example_keys, "line"), real, real + scale * deviation * noise)
 
 

@@ -1,4 +1,4 @@
-"""An energy of strided convolutions, the encoder of `conv_autoencoder`, whose gradients are fast on CPUs, too."""
+"""An energy of strided convolutions: the encoder of `conv_autoencoder`."""
 
 import jax.numpy as jnp
 from flax import linen as nn

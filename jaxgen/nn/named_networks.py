@@ -1,5 +1,6 @@
 """Networks that a section of the config names, found among the classes of a module by the fields that they have."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from types import ModuleType
@@ -45,4 +46,4 @@ def networks_in(module: ModuleType, accepts: Callable[[type], bool]) -> dict[str
 
 def fields_of(network: type) -> set[str]:
     """Returns the names of the fields of a Flax module; none of other classes."""
-    return set(getattr(network, "__dataclass_fields__", {}))
+    return {field.name for field in dataclasses.fields(network)} if dataclasses.is_dataclass(network) else set()

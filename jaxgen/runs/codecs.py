@@ -98,7 +98,7 @@ def _sequential(run: Run, level_log_probs: LevelLogProbs, label: np.ndarray | No
 
     def probe(count: int) -> int:
         some = np.zeros((min(count, size), length), np.int32)
-        return _checksum(predict(some, length - 1))
+        return checksum(predict(some, length - 1))
 
     return Codec(levels, encode, decode, probe)
 
@@ -120,7 +120,7 @@ def _bits_back(run: Run, coding: LatentCoding, label: np.ndarray | None) -> Code
         image, latents = np.zeros((height * width, channels), np.int32), bits_back.MEDIANS[:: bits_back.BUCKETS // 7]
         latents = np.resize(latents, sum(coding.groups))
         mean, deviation = predictions.posterior(0, image, latents)
-        return _checksum(mean, deviation, predictions.likelihood(0, latents, image, channels - 1), bits_back.MEDIANS)
+        return checksum(mean, deviation, predictions.likelihood(0, latents, image, channels - 1), bits_back.MEDIANS)
 
     return Codec(coding.levels, encode, decode, probe)
 
@@ -161,7 +161,8 @@ def _conditions(label: np.ndarray | None, start: int, size: int) -> Conditioning
     return {"label": jnp.asarray(np.pad(some, (0, size - len(some))))}
 
 
-def _checksum(*arrays: np.ndarray) -> int:
+def checksum(*arrays: Array | np.ndarray) -> int:
+    """Returns the CRC-32 of the bytes of arrays, one after the other."""
     found = 0
     for array in arrays:
         found = zlib.crc32(np.ascontiguousarray(array).tobytes(), found)

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, PyTree, Shaped, UInt, UInt32
+from jaxtyping import Int, Shaped, UInt, UInt32
 
 from jaxgen.applications import compression
 from jaxgen.core import images as image_tools
-from jaxgen.runs.codecs import OnDone, codec_of
+from jaxgen.runs.codecs import OnDone, checksum, codec_of
 from jaxgen.runs.opened import Labels, Run
 from jaxgen.runs.sample_files import check_free
 from jaxgen.training.durability.whole_files import whole_file
@@ -97,7 +97,7 @@ def compress(
     return Compressed(
         len(given),
         run.step,
-        _checksum(run.variables),
+        checksum(*jax.tree.leaves(run.variables)),
         codec.probe(len(given)),
         zlib.crc32(given.tobytes()),
         classes,
@@ -115,7 +115,7 @@ def decompress(
     Raises:
       ValueError: if they were not compressed by this model, or where it rounds otherwise, or the file is damaged.
     """
-    if compressed.model != _checksum(run.variables):
+    if compressed.model != checksum(*jax.tree.leaves(run.variables)):
         raise ValueError(
             f"The images were compressed by another model than that of step {run.step} in {run.directory}: give the "
             f"--workdir of the run whose step {compressed.step} compressed them."
@@ -188,10 +188,3 @@ def _symbols(images: UInt[np.ndarray, "n h w c"], levels: int) -> Int[np.ndarray
 
 def _images(symbols: Int[np.ndarray, "n pixels c"], levels: int) -> UInt[np.ndarray, "n pixels c"]:
     return image_tools.to_levels(np.asarray(image_tools.from_indices(jnp.asarray(symbols), levels)), levels)
-
-
-def _checksum(variables: PyTree) -> int:
-    found = 0
-    for leaf in jax.tree.leaves(variables):
-        found = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), found)
-    return found

@@ -78,3 +78,12 @@ def test_draws_of_each_key_are_those_of_the_key_alone():
     noise = keys.normal(each, (2, 3))
     assert noise.shape == (40, 2, 3)
     np.testing.assert_allclose(noise[7], jax.random.normal(each[7], (2, 3)), rtol=1e-6)
+
+
+def test_uniform_draws_are_by_key_and_in_their_interval():
+    each = jax.random.split(jax.random.key(0), 3)
+    noise = keys.uniform(each, (40, 40, 1))
+    np.testing.assert_array_equal(noise[1], jax.random.uniform(each[1], (40, 40, 1)))
+    np.testing.assert_allclose([noise.mean(), noise.var()], [0.5, 1.0 / 12.0], atol=0.01)
+    np.testing.assert_allclose(keys.uniform(each, (40, 40, 1), low=-1.0, high=3.0), 4.0 * noise - 1.0, atol=1e-6)
+    assert keys.uniform(each).shape == (3,)

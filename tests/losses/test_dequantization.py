@@ -26,13 +26,6 @@ def test_images_of_8_bits_are_rounded_to_17_levels():
     np.testing.assert_allclose(values.ravel(), 2.0 * 5.5 / 17 - 1.0, atol=1e-6)
 
 
-def test_uniform_noise_is_by_key_and_in_the_unit_interval():
-    keys = jax.random.split(jax.random.key(0), 3)
-    noise = dequantization.uniform_noise(keys, (40, 40, 1))
-    np.testing.assert_array_equal(noise[1], jax.random.uniform(keys[1], (40, 40, 1)))
-    np.testing.assert_allclose([noise.mean(), noise.var()], [0.5, 1.0 / 12.0], atol=0.01)
-
-
 def test_the_logit_by_hand_and_by_autodiff():
     values, alpha = jnp.linspace(-1.0, 1.0, 6).reshape(1, 2, 3, 1), 0.05
     out, log_det = dequantization.logit(values, alpha)

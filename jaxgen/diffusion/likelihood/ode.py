@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxgen.core.gaussians import bin_width, gaussian_log_likelihood, sum_per_example
-from jaxgen.core.keys import fold_each
+from jaxgen.core.keys import fold_each, uniform
 from jaxgen.diffusion.sampling.denoisers import Denoiser, Images, Sigmas
 
 Scalars = Float[Array, " n"]
@@ -73,8 +73,8 @@ def log_density(
 
 def dequantize(keys: Key[Array, " n"], images: Images, levels: int) -> Images:
     """Spreads images in [-1, 1] of a number of levels evenly over their levels' bins."""
-    uniform = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:], minval=-0.5, maxval=0.5))
-    return images + bin_width(levels) * uniform(fold_each(keys, "dequantize"))
+    noise = uniform(fold_each(keys, "dequantize"), images.shape[1:], low=-0.5, high=0.5)
+    return images + bin_width(levels) * noise
 
 
 def _hutchinson(keys: Key[Array, " n"], denoise: Denoiser, shape: tuple[int, ...]) -> Field:

@@ -15,7 +15,7 @@ MARGIN = 2.0**-24
 
 def independent(example_keys: Key[Array, " n"]) -> Float[Array, " n"]:
     """One uniform number in [MARGIN, 1 - MARGIN] an example."""
-    return _inside(jax.vmap(jax.random.uniform)(keys.fold_each(example_keys, "time")))
+    return _inside(keys.uniform(keys.fold_each(example_keys, "time")))
 
 
 def low_discrepancy(key: Key[Array, ""], index: Int[Array, " n"], batch_size: int) -> Float[Array, " n"]:

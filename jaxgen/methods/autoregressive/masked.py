@@ -198,7 +198,7 @@ def _objective(model: MaskedModel) -> Objective:
         example_keys = keys.per_example(context.key, batch["index"])
         cond = conditioning.dropped(example_keys, model.spec.conditioning, batch, probability=settings.label_dropout)
         tokens = model.tokens(batch["image"])
-        progress = jax.vmap(jax.random.uniform)(keys.fold_each(example_keys, "progress"))
+        progress = keys.uniform(keys.fold_each(example_keys, "progress"))
         # At least one, since the schedule is above 0 before its end; all of them at its start.
         number = jnp.ceil(masking.masked_part(settings.schedule, progress) * model.num_tokens)
         mask = masking.drawn_mask(keys.fold_each(example_keys, "mask"), jnp.maximum(number, 1.0), model.num_tokens)
@@ -225,7 +225,7 @@ def _log_prob(model: MaskedModel) -> LogProb:
     ) -> Float[Array, " n"]:
         told = conditioning.complete(model.spec.conditioning, cond, len(images))
         tokens = model.tokens(images)
-        start = jax.vmap(jax.random.uniform)(keys.fold_each(sample_keys, "progress"))
+        start = keys.uniform(keys.fold_each(sample_keys, "progress"))
 
         def one_pass(total: Float[Array, " n"], i: Int[Array, ""]) -> tuple[Float[Array, " n"], None]:
             # The numbers 1 to N, each as likely, spread evenly over the passes.
@@ -264,7 +264,7 @@ def _sample(model: MaskedModel, sampler: SamplerSettings) -> Sample:
             proposed = jnp.where(known, tokens, drawn)
             choice_keys = keys.fold_each(step_keys, "choice")
             if sampler.order == "random":
-                confidence = masking.uniform(choice_keys, model.num_tokens)
+                confidence = keys.uniform(choice_keys, (model.num_tokens,))
             else:
                 noise = jax.vmap(lambda key: jax.random.gumbel(key, (model.num_tokens,)))(choice_keys)
                 heat = sampler.choice_temperature * (1.0 - (i + 1.0) / sampler.num_steps)

@@ -358,7 +358,7 @@ def _sample(model: MaskedDiffusion, sampler: Sampler, draw: DrawTokens) -> Sampl
 
     def sample(sample_keys: Key[Array, " n"], variables: PyTree, cond: Conditioning = None) -> Float[Array, "n h w c"]:
         told = conditioning.complete(conditions, cond, len(sample_keys))
-        order = jnp.argsort(masking.uniform(keys.fold_each(sample_keys, "order"), total), axis=-1)
+        order = jnp.argsort(keys.uniform(keys.fold_each(sample_keys, "order"), (total,)), axis=-1)
         ranks, all_keys = jnp.argsort(order, axis=-1), _keys_within(keys.fold_each(sample_keys, "token"), total)
 
         def step(tokens: Float[Array, "n t p"], of_step: tuple[Array, ...]) -> tuple[Float[Array, "n t p"], None]:

@@ -170,7 +170,7 @@ class FlowModel(NamedTuple):
             noise, log_q = self.dequantizer.apply({"params": params["dequantizer"]}, eps, images)
             log_volume -= log_q
         else:
-            noise = dequantization.uniform_noise(noise_keys, shape)
+            noise = keys.uniform(noise_keys, shape)
         values = dequantization.dequantize(images, noise, levels=levels)
         if settings.logit_alpha:
             values, log_det = dequantization.logit(values, settings.logit_alpha)

@@ -75,15 +75,17 @@ class VeryDeepVae(NamedTuple):
 
     def infer(self, params: PyTree, images: Float[Array, "b h w c"], eps: list[Array]) -> Inferred:
         """Returns the pass with latents of the posteriors, picked by standard normal noise."""
-        standardized = (images - self.settings.mean) / self.settings.deviation
-        return self.network.apply({"params": params["network"]}, standardized, eps)
+        return self.network.apply({"params": params["network"]}, self._standardized(images), eps)
 
     def posteriors_of_noise(
         self, params: PyTree, images: Float[Array, "b h w c"], eps: list[Array]
     ) -> tuple[Diagonal, ...]:
         """Returns the posterior of the noise that `generate` takes, of each block given that before it."""
-        standardized = (images - self.settings.mean) / self.settings.deviation
-        return self.network.apply({"params": params["network"]}, standardized, eps, method="posteriors_of_noise")
+        inputs = (self._standardized(images), eps)
+        return self.network.apply({"params": params["network"]}, *inputs, method="posteriors_of_noise")
+
+    def _standardized(self, images: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        return (images - self.settings.mean) / self.settings.deviation
 
     def generate(self, params: PyTree, eps: list[Array], latents: list[Array], temperature: float) -> Array:
         """Returns the parameters of the images' distribution, for latents of the priors or given ones."""
