@@ -201,3 +201,13 @@ def test_dropout_depends_on_the_example_and_is_off_outside_training(net):
 def test_misuse_is_refused(net, options, call, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda: net.clone(**options).init(jax.random.key(0), X, T, **call))
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_gelu_is_approximated_by_a_tanh_unless_it_is_to_be_exact(exact):
+    """With weights of one the output is GELU itself; the two differ by some 4e-4 here."""
+    x = jnp.array([[[2.3]]])
+    one = {"kernel": jnp.ones((1, 1)), "bias": jnp.zeros(1)}
+    found = transformer.FeedForward(1.0, exact_gelu=exact).apply({"params": {"in": one, "out": one}}, x)
+    np.testing.assert_allclose(found, jax.nn.gelu(x, approximate=not exact), atol=1e-6)
+    assert abs(found - jax.nn.gelu(x, approximate=exact)).max() > 1e-4
