@@ -30,7 +30,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "fashion.json"
 PICTURES = ROOT / "docs" / "images"
 NUM_SAMPLES = 1000
 
-MODELS = ("vae", "dcgan", "wgan_gp", "cgan_pd", "r3gan", "ddpm")
+MODELS = ("vae", "dcgan", "wgan_gp", "cgan_pd", "r3gan", "ddpm", "edm")
 
 # The peer of a model that has one: the library, the program below benchmarks/peers, and its model.
 PEERS = {

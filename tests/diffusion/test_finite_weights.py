@@ -73,7 +73,7 @@ def test_every_loss_and_its_gradient_is_finite(path, parameterization):
 def test_uniforms_keep_away_from_both_ends(monkeypatch):
     keys = jax.random.split(jax.random.key(0), 2)
     for drawn, expected in ((0.0, 2.0**-24), (1.0, 1.0 - 2.0**-24), (0.25, 0.25)):
-        monkeypatch.setattr(jax.random, "uniform", lambda key, drawn=drawn: jnp.float32(drawn))
+        monkeypatch.setattr(jax.random, "uniform", lambda *_, drawn=drawn, **__: jnp.float32(drawn))
         np.testing.assert_array_equal(uniforms.independent(keys), np.float32(expected))
         lowest = uniforms.low_discrepancy(keys[0], jnp.array([0]), 4)
         np.testing.assert_array_equal(lowest, np.float32(expected if drawn < 1.0 else 2.0**-24))
