@@ -11,7 +11,10 @@ import tempfile
 
 import pytest
 
-_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+_FLAGS = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    " --xla_cpu_parallel_codegen_split_count=1"  # a process for each core compiles already
+)
 _KEPT_CACHE = os.environ.get("JAXGEN_TESTS_CACHE")  # set by benchmarks/mutation.py, whose processes follow each other
 _CACHE = _KEPT_CACHE or tempfile.mkdtemp(prefix="jaxgen-tests-")
 

@@ -167,7 +167,7 @@ def test_two_steps_save_restore_three_steps_equal_five(one, tmp_path):
 QUICK = ("data x fsdp x tensor", "pmap")
 """Layouts that every test run goes through, from the one-device start; `make soak` goes through all, from their own."""
 
-PLAIN_MEANS = ("consistency", "meanflow", "vdvae", "maskgit")
+PLAIN_MEANS = ("consistency", "mar", "meanflow", "vdvae", "maskgit")
 """Configs whose losses are means over examples and nothing else, as diffusion's is, by the same builder."""
 
 # What pmap asks of a model is its method's to do, so that one config of each is enough for every run.

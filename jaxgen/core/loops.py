@@ -9,7 +9,7 @@ from jaxtyping import PyTree
 
 from jaxgen.core import jax_workarounds
 
-jax_workarounds.compile_convolutions_in_one_form()  # or loops with convolutions would be slow on a CPU
+jax_workarounds.lower_for_cpus()  # every update and every network comes by here
 
 
 def scan(fn: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: PyTree) -> tuple[Any, Any]:
