@@ -4,7 +4,7 @@ import pytest
 from ml_collections import ConfigDict
 from specs import data_spec, finished
 
-from configs import adm, autoencoder_kl, consistency, dcgan, ddpm, edm, edm2, meanflow, sit, stylegan2, vae
+from configs import adm, autoencoder_kl, consistency, dcgan, ddpm, dit, edm, edm2, meanflow, sit, stylegan2, vae
 from jaxgen.core.build import build_model
 from jaxgen.core.contract import Env
 from jaxgen.runs import experiment as experiments
@@ -152,12 +152,21 @@ def test_nothing_is_said_of_sharding_where_nothing_is_shared(section, setting, v
     experiments.build(parse(changed(config, {f"{section}.{name}": size for name, size in needs.items()})), DIGITS)
 
 
-def test_caches_and_self_conditioning_exclude_each_other():
-    config = changed(ddpm.get_config("tiny"), {"sampler.cache_interval": 2})
-    build(config)
-    config.diffusion.self_conditioning = True
-    with pytest.raises(ValueError, match="cache_interval is 2, but self-conditioning evaluates the network twice"):
+@pytest.mark.parametrize(
+    ("module", "setting", "right", "sentence"),
+    [
+        (ddpm, "diffusion.self_conditioning", False, "is 2, but self-conditioning evaluates the network twice"),
+        (dit, "model.scan_layers", False, r"cache_interval above 1 needs model\.scan_layers=False"),
+    ],
+)
+def test_caches_are_refused_where_the_network_cannot_keep_features(module, setting, right, sentence):
+    config = changed(
+        module.get_config("tiny"),
+        {"sampler.cache_interval": 2, "diffusion.self_conditioning": False, setting: not right},
+    )
+    with pytest.raises(ValueError, match=sentence):
         build(config)
+    build(changed(config, {setting: right}))
 
 
 def test_fields_of_networks_that_need_classes():

@@ -250,16 +250,19 @@ def _diffusion(config: Section, spec: ModelSpec) -> Diffusion:
 def _check_cache(diffusion: Diffusion, sampler: Sampler) -> None:
     if sampler.cache_interval == 1:
         return
+    init = diffusion.network.init
     if not isinstance(diffusion.network, CachingNetwork):
         raise ValueError(
             f"sampler.cache_interval is {sampler.cache_interval}, but {type(diffusion.network).__name__} has no deep "
-            "features to reuse: set it to 1, or model.name to unet.UNet."
+            "features to reuse: set it to 1, or model.name to unet.UNet or dit.DiT."
         )
     if diffusion.settings.self_conditioning:
         raise ValueError(
             f"sampler.cache_interval is {sampler.cache_interval}, but self-conditioning evaluates the network twice a "
             "step on other inputs: set it to 1, or diffusion.self_conditioning=False."
         )
+    x = jax.ShapeDtypeStruct((1, *diffusion.spec.image_shape), jnp.float32)
+    jax.eval_shape(lambda x: init(keys.root_key(0), x, jnp.zeros(1), method="deep_features"), x)  # or it refuses
 
 
 def _init_variables(diffusion: Diffusion) -> InitVariables:
