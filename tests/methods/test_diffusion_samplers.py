@@ -202,3 +202,12 @@ def test_samples_are_those_of_the_loop(name, monkeypatch):
     jax.effects_barrier()
     interval = case.sampler.get("cache_interval")
     assert len(evaluations) == (0 if interval is None else math.ceil((len(sigmas) - 1) / interval))
+
+
+@pytest.mark.parametrize("sampler", [{}, STRONG, {**STRONG, "guidance_interval": (3, 1)}])
+def test_the_learned_variance_comes_from_the_evaluation_of_the_estimate(sampler, monkeypatch):
+    """The formula has one cosine, in its part for the variance."""
+    case = CASES["ancestral_learned"]._replace(sampler=sampler)
+    model, _ = model_of(case, case.pieces.levels, monkeypatch)
+    program = jax.make_jaxpr(model.sample)(KEYS, VARIABLES, {"label": jnp.asarray(LABEL)})
+    assert str(program).count(" cos ") == 1

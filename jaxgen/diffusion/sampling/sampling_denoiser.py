@@ -42,22 +42,33 @@ def sampling_denoiser(
     def complete(x: denoisers.Images, cond: Mapping[str, Array]) -> Mapping[str, Array]:
         return conditioning.complete(conditions, cond, len(x))
 
-    def with_inputs(**inputs: PyTree) -> denoisers.Denoiser | VarianceDenoiser:
+    def batch_of(x: denoisers.Images, sigma: Float[Array, " n"]) -> tuple[Array, Array, Mapping[str, Array]]:
+        batch, levels, told = _network_batch(settings, x, sigma, conditions, cond, has_guide=guide is not None)
+        return batch, levels, complete(batch, told)
+
+    def with_inputs(**inputs: PyTree) -> denoisers.Denoiser:
         def own(x: denoisers.Images, sigma: Float[Array, " n"], cond: Mapping[str, Array]) -> denoisers.Images:
             return predict(x, sigma, complete(x, cond), **inputs).clean
 
-        denoise = _guided(settings, own, conditions, cond, guide)
-        if not settings.learns_variance:
-            return denoise
-        return _with_variance(denoise, lambda x, sigma: predict(x, sigma, complete(x, cond), **inputs))
+        return _guided(settings, own, conditions, cond, guide)
 
-    def features(x: denoisers.Images, sigma: Float[Array, " n"]) -> PyTree:
-        batch, levels, told = _network_batch(settings, x, sigma, conditions, cond, has_guide=guide is not None)
-        return deep_features(batch, levels, complete(batch, told))
+    def with_variance(**inputs: PyTree) -> VarianceDenoiser:
+        """The learned variance is that of the conditional model, which guidance leaves alone."""
 
+        def both(x: denoisers.Images, sigma: Float[Array, " n"]) -> tuple[denoisers.Images, denoisers.Images]:
+            found = predict(*batch_of(x, sigma), **inputs)
+            assert found.interpolation is not None
+            denoise = _guided(settings, lambda x, sigma, cond: found.clean[: len(x)], conditions, cond, guide)
+            return denoise(x, sigma), found.interpolation[: len(x)]
+
+        return both
+
+    make = with_variance if settings.learns_variance else with_inputs
     if settings.cache_interval == 1:
-        return with_inputs()
-    return CachedDenoiser(features, lambda deep: with_inputs(deep=deep), settings.cache_interval)
+        return make()
+    return CachedDenoiser(
+        lambda x, sigma: deep_features(*batch_of(x, sigma)), lambda deep: make(deep=deep), settings.cache_interval
+    )
 
 
 def _guided(
@@ -93,19 +104,3 @@ def _network_batch(
     if cond and not has_guide and settings.guidance_scale != 1.0:
         return guidance.twice(x, sigma, conditions, cond)
     return x, sigma, cond
-
-
-def _with_variance(
-    denoise: denoisers.Denoiser, predict: Callable[[denoisers.Images, Float[Array, " n"]], Prediction]
-) -> VarianceDenoiser:
-    """Adds the learned variance of the conditional model, which guidance leaves alone.
-
-    It is another evaluation only where there is guidance: the compiler sees that it is the same one otherwise.
-    """
-
-    def both(x: denoisers.Images, sigma: Float[Array, " n"]) -> tuple[denoisers.Images, denoisers.Images]:
-        interpolation = predict(x, sigma).interpolation
-        assert interpolation is not None
-        return denoise(x, sigma), interpolation
-
-    return both
