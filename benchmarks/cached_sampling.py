@@ -1,11 +1,15 @@
-"""Seconds of sampling with and without caches, for the autoregressive configs: `python benchmarks/cached_sampling.py`.
+"""CPU seconds of sampling with and without caches, for autoregressive models: `python benchmarks/cached_sampling.py`.
 
-Networks are untrained: the time does not depend on the weights. The images of both ways are compared, too.
+Networks are untrained: the time does not depend on the weights. The images of both ways are compared, too. The section
+"Cached sampling" of docs/results.md is written anew.
 """
 
 import argparse
 import importlib
 import time
+from typing import NamedTuple
+
+from results_page import wrapped, write_section
 
 import jaxgen.runs.environment
 
@@ -27,36 +31,69 @@ SPECS = {
 }
 
 
+class Row(NamedTuple):
+    """The CPU seconds of one model, and whether both ways drew the same images."""
+
+    name: str
+    cached: float
+    uncached: float
+    equal: bool
+
+
 def seconds(model: GenerativeModel, number: int) -> tuple[float, np.ndarray]:
-    """Returns the time of drawing a number of images, without that of compilation, and the images."""
+    """Returns the CPU time, of all threads, of drawing images in a compiled program, and the images."""
     height, width, channels = model.spec.image_shape
     batch = {"image": jnp.zeros((1, 1, height, width, channels), jnp.uint8), "index": jnp.zeros((1, 1), jnp.int32)}
     batch |= {name: jnp.zeros((1, 1), jnp.int32) for name in model.spec.conditioning}
     params = jax.jit(model.init)(keys.root_key(0), batch).params
     cond = {name: jnp.arange(number) % 10 for name in model.spec.conditioning}
-    sample = jax.jit(model.sample).lower(keys.per_example(keys.root_key(0), jnp.arange(number)), params, cond).compile()
-    start = time.perf_counter()
-    images = np.asarray(sample(keys.per_example(keys.root_key(0), jnp.arange(number)), params, cond))
-    return time.perf_counter() - start, images
+    image_keys = keys.per_example(keys.root_key(0), jnp.arange(number))
+    sample = jax.jit(model.sample).lower(image_keys, params, cond).compile()
+    start = time.process_time()
+    images = np.asarray(sample(image_keys, params, cond))
+    return time.process_time() - start, images
+
+
+def measure(name: str, variant: str, number: int) -> Row:
+    """Draws the same images with caches and without."""
+    found = {}
+    for cached in (True, False):
+        config = importlib.import_module(f"configs.{name}").get_config(variant)
+        config.sampler.cached = cached
+        found[cached] = seconds(build_model(parse(config).config, SPECS[variant]), number)
+    (cached_time, images), (uncached_time, others) = found[True], found[False]
+    return Row(f"{name}:{variant}", cached_time, uncached_time, np.array_equal(images, others))
+
+
+def table(rows: list[Row], number: int, command: str) -> str:
+    """Returns the section of the page."""
+    about = f"""Made by `{command}`: CPU seconds, of all threads, of drawing {number} images with the caches of
+      `jaxgen/autoregressive` and without, compiled before, float32, untrained weights, one run each. The machine, of 2
+      cores, had other work to do: CPU time counts that of the sampler alone, but not the caches that others emptied."""
+    lines = ["| model | cached, CPU s | uncached, CPU s | ratio | images |", "|---|---|---|---|---|"]
+    for row in rows:
+        equal = "the same, bit for bit" if row.equal else "OTHERS"
+        ratio = row.uncached / row.cached
+        lines.append(f"| {row.name} | {row.cached:.2f} | {row.uncached:.2f} | {ratio:.1f} | {equal} |")
+    return "\n".join([wrapped(about), "", *lines])
 
 
 def main() -> None:
-    """Prints a line for each config."""
+    """Prints a line for each config, and writes the section."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--variant", choices=list(SPECS), default="digits")
     parser.add_argument("--number", type=int, default=100, help="images")
     parser.add_argument("--configs", nargs="+", default=CONFIGS)
     given = parser.parse_args()
+    rows = []
     for name in given.configs:
-        found = {}
-        for cached in (True, False):
-            config = importlib.import_module(f"configs.{name}").get_config(given.variant)
-            config.sampler.cached = cached
-            found[cached] = seconds(build_model(parse(config).config, SPECS[given.variant]), given.number)
-        (cached_time, images), (whole_time, others) = found[True], found[False]
-        equal = "the same images" if np.array_equal(images, others) else "OTHER IMAGES"
-        ratio = whole_time / cached_time
-        print(f"{name}: {cached_time:.2f} s cached, {whole_time:.2f} s whole, {ratio:.1f} times, {equal}", flush=True)
+        rows.append(measure(name, given.variant, given.number))
+        print(rows[-1], flush=True)
+    options = {"variant": given.variant, "number": given.number} | (
+        {} if tuple(given.configs) == CONFIGS else {"configs": " ".join(given.configs)}
+    )
+    command = " ".join(["python benchmarks/cached_sampling.py", *(f"--{name} {it}" for name, it in options.items())])
+    write_section("Cached sampling", table(rows, given.number, command))
 
 
 if __name__ == "__main__":

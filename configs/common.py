@@ -191,6 +191,7 @@ def diffusion(config: ConfigDict) -> ConfigDict:
     config.sampler.guidance_rescale = 0.0
     config.frozen.guide = config_dict.placeholder(str)  # work directory of a worse model, for autoguidance
     config.sampler.clip = True
+    config.sampler.cache_interval = 1  # steps from one computation of deep features to the next
     return config
 
 

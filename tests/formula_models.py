@@ -3,6 +3,7 @@
 import math
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -20,33 +21,46 @@ KEYS = keys_of(3, seed=4)
 RAMP = np.linspace(-1.0, 2.0, math.prod(SHAPE)).reshape(1, *SHAPE)
 
 
-def formula(xp, seen, noise_label, label, *, learned=False):
+def deep_part(xp, x, noise_label, label):
+    """The part of the formula that caches keep, a function of the images and of both labels."""
+    level, label = (xp.reshape(values, (-1, 1, 1, 1)) for values in (noise_label, label * 1.0))
+    return 0.3 * xp.sin(1.7 * x + xp.asarray(RAMP, dtype=x.dtype)) + 0.1 * xp.tanh(level) + 0.2 * (label - 1.0)
+
+
+def formula(xp, seen, noise_label, label, *, learned=False, deep=None):
     """What the network says: of what it sees, twice the channels with self-conditioning, and of both labels."""
     x, hint = seen[..., :2], seen[..., 2:]
     level, label = (xp.reshape(values, (-1, 1, 1, 1)) for values in (noise_label, label * 1.0))
     ramp = xp.asarray(RAMP, dtype=x.dtype)
-    out = 0.4 * x + 0.3 * xp.sin(1.7 * x + ramp) + 0.15 * (label - 1.2) * xp.roll(x, 1, axis=2)
-    out = out + 0.2 * (label - 1.0) + 0.1 * ramp + 0.2 * xp.sin(0.01 * level) + 0.1 * xp.tanh(level)
+    out = deep_part(xp, x, noise_label, label) if deep is None else deep
+    out = out + 0.4 * x + 0.15 * (label - 1.2) * xp.roll(x, 1, axis=2) + 0.1 * ramp + 0.2 * xp.sin(0.01 * level)
     out = out + 0.3 * xp.tanh(hint) * ramp if hint.shape[-1] else out
     return xp.concatenate([out, 0.9 * xp.cos(x + ramp + label)], axis=-1) if learned else out
 
 
 class Formula(nn.Module):
-    """The formula as a network with one parameter."""
+    """The formula as a network with one parameter; `count` is called for each evaluation of its deep part alone."""
 
     out_channels: int
     num_classes: int
     dtype: Any
+    count: Any = None
+
+    def deep_features(self, x, noise_label, label=None):
+        if self.count is not None:
+            jax.debug.callback(self.count)
+        return {"deep": deep_part(jnp, x, noise_label, jnp.full(len(x), self.num_classes) if label is None else label)}
 
     @nn.compact
-    def __call__(self, x, noise_label, label=None, *, vector=None, train, dropout_keys=None):
+    def __call__(self, x, noise_label, label=None, *, vector=None, train, dropout_keys=None, deep=None):
         assert vector is None
         assert dropout_keys is None
         assert not train
         assert (label is None) or self.num_classes
         label = jnp.full(len(x), self.num_classes) if label is None else label
         gain = self.param("gain", nn.initializers.ones, ())
-        return gain * formula(jnp, x, noise_label, label, learned=self.out_channels > 2)
+        deep = None if deep is None else deep["deep"]
+        return gain * formula(jnp, x, noise_label, label, learned=self.out_channels > 2, deep=deep)
 
 
 def cosine_table(steps=1000):
@@ -114,9 +128,11 @@ FLOW = Pieces(
 )  # fmt: skip
 
 
-def make_model(monkeypatch, pieces: Pieces, settings, sampler, env: Env = Env()) -> tuple[GenerativeModel, Any]:
+def make_model(
+    monkeypatch, pieces: Pieces, settings, sampler, env: Env = Env(), count=None
+) -> tuple[GenerativeModel, Any]:
     """A class-conditional model with the formula, and its section `sampler`; five steps unless it says otherwise."""
-    monkeypatch.setattr(diffusion, "make_network", lambda section, **given: Formula(**given))
+    monkeypatch.setattr(diffusion, "make_network", lambda section, **given: Formula(**given, count=count))
     config = common.diffusion(common.base())
     config.model = {}
     process = {name: value for name, value in pieces.settings.items() if name != "levels"}
@@ -129,11 +145,16 @@ def make_model(monkeypatch, pieces: Pieces, settings, sampler, env: Env = Env())
 VARIABLES = {"network": {"gain": jnp.ones(())}}
 
 
-def predict(pieces: Pieces, x, sigma: float, label, *, self_conditioning=False):
+def seen_by_network(pieces: Pieces, x, sigma: float):
+    """The scaled images and the noise labels."""
+    return pieces.alpha(sigma) * x, np.full(len(x), pieces.noise_label(sigma))
+
+
+def predict(pieces: Pieces, x, sigma: float, label, *, self_conditioning=False, deep=None):
     """The estimate of x_0 that a model of these pieces has at one noise level, and its learned interpolation."""
-    x_t, noise_label = pieces.alpha(sigma) * x, np.full(len(x), pieces.noise_label(sigma))
+    x_t, noise_label = seen_by_network(pieces, x, sigma)
     if not self_conditioning:
-        out = formula(np, x_t, noise_label, label, learned=True)
+        out = formula(np, x_t, noise_label, label, learned=True, deep=deep)
         return pieces.clean(x, sigma, out[..., :2]), 0.5 * (out[..., 2:] + 1.0)
     first = pieces.clean(x, sigma, formula(np, np.concatenate([x_t, 0.0 * x_t], -1), noise_label, label))
     second = formula(np, np.concatenate([x_t, first], -1), noise_label, label)

@@ -80,9 +80,10 @@ ROOMS = {
         "masking": set(),
     },
     "variational": {
+        "levels": set(),
         "likelihoods": set(),
         "priors": set(),
-        "autoencoder": {"likelihoods", "priors"},
+        "autoencoder": {"levels", "likelihoods", "priors"},
         "inference": {"autoencoder", "likelihoods", "priors"},
         "terms": {"inference"},
         "density_ratio": {"inference"},

@@ -4,7 +4,7 @@ import pytest
 from ml_collections import ConfigDict
 from specs import data_spec, finished
 
-from configs import adm, autoencoder_kl, consistency, dcgan, ddpm, edm, edm2, meanflow, sit, stylegan2, vae
+from configs import adm, autoencoder_kl, consistency, dcgan, ddpm, dit, edm, edm2, meanflow, sit, stylegan2, vae
 from jaxgen.core.build import build_model
 from jaxgen.core.contract import Env
 from jaxgen.runs import experiment as experiments
@@ -152,6 +152,23 @@ def test_nothing_is_said_of_sharding_where_nothing_is_shared(section, setting, v
     experiments.build(parse(changed(config, {f"{section}.{name}": size for name, size in needs.items()})), DIGITS)
 
 
+@pytest.mark.parametrize(
+    ("module", "setting", "right", "sentence"),
+    [
+        (ddpm, "diffusion.self_conditioning", False, "is 2, but self-conditioning evaluates the network twice"),
+        (dit, "model.scan_layers", False, r"cache_interval above 1 needs model\.scan_layers=False"),
+    ],
+)
+def test_caches_are_refused_where_the_network_cannot_keep_features(module, setting, right, sentence):
+    config = changed(
+        module.get_config("tiny"),
+        {"sampler.cache_interval": 2, "diffusion.self_conditioning": False, setting: not right},
+    )
+    with pytest.raises(ValueError, match=sentence):
+        build(config)
+    build(changed(config, {setting: right}))
+
+
 def test_fields_of_networks_that_need_classes():
     config = sit.jit("b")
     config.model.context_start = 3
@@ -194,6 +211,12 @@ def test_fields_of_networks_that_need_classes():
         ({"sampler.name": "rk45(rtol=-0.1)"}, "rtol and atol of at least 0"),
         ({"sampler.name": "rk45(rtol=0.0, atol=0.0)"}, "one of them positive"),
         ({"sampler.name": "rk45(max_tries=0)"}, "max_tries of at least 1"),
+        ({"sampler.cache_interval": 0}, r"cache_interval is 0, but must be from 1, for no cache, to 2, the number"),
+        ({"sampler.cache_interval": 3, "sampler.name": "ddim"}, r"cache_interval is 3, but must be from 1, .* to 2"),
+        ({"sampler.cache_interval": 2, "sampler.name": "heun"}, "cache_interval is 2, but sampler.name calls the net"),
+        ({"sampler.cache_interval": 2, "sampler.name": "dpmpp_2s"}, "cache_interval is 2, but sampler.name calls the"),
+        ({"sampler.cache_interval": 2, "sampler.name": "rk45"}, "cache_interval is 2, but sampler.name calls the net"),
+        ({"sampler.cache_interval": 2, "sampler.name": "ddim"}, "2, but SongUNet has no deep features to reuse"),
     ],
 )
 def test_samplers_are_refused_before_any_training(changes, sentence):

@@ -60,6 +60,11 @@ def uniform(
     return jax.vmap(lambda key: jax.random.uniform(key, shape, minval=low, maxval=high))(keys)
 
 
+def integers(keys: Key[Array, " n"], shape: tuple[int, ...] = (), *, low: int = 0, high: int) -> Int[Array, "n ..."]:
+    """Draws integers of the given shape, uniform in [low, high), from each of n keys."""
+    return jax.vmap(lambda key: jax.random.randint(key, shape, low, high))(keys)
+
+
 def truncated_normal(keys: Key[Array, " n"], shape: tuple[int, ...], *, bound: float) -> Float[Array, "n ..."]:
     """Draws normal noise between -bound and bound, whose density keeps its shape there, from each of n keys.
 

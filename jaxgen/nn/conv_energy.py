@@ -10,10 +10,10 @@ from jaxgen.nn.conv_autoencoder import ConvEncoder
 
 
 class ConvEnergy(nn.Module):
-    """Strided 4x4 convolutions, a hidden layer and a linear one to one number for each class; swish between them.
+    """Strided 4x4 convolutions and a hidden layer with swish, to an energy for each class (Grathwohl et al. 2020).
 
-    The energy of an image of a class is one of them, as it is a classifier's logit, negative, in Grathwohl et al.
-    2020.
+    The energy of an image of a class is a linear function of the hidden layer, as it is a classifier's logit, negative,
+    in the paper.
 
     Attributes:
       width, max_width, hidden, base_side, dtype: as in `ConvEncoder`.

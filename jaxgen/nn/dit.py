@@ -44,7 +44,6 @@ class DiT(nn.Module):
     remat: bool = False
     dtype: DTypeLike = jnp.float32
 
-    @nn.compact
     def __call__(
         self,
         x: Float[Array, "b h w c"],
@@ -54,14 +53,44 @@ class DiT(nn.Module):
         vector: Float[Array, "b f"] | None = None,
         train: bool,
         dropout_keys: Key[Array, " b"] | None = None,
+        deep: Float[Array, "b t d"] | None = None,
     ) -> Float[Array, "b h w {self.out_channels}"]:
-        """Applies the network, whose arguments `networks.DiffusionNetwork` describes.
+        """Applies the network, whose arguments `networks.DiffusionNetwork` and `CachingNetwork` describe.
 
         Noise labels are timesteps in [0, 1000) for DiT, times in [0, 1] for SiT.
 
         Raises:
           ValueError: if image size, width, labels or dropout keys do not fit the network.
         """
+        keys = checks.training_keys(train, self.dropout, dropout_keys)
+        return self._evaluate(x, noise_label, label, vector, keys, deep)[0]
+
+    def deep_features(
+        self, x: Float[Array, "b h w c"], noise_label: Float[Array, " b"], label: Int[Array, " b"] | None = None
+    ) -> Float[Array, "b t d"]:
+        """Returns the sum of the residual branches of all blocks but the last (Chen et al. 2024, Delta-DiT).
+
+        Raises:
+          ValueError: if the blocks cannot be told apart, or there is one alone.
+        """
+        if self.scan_layers or self.depth < 2:
+            raise ValueError(
+                f"sampler.cache_interval above 1 needs model.scan_layers=False and a model.depth of at least 2, not "
+                f"{self.scan_layers} and {self.depth}: the last block is evaluated without the others."
+            )
+        return self._evaluate(x, noise_label, label, None, None, None)[1]
+
+    @nn.compact
+    def _evaluate(
+        self,
+        x: Array,
+        noise_label: Array,
+        label: Array | None,
+        vector: Array | None,
+        keys: Array | None,
+        deep: Array | None,
+    ) -> tuple[Array, Array | None]:
+        """The output, and what the blocks but the last add to the embedded patches, unless it is given."""
         transformer.validate(
             x,
             label,
@@ -70,19 +99,24 @@ class DiT(nn.Module):
             num_heads=self.num_heads,
             num_classes=self.num_classes,
         )
-        keys = checks.training_keys(train, self.dropout, dropout_keys)
         conditioning = Conditioning(self.hidden_size, self.num_classes, self.dtype, name="conditioning")
         emb, _ = conditioning(noise_label, label, vector)
         grid = (x.shape[1] // self.patch_size, x.shape[2] // self.patch_size)
         patches = transformer.patchify(x.astype(self.dtype), self.patch_size)
-        h = transformer.linear(self.hidden_size, self.dtype, "patch_embedding")(patches)
-        h += jnp.asarray(transformer.sincos_positions(grid, self.hidden_size), self.dtype)[None]
-        h = self._scanned(h, emb, keys) if self.scan_layers else self._unrolled(h, emb, keys)
+        embedded = transformer.linear(self.hidden_size, self.dtype, "patch_embedding")(patches)
+        embedded += jnp.asarray(transformer.sincos_positions(grid, self.hidden_size), self.dtype)[None]
+        if self.scan_layers:
+            h = self._scanned(embedded, emb, keys)
+        else:
+            before = self._unrolled(embedded, emb, keys) if deep is None else embedded + deep
+            deep = before - embedded
+            h = self._block(f"block_{self.depth - 1}")(before, emb, keys)
         h = FinalLayer(self.patch_size**2 * self.out_channels, dtype=self.dtype, name="final")(h, emb)
-        return transformer.unpatchify(h, self.patch_size, grid).astype(jnp.float32)
+        return transformer.unpatchify(h, self.patch_size, grid).astype(jnp.float32), deep
 
     def _unrolled(self, h: Array, emb: Array, keys: Array | None) -> Array:
-        for i in range(self.depth):
+        """All blocks but the last."""
+        for i in range(self.depth - 1):
             h = self._block(f"block_{i}")(h, emb, keys)
         return h
 

@@ -1,11 +1,11 @@
 """Diffusion networks by name; all take the same arguments, so that a method can be trained with any of them."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from jaxgen.core import config
 from jaxgen.nn.named_networks import PACKAGE, fields_of, make_named_network, networks_in
@@ -35,6 +35,22 @@ class DiffusionNetwork(Protocol):
           train: whether dropout is on.
           dropout_keys: one key an example; needed when training with dropout, unused otherwise.
         """
+        ...
+
+
+@runtime_checkable
+class CachingNetwork(Protocol):
+    """A diffusion network of deep layers within outer ones, whose deep features samplers reuse (Ma et al. 2024).
+
+    Its call takes one more argument, `deep`: features that `deep_features` returned, of these images at this noise
+    level or another, with which it computes the outer layers alone. With those of the same arguments, and no dropout,
+    it returns what it does without.
+    """
+
+    def deep_features(
+        self, x: Float[Array, "b h w c"], noise_label: Float[Array, " b"], label: Int[Array, " b"] | None = None
+    ) -> PyTree:
+        """Returns the deep features, arrays with the axis of images in front, from the arguments of the call."""
         ...
 
 

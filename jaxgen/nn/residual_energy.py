@@ -19,7 +19,7 @@ _linear_init = GLOROT.kernel()
 
 
 class ResidualEnergy(nn.Module):
-    """A convolution, stages of residual blocks, pooling over all pixels, and a linear layer to one number.
+    """A convolution, residual blocks, pooling and a linear layer to one number (Du and Mordatch 2019).
 
     Attributes:
       channels: channels of each stage.

@@ -69,7 +69,5 @@ def mixed(
 def _kept(mixing_keys: Key[Array, " b"], probability: float, num_layers: int) -> Bool[Array, "b {num_layers}"]:
     """Draws the layers that keep their style: all, or those before a random one."""
     whether = random_keys.bernoulli(random_keys.fold_each(mixing_keys, "whether"), probability)
-    crossovers = jax.vmap(lambda key: jax.random.randint(key, (), 1, num_layers))(
-        random_keys.fold_each(mixing_keys, "crossover")
-    )
+    crossovers = random_keys.integers(random_keys.fold_each(mixing_keys, "crossover"), low=1, high=num_layers)
     return jnp.arange(num_layers)[None, :] < jnp.where(whether, crossovers, num_layers)[:, None]

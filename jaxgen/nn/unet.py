@@ -1,5 +1,7 @@
 """The U-Net of DDPM (Ho et al. 2020, appendix B): residual blocks, attention at low resolutions, skips."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
@@ -70,7 +72,6 @@ class UNet(nn.Module):
     remat: bool = False
     patch_size: int = 1
 
-    @nn.compact
     def __call__(
         self,
         x: Float[Array, "b h w c"],
@@ -80,33 +81,55 @@ class UNet(nn.Module):
         vector: Float[Array, "b f"] | None = None,
         train: bool,
         dropout_keys: Key[Array, " b"] | None = None,
+        deep: Float[Array, "b h2 w2 d"] | None = None,
     ) -> Float[Array, "b h w {self.out_channels}"]:
-        """Applies the network, whose arguments `networks.DiffusionNetwork` describes.
+        """Applies the network, whose arguments `networks.DiffusionNetwork` and `CachingNetwork` describe.
 
         Noise labels are timesteps in [0, 1000), possibly fractional.
 
         Raises:
           ValueError: if the image size, the groups, a label or the dropout keys do not fit the network.
         """
-        self._validate(x, label)
         keys = checks.training_keys(train, self.dropout, dropout_keys)
+        return self._evaluate(x, noise_label, label, vector, keys, deep)[0]
+
+    def deep_features(
+        self,
+        x: Float[Array, "b h w c"],
+        noise_label: Float[Array, " b"],
+        label: Int[Array, " b"] | None = None,
+    ) -> Float[Array, "b h2 w2 d"]:
+        """Returns all that the last block sees beside the outermost skip: the features of DeepCache's first branch."""
+        return self._evaluate(x, noise_label, label, None, None, None)[1]
+
+    @nn.compact
+    def _evaluate(
+        self, x: Array, noise_label: Array, label: Array | None, vector: Array | None, keys: Array | None, deep: Any
+    ) -> tuple[Array, Array]:
+        """The output, and the deep features."""
+        self._validate(x, label)
         emb = DDPMEmbedding(self.base_channels, self.num_classes, self.dtype, name="embedding")(
             noise_label, label, vector
         )
         grid = (x.shape[1] // self.patch_size, x.shape[2] // self.patch_size)
         h = patchify(x.astype(self.dtype), self.patch_size).reshape(len(x), *grid, -1)
+        skip = conv(h, self.base_channels, GLOROT, name="conv_in", dtype=self.dtype)
+        deep = self._deep(skip, emb, keys) if deep is None else deep
+        h = self._up_block(deep, skip, emb, keys, 0, self.num_res_blocks)
+        h = nn.swish(group_norm(h, self._style, name="norm_out"))
+        h = conv(h, self.patch_size**2 * self.out_channels, ZERO, name="conv_out", dtype=self.dtype)
+        return unpatchify(h.reshape(len(h), grid[0] * grid[1], -1), self.patch_size, grid).astype(jnp.float32), deep
+
+    def _deep(self, h: Array, emb: Array, keys: Array | None) -> Array:
+        """All between the first convolution and the last block."""
         h, skips = self._down(h, emb, keys)
         width = self.base_channels * self.channel_multipliers[-1]
         h = self._block(h, emb, keys, width, "mid_0", attention=True)
         h = self._block(h, emb, keys, width, "mid_1", attention=False)
-        h = self._up(h, skips, emb, keys)
-        h = nn.swish(group_norm(h, self._style, name="norm_out"))
-        h = conv(h, self.patch_size**2 * self.out_channels, ZERO, name="conv_out", dtype=self.dtype)
-        return unpatchify(h.reshape(len(h), grid[0] * grid[1], -1), self.patch_size, grid).astype(jnp.float32)
+        return self._up(h, skips, emb, keys)
 
-    def _down(self, x: Array, emb: Array, keys: Array | None) -> tuple[Array, list[Array]]:
-        h = conv(x, self.base_channels, GLOROT, name="conv_in", dtype=self.dtype)
-        skips = [h]
+    def _down(self, h: Array, emb: Array, keys: Array | None) -> tuple[Array, list[Array]]:
+        skips = []
         for level, multiplier in enumerate(self.channel_multipliers):
             for i in range(self.num_res_blocks):
                 width = self.base_channels * multiplier
@@ -118,14 +141,18 @@ class UNet(nn.Module):
         return h, skips
 
     def _up(self, h: Array, skips: list[Array], emb: Array, keys: Array | None) -> Array:
-        for level, multiplier in reversed(list(enumerate(self.channel_multipliers))):
-            for i in range(self.num_res_blocks + 1):
-                h = jnp.concatenate([h, skips.pop()], axis=-1)
-                width = self.base_channels * multiplier
-                h = self._block(h, emb, keys, width, f"up_{level}_{i}", attention=self._attends(h))
+        """All blocks of the way up but the last, which takes the outermost skip."""
+        for level in reversed(range(len(self.channel_multipliers))):
+            for i in range(self.num_res_blocks + (level > 0)):
+                h = self._up_block(h, skips.pop(), emb, keys, level, i)
             if level > 0:
                 h = Upsample(self.dtype, name=f"upsample_{level}")(h)
         return h
+
+    def _up_block(self, h: Array, skip: Array, emb: Array, keys: Array | None, level: int, i: int) -> Array:
+        h = jnp.concatenate([h, skip], axis=-1)
+        width = self.base_channels * self.channel_multipliers[level]
+        return self._block(h, emb, keys, width, f"up_{level}_{i}", attention=self._attends(h))
 
     def _block(self, h: Array, emb: Array, keys: Array | None, width: int, name: str, *, attention: bool) -> Array:
         # The embedding is activated anew for each block: gradients would be summed in another order otherwise.

@@ -125,15 +125,15 @@ def _losses() -> list[Item]:
     return [entry for path in files for entry in _functions(path)]
 
 
-def _networks_with(fields: set[str]) -> Callable[[], list[Item]]:
-    """Returns the classes of `jaxgen.nn` that have some fields, those of a protocol, by `module.Class`."""
+def _networks_with(fields: set[str], *methods: str) -> Callable[[], list[Item]]:
+    """Returns the classes of `jaxgen.nn` that have some fields and methods, those of a protocol, by `module.Class`."""
 
     def find() -> list[Item]:
         return [
             Item(f"{path.stem}.{node.name}", _sentence(_doc(node)))
             for path in sorted((_PACKAGE / "nn").glob("*.py"))
             for node in _parsed(path).body
-            if isinstance(node, ast.ClassDef) and fields <= _fields(node)
+            if isinstance(node, ast.ClassDef) and fields <= _fields(node) and set(methods) <= _methods(node)
         ]
 
     return find
@@ -143,6 +143,10 @@ def _fields(node: ast.ClassDef) -> set[str]:
     return {
         item.target.id for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
     }
+
+
+def _methods(node: ast.ClassDef) -> set[str]:
+    return {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
 
 
 def _discriminators() -> list[Item]:
@@ -192,6 +196,10 @@ KINDS: Mapping[str, Kind] = {
         "Networks of tokenizers, for --config.model.name=NAME", _networks_with({"image_channels", "code_dim"})
     ),
     "quantizers": Kind("Their quantizers, for --config.quantizer.name=NAME", lambda: _modules("nn/quantizers")),
+    "energies": Kind(
+        "Networks of energy-based models, for --config.model.name=NAME",
+        _networks_with({"num_classes", "dtype"}, "energies"),
+    ),
     "formats": Kind("Formats of official weights, for import --format=NAME", _formats),
 }
 """Every kind of things by the word that asks for it."""

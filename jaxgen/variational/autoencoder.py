@@ -9,9 +9,9 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxgen.core import conditioning, keys
 from jaxgen.core.config import Need, Section, call, call_text, check_bounds
 from jaxgen.core.contract import Context, Microbatch, ModelSpec, TrainState, for_classes
-from jaxgen.core.images import nearest_level
 from jaxgen.core.schedules import Curve
 from jaxgen.nn.conv_autoencoder import ConvDecoder, ConvEncoder
+from jaxgen.variational.levels import LikelihoodLevels, likelihood_levels
 from jaxgen.variational.likelihoods import LikelihoodName, LogLikelihood, PixelLikelihood, make_likelihood
 from jaxgen.variational.priors import Posterior, Prior
 
@@ -92,6 +92,7 @@ class Autoencoder(NamedTuple):
       likelihood, prior: the pieces that it names.
       beta: the schedule of the divergence's weight.
       capacity: the schedule of the divergence that is aimed at; None for none.
+      levels: of the likelihood.
       spec: of the model.
     """
 
@@ -102,6 +103,7 @@ class Autoencoder(NamedTuple):
     prior: Prior
     beta: Curve
     capacity: Curve | None
+    levels: LikelihoodLevels
     spec: ModelSpec
 
     def posterior(
@@ -132,11 +134,8 @@ class Autoencoder(NamedTuple):
         outputs: Float[Array, "b h w o"],
         log_sigma: Float[Array, ""],
     ) -> Float[Array, " b"]:
-        """Returns log p(x | z) of images, rounded to the settings' levels, in nats."""
-        levels = self.settings.levels
-        if levels is None:
-            return likelihood(images, outputs, log_sigma, levels=self.spec.levels)
-        return likelihood(nearest_level(images, levels), outputs, log_sigma, levels=levels)
+        """Returns log p(x | z) of images, rounded to the likelihood's levels, in nats."""
+        return likelihood(self.levels.nearest(images), outputs, log_sigma, levels=self.levels.number)
 
     def init(self, context: Context, batch: Microbatch) -> tuple[PyTree, PyTree]:
         """Returns parameters and model state to start from."""
@@ -187,6 +186,7 @@ def make_autoencoder(config: Section, spec: ModelSpec) -> Autoencoder:
         prior,
         Curve.of(settings.beta, where="vae.beta", low=0.0),
         None if capacity is None else Curve.of(capacity, where="vae.capacity", low=0.0),
+        likelihood_levels(settings.levels, spec, where="vae"),
         spec,
     )
 
@@ -194,8 +194,6 @@ def make_autoencoder(config: Section, spec: ModelSpec) -> Autoencoder:
 def _pieces(settings: Settings) -> tuple[PixelLikelihood, Prior]:
     bounds = ("latent_dim", "mixtures", "importance_samples", "evaluation_samples")
     check_bounds(settings, dict.fromkeys(bounds, (1, math.inf)) | {"free_bits": (0, math.inf)}, where="vae")
-    if settings.levels is not None:
-        check_bounds(settings, {"levels": (2, math.inf)}, where="vae")
     if settings.sigma <= 0.0:
         raise ValueError(f"vae.sigma is {settings.sigma}, but must be positive.")
     likelihood = make_likelihood(settings.likelihood, settings.mixtures)

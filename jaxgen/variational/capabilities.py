@@ -93,7 +93,7 @@ def _latent_coding(autoencoder: Autoencoder, posterior: Posterior) -> LatentCodi
     table, settings, spec = autoencoder.likelihood.level_log_probs, autoencoder.settings, autoencoder.spec
     if table is None or not autoencoder.prior.standard_normal:
         return None
-    levels = settings.levels or spec.levels
+    levels = autoencoder.levels.number
 
     def coding_posterior(
         variables: PyTree, images: Float[Array, "n h w c"], latents: Float[Array, "n d"], cond: Conditioning = None

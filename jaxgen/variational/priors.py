@@ -84,8 +84,7 @@ def vamp(*, components: int = 500, deviation: float = 0.5) -> Prior:
         params: PyTree, posterior: Posterior, sample_keys: Key[Array, " n"], latent_dim: int
     ) -> Float[Array, "n d"]:
         mean, logvar = mixture(params, posterior)
-        choose = jax.vmap(lambda key: jax.random.randint(key, (), 0, components))
-        chosen = choose(keys.fold_each(sample_keys, "component"))
+        chosen = keys.integers(keys.fold_each(sample_keys, "component"), high=components)
         return mean[chosen] + jnp.exp(0.5 * logvar[chosen]) * keys.normal(sample_keys, (latent_dim,))
 
     return Prior(init, log_density, sample)

@@ -168,6 +168,8 @@ def test_the_list_has_everything_by_its_name(shells):
         r"sngan\.Generator +",
         r"autoencoder-kl +Weights of latent diffusion's autoencoder \(Rombach et al\. 2022\)",
         r"unet\.UNet +",
+        r"conv_energy\.ConvEnergy +.*\(Grathwohl et al\. 2020\)",
+        r"residual_energy\.ResidualEnergy +.*\(Du and Mordatch 2019\)",
     ):
         assert re.search(rf"^  {line}", outcome.out, re.MULTILINE), line
 

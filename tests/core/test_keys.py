@@ -49,6 +49,15 @@ def test_fold_each_folds_a_number_or_a_name_into_every_key():
         np.testing.assert_array_equal(bits(keys.fold_each(image_keys, 4)[i]), bits(keys.at_step(image_keys[i], 4)))
 
 
+def test_integers_are_drawn_from_each_key_alone():
+    image_keys = keys.per_example(keys.root_key(1), jnp.arange(3))
+    drawn = keys.integers(image_keys, (2, 50), low=3, high=6)
+    for i in range(3):
+        np.testing.assert_array_equal(drawn[i], jax.random.randint(image_keys[i], (2, 50), 3, 6))
+        assert keys.integers(image_keys, high=7)[i] == jax.random.randint(image_keys[i], (), 0, 7)
+    assert set(np.unique(drawn)) == {3, 4, 5}
+
+
 def test_keys_are_folds_by_hand():
     root = keys.root_key(11)
     np.testing.assert_array_equal(bits(root), bits(jax.random.key(11)))

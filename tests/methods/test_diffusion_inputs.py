@@ -113,4 +113,4 @@ def test_the_defaults_are_those_of_ddpm():
         "none",
         100,
     )
-    assert Sampler() == ("ancestral", "timesteps", 1000, 1.0, None, 0.0, True)
+    assert Sampler() == ("ancestral", "timesteps", 1000, 1.0, None, 0.0, True, 1)

@@ -26,9 +26,11 @@ from formula_models import (
     X0,
     Pieces,
     V,
+    deep_part,
     make_model,
     noise_of,
     predict,
+    seen_by_network,
 )
 from specs import finished
 
@@ -105,17 +107,28 @@ CASES = {
         "rk45(rtol=0.01, atol=0.02)", partial(loops.rk45, rtol=0.01, atol=0.02),
         VE._replace(levels=VE.levels[[0, -1]]), {**STRONG, "num_steps": 2},
     ),
+    "cached_ancestral_learned": Case(
+        "ancestral_learned()", loops.ancestral, DDPM, {**STRONG, "cache_interval": 2}, {"learned_variance": True},
+    ),
+    "cached_ddim": Case(
+        "ddim(eta=0.5)", partial(loops.ddim, eta=0.5), X0,
+        {**STRONG, "guidance_interval": (4, 1), "guidance_rescale": 0.7, "cache_interval": 3, "clip": True},
+    ),
+    "cached_ddim_guide": Case("ddim", loops.ddim, V, {**STRONG, "cache_interval": 2}, guide=0.7),
+    "cached_dpmpp_3m_sde": Case(
+        "dpmpp_3m_sde(eta=0.6)", partial(loops.dpmpp_3m_sde, eta=0.6), EDM, {"cache_interval": 5},
+        {"class_conditional": False}, None,
+    ),
+    "cached_unipc": Case("unipc", loops.unipc, FLOW, {**STRONG, "cache_interval": 2}, {}, None),
 }  # fmt: skip
 
 
-def model_of(case: Case, levels: np.ndarray, monkeypatch):
+def model_of(case: Case, levels: np.ndarray, monkeypatch, count=None):
     sampler = {"name": case.name, **case.sampler}
     if "guidance_interval" in sampler:
         sampler["guidance_interval"] = tuple(float(np.float32(levels[i])) for i in sampler["guidance_interval"])
-    if case.guide is None:
-        return make_model(monkeypatch, case.pieces, case.diffusion, sampler)
-    env = Env(frozen={"guide": finished(guide, SHAPE, CLASSES)})
-    return make_model(monkeypatch, case.pieces, case.diffusion, sampler, env)
+    env = Env() if case.guide is None else Env(frozen={"guide": finished(guide, SHAPE, CLASSES)})
+    return make_model(monkeypatch, case.pieces, case.diffusion, sampler, env, count)
 
 
 class Reference:
@@ -124,16 +137,26 @@ class Reference:
     def __init__(self, case: Case, sampler):
         self.case, self.sampler, self.clipped = case, sampler, []
         self.null = np.full(len(LABEL), CLASSES if case.diffusion.get("class_conditional", True) else 0)
+        self.label, self.deep = self.null if case.label is None else case.label, {}
 
     def predict(self, x, sigma, label):
         hint = self.case.diffusion.get("self_conditioning", False)
-        return predict(self.case.pieces, x, sigma, label, self_conditioning=hint)
+        deep = self.deep[label is self.null] if "cache_interval" in self.case.sampler else None
+        return predict(self.case.pieces, x, sigma, label, self_conditioning=hint, deep=deep)
+
+    def renew(self, x, sigma):
+        """Computes the deep features, for every label, at each step that is a multiple of the interval."""
+        step = int(np.argmin(np.abs(self.case.pieces.levels - sigma)))
+        if step % self.case.sampler.get("cache_interval", 1) == 0:
+            seen = seen_by_network(self.case.pieces, x, sigma)
+            self.deep = {label is self.null: deep_part(np, *seen, label) for label in (self.label, self.null)}
 
     def interpolation(self, x, sigma):
-        return self.predict(x, sigma, self.case.label)[1]
+        return self.predict(x, sigma, self.label)[1]
 
     def guided(self, x, sigma):
-        label, case = self.null if self.case.label is None else self.case.label, self.case
+        label, case = self.label, self.case
+        self.renew(x, sigma)
         own = self.predict(x, sigma, label)[0]
         low, high = self.sampler.guidance_interval or (0.0, math.inf)
         if not low < sigma <= high:
@@ -159,7 +182,8 @@ class Reference:
 def test_samples_are_those_of_the_loop(name, monkeypatch):
     case = CASES[name]
     sigmas = np.append(case.pieces.levels, 0.0)
-    model, sampler = model_of(case, sigmas, monkeypatch)
+    evaluations = []
+    model, sampler = model_of(case, sigmas, monkeypatch, count=lambda: evaluations.append(1))
     variables = VARIABLES | ({} if case.guide is None else {"guide": np.float32(case.guide)})
     cond = None if case.label is None else {"label": jnp.asarray(case.label)}
     ours = jax.jit(model.sample)(KEYS, variables, cond)
@@ -167,7 +191,7 @@ def test_samples_are_those_of_the_loop(name, monkeypatch):
     sigmas = sigmas.astype(np.float32).astype(np.float64)
     reference = Reference(case, sampler)
     start = np.sqrt(sigmas[0] ** 2 + case.pieces.variance_preserving) * noise_of("initial_noise")
-    options = {"interpolation": reference.interpolation} if name == "ancestral_learned" else {}
+    options = {"interpolation": reference.interpolation} if "learned" in name else {}
     expected = case.loop(reference, start, sigmas, noise_of, **options)
     if sampler.clip:
         assert 0.02 < np.mean(reference.clipped) < 0.9
@@ -175,3 +199,15 @@ def test_samples_are_those_of_the_loop(name, monkeypatch):
         assert np.mean(np.abs(expected) < 1.0) > 0.2
     scale = max(1.0, np.abs(expected).max())
     np.testing.assert_allclose(ours, expected, rtol=0.0, atol=3e-4 * scale)
+    jax.effects_barrier()
+    interval = case.sampler.get("cache_interval")
+    assert len(evaluations) == (0 if interval is None else math.ceil((len(sigmas) - 1) / interval))
+
+
+@pytest.mark.parametrize("sampler", [{}, STRONG, {**STRONG, "guidance_interval": (3, 1)}])
+def test_the_learned_variance_comes_from_the_evaluation_of_the_estimate(sampler, monkeypatch):
+    """The formula has one cosine, in its part for the variance."""
+    case = CASES["ancestral_learned"]._replace(sampler=sampler)
+    model, _ = model_of(case, case.pieces.levels, monkeypatch)
+    program = jax.make_jaxpr(model.sample)(KEYS, VARIABLES, {"label": jnp.asarray(LABEL)})
+    assert str(program).count(" cos ") == 1

@@ -49,6 +49,31 @@ def test_unrolled_blocks_have_as_many_parameters():
     assert trees.count(shapes) == 32_865_056
 
 
+def test_the_deep_features_are_what_all_blocks_but_the_last_add():
+    """Without numbers for the parameters of the last layers, or of the first blocks, the other part can be computed."""
+    net, label = SMALL.clone(depth=3), jnp.array([0, 2])
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda a: jnp.asarray(rng.normal(0.0, 0.3, a.shape), jnp.float32), shapes_of(net))
+
+    def without(*names):
+        return {"params": params | {name: jax.tree.map(lambda leaf: jnp.nan * leaf, params[name]) for name in names}}
+
+    @jax.jit
+    def outputs(whole, deep_alone, outer_alone):
+        deep = net.apply(deep_alone, X, T, label, method="deep_features")
+        other = net.apply(deep_alone, X[::-1], T, method="deep_features")
+        found = [net.apply(outer_alone, X, T, label, train=False, deep=deep) for deep in (deep, other)]
+        return [net.apply(whole, X, T, label, train=False), *found]
+
+    whole, same, other = outputs({"params": params}, without("block_2", "final"), without("block_0", "block_1"))
+    np.testing.assert_allclose(same, whole, rtol=1e-4, atol=1e-4)
+    assert np.abs(other - whole).max() > 0.01
+    for changes in ({"scan_layers": True}, {"depth": 1}):
+        init = net.clone(**changes).init
+        with pytest.raises(ValueError, match=r"model\.scan_layers=False and a model\.depth of at least 2, not"):
+            jax.eval_shape(functools.partial(init, jax.random.key(0), X, T, method="deep_features"))
+
+
 def test_scanned_blocks_compute_what_unrolled_ones_do():
     rng = np.random.default_rng(0)
     unrolled = jax.tree.map(lambda a: jnp.asarray(rng.normal(0.0, 0.3, a.shape), jnp.float32), shapes_of(SMALL))

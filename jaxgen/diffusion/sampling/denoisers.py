@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxgen.core.contract import Denoise, GenerativeModel, Variables
+from jaxgen.core.contract import GenerativeModel, Variables
 from jaxgen.core.keys import fold_each, normal
 
 Images = Float[Array, "n h w c"]
@@ -22,11 +22,6 @@ Denoiser = Callable[[Images, Float[Array, " n"]], Images]
 
 ConditionalDenoiser = Callable[[Images, Float[Array, " n"], Mapping[str, Array]], Images]
 """(x, sigma, cond) -> an estimate of the clean images under the conditions `cond`, from x = clean + sigma * noise."""
-
-
-def with_variables(denoise: Denoise, variables: Variables) -> ConditionalDenoiser:
-    """Returns a model's `denoise` as a function of x, sigma and cond alone."""
-    return lambda x, sigma, cond: denoise(variables, x, sigma, cond)
 
 
 def of_model(model: GenerativeModel, variables: Variables) -> ConditionalDenoiser:

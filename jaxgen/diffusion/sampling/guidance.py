@@ -49,11 +49,18 @@ def classifier_free(
         return denoise(x, sigma, cond)
 
     def guided(x: Images, sigma: Float[Array, " n"], weight: Weight) -> Images:
-        both = denoise(jnp.concatenate([x, x]), jnp.concatenate([sigma, sigma]), doubled(conditions, cond))
+        both = denoise(*twice(x, sigma, conditions, cond))
         conditional, unconditional = jnp.split(both, 2)
         return _rescaled(unconditional + weight * (conditional - unconditional), conditional, rescale)
 
     return _within(interval, scale, guided, plain)
+
+
+def twice(
+    x: Images, sigma: Float[Array, " n"], conditions: Conditions, cond: Mapping[str, Array]
+) -> tuple[Float[Array, "2*n h w c"], Float[Array, " 2*n"], Mapping[str, Array]]:
+    """Returns the batch of `classifier_free`: the images under their conditions, then under the null condition."""
+    return jnp.concatenate([x, x]), jnp.concatenate([sigma, sigma]), doubled(conditions, cond)
 
 
 def classifier(denoise: Denoiser, log_prob_of_label: LogProbability, *, scale: float = 1.0) -> Denoiser:

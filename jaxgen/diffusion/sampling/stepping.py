@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.core.keys import fold_each, normal
+from jaxgen.diffusion.sampling.caching import CachedDenoiser
 from jaxgen.diffusion.sampling.denoisers import Denoiser, Images, Sigmas
 
 State = TypeVar("State")
@@ -101,6 +102,46 @@ def over_levels(
     if states is None:
         return x
     return x, Trajectory(sigmas, jnp.concatenate([state[0][None], states[0]]), states[1])
+
+
+def one_estimate(
+    step: Callable[..., tuple[tuple[Any, ...], Images]],
+    denoise: Callable[[Images, Float[Array, " n"]], Any] | CachedDenoiser,
+    state: tuple[Any, ...],
+    sigmas: Sigmas,
+    *coefficients: PerStep,
+    keys: Key[Array, " n"],
+    callback: Callback | None,
+    trajectory: bool,
+) -> Result:
+    """Draws images by a sampler that calls the denoiser once a step, at the x and the level at which the step begins.
+
+    Such a sampler takes a `CachedDenoiser`, too, whose features are a part of the state of the scan.
+
+    Args:
+      step: `(state, x0, k, t, s, *coefficients)` -> the next state, and the estimate of the clean images at level t;
+        x0 is what the denoiser returned.
+      denoise: the denoiser.
+      state: as for `over_levels`, which the other arguments are those of, too.
+      sigmas: noise levels, descending; the last is 0.
+      *coefficients: one number a step each.
+      keys: one key an image.
+      callback: called after every step.
+      trajectory: whether the states at all levels are returned, too.
+    """
+
+    def evaluated(state: tuple[Any, ...], k: Array, t: Scalar, *others: Scalar) -> tuple[tuple[Any, ...], Images]:
+        own, features = state[:-1], state[-1]
+        x, sigma = own[0], jnp.full(len(own[0]), t)
+        if isinstance(denoise, CachedDenoiser):
+            x0, features = denoise.evaluate(x, sigma, k, features)
+        else:
+            x0 = denoise(x, sigma)
+        own, denoised = step(own, x0, k, t, *others)
+        return (*own, features), denoised
+
+    state = (*state, denoise.no_features(state[0]) if isinstance(denoise, CachedDenoiser) else ())
+    return over_levels(evaluated, state, sigmas, *coefficients, keys=keys, callback=callback, trajectory=trajectory)
 
 
 def _called(callback: Callback, step: Step) -> Images:

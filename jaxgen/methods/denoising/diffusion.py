@@ -4,6 +4,7 @@ DDPM, improved DDPM, ADM, EDM, EDM2, DiT, flow matching and what lies between th
 are combined here. `docs/diffusion.md` lists the pieces; each file in `configs/` is one choice.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
@@ -39,16 +40,15 @@ from jaxgen.diffusion.sampling.sampler import (
     Sampler,
     check_guide,
     check_schedule,
-    guided,
     make_sampler,
     nonfinite_hint,
 )
 from jaxgen.diffusion.sampling.sampler import needs as sampler_needs
-from jaxgen.diffusion.sampling.samplers.ancestral_learned import VarianceDenoiser
+from jaxgen.diffusion.sampling.sampling_denoiser import sampling_denoiser
 from jaxgen.diffusion.training import importance, noising, terms
 from jaxgen.diffusion.training.augment_recipes import Recipe
 from jaxgen.diffusion.training.augmentation import make_recipe
-from jaxgen.nn.networks import make_network
+from jaxgen.nn.networks import CachingNetwork, make_network
 from jaxgen.nn.uncertainty import Uncertainty
 from jaxgen.optim.optimizers import make_optimizer
 
@@ -130,13 +130,16 @@ class Diffusion(NamedTuple):
         *,
         self_condition: Array | bool = True,
         train: bool = False,
-        **inputs: Array | None,
+        **inputs: PyTree,
     ) -> Prediction:
         """Applies the network to x = clean + sigma * noise.
 
         With self-conditioning, a first pass makes the estimate that the second sees. Sampling needs no memory of
-        earlier steps then, so every sampler will do.
+        earlier steps then, so every sampler will do. Of deep features among the inputs, those of the images are the
+        first.
         """
+        if inputs.get("deep") is not None:
+            inputs["deep"] = jax.tree.map(lambda leaf: leaf[: len(x)], inputs["deep"])
         mixture = self.process.mixture(sigma)
         x_t = algebra.per_image(mixture.alpha) * x
 
@@ -151,6 +154,14 @@ class Diffusion(NamedTuple):
         if train:
             estimate = jax.lax.stop_gradient(estimate)
         return apply(jnp.concatenate([x_t, jnp.where(self_condition, estimate, 0.0)], axis=-1))
+
+    def deep_features(
+        self, params: PyTree, x: Float[Array, "n h w c"], sigma: Float[Array, " n"], cond: Mapping[str, Array]
+    ) -> PyTree:
+        """Returns the deep features of a `CachingNetwork`, which are an input `deep` of `predict`."""
+        x_t = algebra.per_image(self.process.mixture(sigma).alpha) * x
+        told = (self.process.label(sigma), cond.get("label"))
+        return self.network.apply({"params": params["network"]}, x_t, *told, method="deep_features")
 
 
 def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
@@ -173,6 +184,7 @@ def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
     check_guide(sampler, conditions, guide)
     learned, latents = diffusion.settings.learned_variance, "autoencoder" in env.frozen
     draw, sigmas = make_sampler(sampler, diffusion.process.schedule, learned_variance=learned, latents=latents)
+    _check_cache(diffusion, sampler)
     if diffusion.settings.likelihood != "ode":
         schedule, shift = diffusion.settings.schedule, diffusion.settings.shift
         check_schedule(sampler, diffusion.process, schedule=schedule, shift=shift)
@@ -186,10 +198,8 @@ def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
     def sample(sample_keys: Key[Array, " n"], variables: PyTree, cond: Conditioning = None) -> Float[Array, "n h w c"]:
         told = conditioning.complete(conditions, cond, len(sample_keys)) if cond else {}
         worse = None if guide is None else denoisers.of_model(guide, variables["guide"])
-        denoiser: denoisers.Denoiser | VarianceDenoiser
-        denoiser = guided(sampler, denoisers.with_variables(denoise, variables), conditions, told, guide=worse)
-        if sampler.learns_variance:
-            denoiser = _with_variance(diffusion, denoiser, variables, told)
+        network = functools.partial(diffusion.predict, variables), functools.partial(diffusion.deep_features, variables)
+        denoiser = sampling_denoiser(sampler, *network, conditions, told, guide=worse)
         x = denoisers.initial_noise(sample_keys, spec.image_shape, float(sigmas[0]), variance_preserving=preserving)
         images = draw(keys=sample_keys, denoise=denoiser, x=x, sigmas=sigmas)
         return jnp.clip(images, -1.0, 1.0) if sampler.clip else images
@@ -235,6 +245,24 @@ def _diffusion(config: Section, spec: ModelSpec) -> Diffusion:
     )
     recipe = make_recipe(settings.augment, settings.augment_probability, spec.image_shape)
     return Diffusion(settings, process, network, Uncertainty(settings.uncertainty_channels), spec, recipe)
+
+
+def _check_cache(diffusion: Diffusion, sampler: Sampler) -> None:
+    if sampler.cache_interval == 1:
+        return
+    init = diffusion.network.init
+    if not isinstance(diffusion.network, CachingNetwork):
+        raise ValueError(
+            f"sampler.cache_interval is {sampler.cache_interval}, but {type(diffusion.network).__name__} has no deep "
+            "features to reuse: set it to 1, or model.name to unet.UNet or dit.DiT."
+        )
+    if diffusion.settings.self_conditioning:
+        raise ValueError(
+            f"sampler.cache_interval is {sampler.cache_interval}, but self-conditioning evaluates the network twice a "
+            "step on other inputs: set it to 1, or diffusion.self_conditioning=False."
+        )
+    x = jax.ShapeDtypeStruct((1, *diffusion.spec.image_shape), jnp.float32)
+    jax.eval_shape(lambda x: init(keys.root_key(0), x, jnp.zeros(1), method="deep_features"), x)  # or it refuses
 
 
 def _init_variables(diffusion: Diffusion) -> InitVariables:
@@ -301,22 +329,6 @@ def _losses(diffusion: Diffusion, params: PyTree, noised: noising.Noised, predic
         logvar = diffusion.uncertainty.apply({"params": params["uncertainty"]}, process.label(noised.sigma))
         found |= {"error": found["error"] * jnp.exp(-logvar), "uncertainty": logvar}
     return found
-
-
-def _with_variance(
-    diffusion: Diffusion, denoise: denoisers.Denoiser, variables: PyTree, cond: Mapping[str, Array]
-) -> VarianceDenoiser:
-    """Adds the learned variance of the conditional model, which guidance leaves alone.
-
-    It is another evaluation only where there is guidance: the compiler sees that it is the same one otherwise.
-    """
-
-    def both(x: Array, sigma: Array) -> tuple[Array, Array]:
-        interpolation = diffusion.predict(variables, x, sigma, cond).interpolation
-        assert interpolation is not None
-        return denoise(x, sigma), interpolation
-
-    return both
 
 
 def _log_prob(diffusion: Diffusion) -> LogProb | None:

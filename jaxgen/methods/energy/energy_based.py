@@ -314,8 +314,7 @@ def _denoising(model: EnergyModel) -> Objective:
     ) -> tuple[Float[Array, ""], tuple[PyTree, Metrics]]:
         example_keys = keys.per_example(context.key, batch["index"])
         cond = conditioning.of_batch(conditions, batch)
-        level_keys = keys.fold_each(example_keys, "level")
-        level = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(sigmas)))(level_keys)
+        level = keys.integers(keys.fold_each(example_keys, "level"), high=len(sigmas))
         z = keys.normal(keys.fold_each(example_keys, "eps"), batch["image"].shape[1:])
         x = batch["image"] + jnp.asarray(sigmas)[level][:, None, None, None] * z
 

@@ -93,8 +93,7 @@ def _with_standing_statistics(
         example_keys = keys.per_example(key, jnp.arange(sampler.standing_batch_size))
         label = None
         if spec.num_classes:
-            draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, spec.num_classes))
-            label = draw(keys.fold_each(example_keys, "label"))
+            label = keys.integers(keys.fold_each(example_keys, "label"), high=spec.num_classes)
         latents = draw_latents(example_keys, generator.latent_dim)
         return apply(generator, params, state, latents, label, example_keys)[1], None
 

@@ -22,11 +22,11 @@ from jaxgen.core.contract import (
     for_classes,
 )
 from jaxgen.core.gaussians import kl_between_gaussians
-from jaxgen.core.images import nearest_level
 from jaxgen.core.latent_coding import LatentCoding
 from jaxgen.losses import logistic_mixture
 from jaxgen.nn.vdvae import Diagonal, Inferred, VeryDeepNetwork, check_blocks
 from jaxgen.optim.optimizers import make_optimizer
+from jaxgen.variational.levels import LikelihoodLevels, likelihood_levels
 
 
 class Settings(NamedTuple):
@@ -61,12 +61,8 @@ class VeryDeepVae(NamedTuple):
 
     network: VeryDeepNetwork
     settings: Settings
+    levels: LikelihoodLevels
     spec: ModelSpec
-
-    @property
-    def levels(self) -> int:
-        """Number of levels of the likelihood."""
-        return self.settings.levels or self.spec.levels
 
     @property
     def shapes(self) -> tuple[tuple[int, int, int], ...]:
@@ -108,8 +104,8 @@ class VeryDeepVae(NamedTuple):
         divergence = jnp.zeros(len(images))
         for q, p in zip(inferred.posteriors, inferred.priors, strict=True):
             divergence += kl_between_gaussians(q.mean, 2.0 * q.log_sigma, p.mean, 2.0 * p.log_sigma)
-        images = images if self.settings.levels is None else nearest_level(images, self.levels)
-        return logistic_mixture.log_prob(images, inferred.outputs, levels=self.levels), divergence
+        images = self.levels.nearest(images)
+        return logistic_mixture.log_prob(images, inferred.outputs, levels=self.levels.number), divergence
 
 
 def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
@@ -139,7 +135,7 @@ def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
         conditioning.complete(spec.conditioning, cond, len(sample_keys))
         outputs = vae.generate(variables, vae.eps(sample_keys), [], sampler.temperature)
         pixel_keys = keys.fold_each(sample_keys, "pixels")
-        return logistic_mixture.sample(pixel_keys, outputs, channels=channels, levels=vae.levels)
+        return logistic_mixture.sample(pixel_keys, outputs, channels=channels, levels=vae.levels.number)
 
     def encode(
         sample_keys: Key[Array, " n"], variables: PyTree, images: Float[Array, "n h w c"], cond: Conditioning = None
@@ -175,7 +171,7 @@ def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
 
 
 def _latent_coding(vae: VeryDeepVae) -> LatentCoding:
-    spec = vae.spec
+    spec, levels = vae.spec, vae.levels.number
 
     def posterior(
         variables: PyTree, images: Float[Array, "n h w c"], latents: Float[Array, "n d"], cond: Conditioning = None
@@ -195,16 +191,14 @@ def _latent_coding(vae: VeryDeepVae) -> LatentCoding:
         conditioning.complete(spec.conditioning, cond, len(images))
         outputs = vae.generate(variables, _split(latents, vae.shapes), [], 1.0)
         channels = spec.image_shape[-1]
-        return logistic_mixture.level_log_probs(images[..., :channel], outputs, channels=channels, levels=vae.levels)
+        return logistic_mixture.level_log_probs(images[..., :channel], outputs, channels=channels, levels=levels)
 
-    return LatentCoding(tuple(map(math.prod, vae.shapes)), vae.levels, posterior, level_log_probs)
+    return LatentCoding(tuple(map(math.prod, vae.shapes)), levels, posterior, level_log_probs)
 
 
 def _very_deep_vae(config: Section, spec: ModelSpec) -> VeryDeepVae:
     settings = call(Settings, config.vdvae, where="vdvae")
     check_bounds(settings, {"mixtures": (1, math.inf)}, where="vdvae")
-    if settings.levels is not None:
-        check_bounds(settings, {"levels": (2, math.inf)}, where="vdvae")
     if not settings.deviation > 0.0:
         raise ValueError(f"vdvae.deviation is {settings.deviation}, but must be positive.")
     height, width, channels = spec.image_shape
@@ -221,7 +215,7 @@ def _very_deep_vae(config: Section, spec: ModelSpec) -> VeryDeepVae:
     check_blocks(network)
     size = sum(math.prod(shape) for shape in network.latent_shapes())
     spec = for_classes(spec, False, where="vdvae")._replace(latent_shape=(size,), likelihood="lower_bound")
-    return VeryDeepVae(network, settings, spec)
+    return VeryDeepVae(network, settings, likelihood_levels(settings.levels, spec, where="vdvae"), spec)
 
 
 def _init_variables(vae: VeryDeepVae) -> InitVariables:

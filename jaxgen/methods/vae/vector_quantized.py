@@ -117,8 +117,8 @@ def make(config: Section, spec: ModelSpec, env: Env) -> GenerativeModel:
     posterior, encode, decode = _functions(tokenizer)
 
     def sample(sample_keys: Key[Array, " n"], variables: PyTree, cond: Conditioning = None) -> Float[Array, "n h w c"]:
-        draw = jax.vmap(lambda key: jax.random.randint(key, grid, 0, tokenizer.quantizer.num_codes))
-        return decode(variables, draw(sample_keys), cond)
+        codes = keys.integers(sample_keys, grid, high=tokenizer.quantizer.num_codes)
+        return decode(variables, codes, cond)
 
     return GenerativeModel(
         spec._replace(

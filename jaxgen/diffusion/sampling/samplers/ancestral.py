@@ -7,7 +7,7 @@ from jaxtyping import Array, Int, Key
 
 from jaxgen.diffusion.process import posterior
 from jaxgen.diffusion.sampling.denoisers import Denoiser, Images, Sigmas
-from jaxgen.diffusion.sampling.stepping import Callback, Result, Scalar, estimate, noise, over_levels
+from jaxgen.diffusion.sampling.stepping import Callback, Result, Scalar, noise, one_estimate
 
 
 def ancestral(
@@ -33,10 +33,9 @@ def ancestral(
     """
     variance_of = {"small": posterior.small_variance, "large": posterior.large_variance}[variance]
 
-    def step(state: tuple[Images], k: Int[Array, ""], t: Scalar, s: Scalar) -> tuple[tuple[Images], Images]:
+    def step(state: tuple[Images], x0: Images, k: Int[Array, ""], t: Scalar, s: Scalar) -> tuple[tuple[Images], Images]:
         (x,) = state
-        x0 = estimate(denoise, x, t)
         std = jnp.where(s > 0.0, jnp.sqrt(variance_of(t, s)), 0.0)
         return (posterior.mean(x, x0, s / t) + std * noise(keys, k, x),), x0
 
-    return over_levels(step, (x,), sigmas, keys=keys, callback=callback, trajectory=trajectory)
+    return one_estimate(step, denoise, (x,), sigmas, keys=keys, callback=callback, trajectory=trajectory)

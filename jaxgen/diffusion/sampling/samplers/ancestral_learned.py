@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.diffusion.process import posterior
 from jaxgen.diffusion.sampling.denoisers import Images, Sigmas
-from jaxgen.diffusion.sampling.stepping import Callback, Result, Scalar, noise, over_levels
+from jaxgen.diffusion.sampling.stepping import Callback, Result, Scalar, noise, one_estimate
 
 VarianceDenoiser = Callable[[Images, Float[Array, " n"]], tuple[Images, Images]]
 """(x, sigma) -> an estimate of the clean images, and the interpolation of the log-variance: 0 small, 1 large."""
@@ -40,11 +40,13 @@ def ancestral_learned(
     if temperature < 0.0:
         raise ValueError(f"The sampler's temperature must be at least 0, not {temperature}.")
 
-    def step(state: tuple[Images], k: Int[Array, ""], t: Scalar, s: Scalar) -> tuple[tuple[Images], Images]:
+    def step(
+        state: tuple[Images], estimates: tuple[Images, Images], k: Int[Array, ""], t: Scalar, s: Scalar
+    ) -> tuple[tuple[Images], Images]:
         (x,) = state
-        x0, interpolation = denoise(x, jnp.full(len(x), t))
+        x0, interpolation = estimates
         log_large, log_small = jnp.log(posterior.large_variance(t, s)), jnp.log(posterior.small_variance(t, s))
         std = jnp.exp(0.5 * (interpolation * log_large + (1.0 - interpolation) * log_small))
         return (posterior.mean(x, x0, s / t) + jnp.where(s > 0.0, temperature * std, 0.0) * noise(keys, k, x),), x0
 
-    return over_levels(step, (x,), sigmas, keys=keys, callback=callback, trajectory=trajectory)
+    return one_estimate(step, denoise, (x,), sigmas, keys=keys, callback=callback, trajectory=trajectory)

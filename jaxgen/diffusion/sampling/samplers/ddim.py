@@ -5,7 +5,7 @@ from jaxtyping import Array, Int, Key
 
 from jaxgen.diffusion.process.posterior import small_variance
 from jaxgen.diffusion.sampling.denoisers import Denoiser, Images, Sigmas
-from jaxgen.diffusion.sampling.stepping import Callback, Result, Scalar, estimate, first_order, noise, over_levels
+from jaxgen.diffusion.sampling.stepping import Callback, Result, Scalar, first_order, noise, one_estimate
 
 
 def ddim(
@@ -35,13 +35,12 @@ def ddim(
     if not 0.0 <= eta <= 1.0:
         raise ValueError(f"The sampler's eta must lie in [0, 1], not {eta}.")
 
-    def step(state: tuple[Images], k: Int[Array, ""], t: Scalar, s: Scalar) -> tuple[tuple[Images], Images]:
+    def step(state: tuple[Images], x0: Images, k: Int[Array, ""], t: Scalar, s: Scalar) -> tuple[tuple[Images], Images]:
         (x,) = state
-        x0 = estimate(denoise, x, t)
         if eta == 0.0:
             return (first_order(x, x0, t, s),), x0
         variance = eta**2 * small_variance(t, s)
         x = first_order(x, x0, t, jnp.sqrt(s**2 - variance)) + jnp.sqrt(variance) * noise(keys, k, x)
         return (x,), x0
 
-    return over_levels(step, (x,), sigmas, keys=keys, callback=callback, trajectory=trajectory)
+    return one_estimate(step, denoise, (x,), sigmas, keys=keys, callback=callback, trajectory=trajectory)

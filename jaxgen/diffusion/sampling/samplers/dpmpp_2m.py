@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
 from jaxgen.diffusion.sampling.denoisers import Denoiser, Images, Sigmas
-from jaxgen.diffusion.sampling.stepping import Callback, Result, Scalar, estimate, first_order, over_levels, step_ratios
+from jaxgen.diffusion.sampling.stepping import Callback, Result, Scalar, first_order, one_estimate, step_ratios
 
 
 def dpmpp_2m(
@@ -31,12 +31,13 @@ def dpmpp_2m(
     """
 
     def step(
-        state: tuple[Images, Images], k: Int[Array, ""], t: Scalar, s: Scalar, extrapolate: Scalar
+        state: tuple[Images, Images], x0: Images, k: Int[Array, ""], t: Scalar, s: Scalar, extrapolate: Scalar
     ) -> tuple[tuple[Images, Images], Images]:
         del k
         x, previous = state
-        x0 = estimate(denoise, x, t)
         return (first_order(x, x0 + extrapolate * (x0 - previous), t, s), x0), x0
 
     state, extrapolations = (x, jnp.zeros_like(x)), 0.5 / step_ratios(sigmas)
-    return over_levels(step, state, sigmas, extrapolations, keys=keys, callback=callback, trajectory=trajectory)
+    return one_estimate(
+        step, denoise, state, sigmas, extrapolations, keys=keys, callback=callback, trajectory=trajectory
+    )

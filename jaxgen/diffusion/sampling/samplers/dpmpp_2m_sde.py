@@ -11,9 +11,8 @@ from jaxgen.diffusion.sampling.stepping import (
     Result,
     Scalar,
     diffusion_sde,
-    estimate,
     noise,
-    over_levels,
+    one_estimate,
     step_ratios,
 )
 
@@ -48,12 +47,20 @@ def dpmpp_2m_sde(
     slopes = {"midpoint": 0.5 * pulls, "heun": changes}[solver] / step_ratios(sigmas)
 
     def step(
-        state: tuple[Images, Images], k: Int[Array, ""], t: Scalar, s: Scalar, pull: Scalar, slope: Scalar, std: Scalar
+        state: tuple[Images, Images],
+        x0: Images,
+        k: Int[Array, ""],
+        t: Scalar,
+        s: Scalar,
+        pull: Scalar,
+        slope: Scalar,
+        std: Scalar,
     ) -> tuple[tuple[Images, Images], Images]:
         x, previous = state
-        x0 = estimate(denoise, x, t)
         fresh = std * noise(keys, k, x) if eta > 0.0 else 0.0
         return (x + pull * (x0 - x) + slope * (x0 - previous) + fresh, x0), x0
 
     state, coefficients = (x, jnp.zeros_like(x)), (pulls, slopes, stds)
-    return over_levels(step, state, sigmas, *coefficients, keys=keys, callback=callback, trajectory=trajectory)
+    return one_estimate(
+        step, denoise, state, sigmas, *coefficients, keys=keys, callback=callback, trajectory=trajectory
+    )

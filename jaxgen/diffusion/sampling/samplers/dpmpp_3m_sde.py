@@ -10,10 +10,9 @@ from jaxgen.diffusion.sampling.stepping import (
     Scalar,
     before,
     diffusion_sde,
-    estimate,
     log_steps,
     noise,
-    over_levels,
+    one_estimate,
     step_ratios,
 )
 
@@ -60,10 +59,11 @@ def dpmpp_3m_sde(
     squares = curvature * (1.0 - 2.0 * changes / ((1.0 + eta) * log_steps(sigmas)))
     bends = jnp.where(jnp.isfinite(older), (changes * newer + squares) / (newer + older), 0.0)
 
-    def step(state: State, k: Int[Array, ""], t: Scalar, s: Scalar, *coefficients: Scalar) -> tuple[State, Images]:
+    def step(
+        state: State, x0: Images, k: Int[Array, ""], t: Scalar, s: Scalar, *coefficients: Scalar
+    ) -> tuple[State, Images]:
         x, x0_1, x0_2 = state
         pull, change, std, newer, older, bend = coefficients
-        x0 = estimate(denoise, x, t)
         slope, last_slope = (x0 - x0_1) / newer, (x0_1 - x0_2) / older
         fresh = std * noise(keys, k, x) if eta > 0.0 else 0.0
         x = x + pull * (x0 - x) + change * slope + bend * (slope - last_slope) + fresh
@@ -72,4 +72,6 @@ def dpmpp_3m_sde(
     zeros = jnp.zeros_like(x)
     coefficients = (pulls, changes, stds, newer, older, bends)
     state = (x, zeros, zeros)
-    return over_levels(step, state, sigmas, *coefficients, keys=keys, callback=callback, trajectory=trajectory)
+    return one_estimate(
+        step, denoise, state, sigmas, *coefficients, keys=keys, callback=callback, trajectory=trajectory
+    )

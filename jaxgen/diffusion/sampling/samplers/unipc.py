@@ -10,10 +10,9 @@ from jaxgen.diffusion.sampling.stepping import (
     Result,
     Scalar,
     before,
-    estimate,
     first_order,
     log_steps,
-    over_levels,
+    one_estimate,
     step_ratios,
 )
 
@@ -44,6 +43,7 @@ def unipc(
 
     def step(
         state: tuple[Images, ...],
+        x0: Images,
         k: Int[Array, ""],
         t: Scalar,
         s: Scalar,
@@ -54,7 +54,6 @@ def unipc(
     ) -> tuple[tuple[Images, ...], Images]:
         del k
         predicted, last, x0_1, x0_2, *before_callback = state
-        x0 = estimate(denoise, predicted, t)
         x = first_order(last, x0_1, last_t, t) + new * (x0 - x0_1) + old * (x0_1 - x0_2)
         for unchanged in before_callback:
             x = jnp.where(predicted == unchanged, x, predicted)
@@ -65,7 +64,9 @@ def unipc(
     last_sigmas = jnp.append(sigmas[0], sigmas[:-2])  # nothing precedes the first step, which corrects from t to t
     coefficients = (0.5 / step_ratios(sigmas), last_sigmas, *_corrector(log_steps(sigmas)))
     state = (x, x, jnp.zeros_like(x), jnp.zeros_like(x), *([] if callback is None else [x]))
-    return over_levels(step, state, sigmas, *coefficients, keys=keys, callback=callback, trajectory=trajectory)
+    return one_estimate(
+        step, denoise, state, sigmas, *coefficients, keys=keys, callback=callback, trajectory=trajectory
+    )
 
 
 def _corrector(h: PerStep) -> tuple[PerStep, PerStep]:
