@@ -10,6 +10,7 @@ default none: the digits. Wall seconds depend on what else runs; CPU seconds har
 
 import argparse
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -43,6 +44,7 @@ def starts(root: Path, flags: list[str]) -> dict[str, tuple[float, float]]:
     with tempfile.TemporaryDirectory(prefix="startup.") as directory:
         here = Path(directory)
         environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(here / "programs"), "PYTHONPATH": str(root)}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # or Python would compile the checkout at every start
         flags = [f"--config.data.data_dir={here / 'data'}", *flags]
         spent = [start(root, [f"--workdir={here / str(turn)}", *flags], environment) for turn in range(len(CACHES) + 1)]
         return dict(zip(CACHES, (spent[0], spent[-1]), strict=True))
@@ -64,7 +66,7 @@ def start(root: Path, flags: list[str], environment: dict[str, str]) -> tuple[fl
             if line.startswith("step "):
                 break
         seconds = time.monotonic() - begin
-        run.kill()
+        os.kill(run.pid, signal.SIGKILL)  # `run.kill` may wait for a run that has ended, and its CPU seconds be lost
         run.stdout.read()
         _, status, used = os.wait4(run.pid, 0)
         run.returncode = os.waitstatus_to_exitcode(status)

@@ -65,7 +65,7 @@ def make_runner(model: GenerativeModel, mesh: Mesh, key: Key[Array, ""], frozen:
         return copied(state._replace(frozen=frozen.load()))
 
     def target(batches: PyTree) -> TrainState:
-        shapes = jax.eval_shape(initialize, key, _on_mesh(mesh, batches), frozen.shapes)
+        shapes = jax.eval_shape(initialize, key_everywhere, _on_mesh(mesh, batches), frozen.shapes)
         return meshes.shapes_at(shapes, jax.tree.map(lambda _: whole, shapes))
 
     return Runner(mesh, begin, compile, put, to_contract, from_contract, target)

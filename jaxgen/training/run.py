@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxgen.core import trees
+from jaxgen.core import collector, trees
 from jaxgen.core.config import Section
 from jaxgen.core.contract import GenerativeModel, TrainState
 from jaxgen.parallel.runner import Compiled, Runner
@@ -128,7 +128,7 @@ def _train_from(
     with contextlib.closing(rollback.read(run.batches, run.rollbacks, start)) as batches, watchdog:
         watchdog.watch("reading the first batch")
         first = next(batches)
-        with watchdog.paused():
+        with watchdog.paused(), collector.paused():
             state = _start(run, first, saved, programs)
         run.progress.restart_clock(start)
         state, stopped = loop.fit(
