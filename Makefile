@@ -29,6 +29,7 @@ benchmark: $(VENV)/.train
 	$(BIN)/python benchmarks/digits.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/startup.py
 
 # Tests that are too long for every run, then random faults: most of an hour on two CPU cores. See docs/reliability.md.
 soak: $(VENV)/.test

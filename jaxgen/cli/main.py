@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import importlib
 import logging
 import signal
@@ -78,6 +79,8 @@ def _run(line: CommandLine, *, started: float) -> int:
     from jaxgen.data.faults import DataFaultError
     from jaxgen.parallel.sampling import NonfiniteImagesError
 
+    gc.freeze()  # what is imported stays
+    gc.enable()
     if line.command != "train":  # which has handlers of its own, in `durability/interruption.py`
         signal.signal(signal.SIGINT, signal.default_int_handler)  # what is unfinished is removed
     try:

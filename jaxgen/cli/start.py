@@ -1,5 +1,6 @@
 """The start of the program, by `python launch.py`, `jaxgen` or `python -m jaxgen`, before anything imports JAX."""
 
+import gc
 import signal
 import sys
 import time
@@ -23,6 +24,7 @@ def main(program: str | None = None, started: float | None = None) -> NoReturn:
     # where C++ calls Python, and elsewhere printed below half of JAX.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     streams.prepare()
+    gc.disable()  # until all is imported, since that leaves nothing to collect
     try:
         _run(program, started)
     except SystemExit as ended:

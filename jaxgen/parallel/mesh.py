@@ -144,6 +144,11 @@ def place(tree: PyTree, shardings: PyTree) -> PyTree:
     return jax.device_put(tree, shardings) if jax.process_count() == 1 else jax.tree.map(_place, tree, shardings)
 
 
+def shapes_at(tree: PyTree, shardings: PyTree) -> PyTree:
+    """Returns the shapes of arrays, or of shapes, with shardings."""
+    return jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), tree, shardings)
+
+
 def _place(x: Array | np.ndarray, sharding: NamedSharding) -> Array:
     if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(_place(jax.random.key_data(x), sharding), impl=jax.random.key_impl(x))

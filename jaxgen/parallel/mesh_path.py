@@ -1,5 +1,7 @@
 """The main path: one program over a device mesh, partitioned by the compiler (GSPMD) from its inputs' shardings."""
 
+from collections.abc import Callable
+
 import jax
 from jaxtyping import Array, Key, PyTree
 
@@ -7,7 +9,7 @@ from jaxgen.core import trees
 from jaxgen.core.contract import GenerativeModel, Phase, TrainState
 from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel.activations import split_activations
-from jaxgen.parallel.runner import NOTHING, Compiled, Frozen, Runner, make_init, updates
+from jaxgen.parallel.runner import NOTHING, Compiled, Frozen, Runner, begin_init, make_init, updates
 from jaxgen.parallel.sharding import Sharding, frozen_shardings, state_shardings
 
 _BATCH_AXIS = 2  # [S, K, B, ...]
@@ -19,16 +21,19 @@ def make_runner(model: GenerativeModel, sharding: Sharding, key: Key[Array, ""],
     whole = meshes.replicated(mesh)
     split = meshes.batch_sharding(mesh, axis=_BATCH_AXIS)
     key = meshes.place(key, whole)
+    initialize = make_init(model)
 
     def shapes(batches: PyTree) -> TrainState:
-        return jax.eval_shape(make_init(model), key, batches, frozen.shapes)
+        return jax.eval_shape(initialize, key, batches, frozen.shapes)
 
     def placed_frozen() -> PyTree:
         return meshes.place(frozen.load(), frozen_shardings(sharding, frozen.shapes))
 
-    def init(batches: PyTree) -> TrainState:
-        initialize = make_init(model, out_shardings=state_shardings(sharding, shapes(batches)), donate_argnums=2)
-        return initialize(key, batches, placed_frozen())
+    def begin(batches: PyTree) -> Callable[[], TrainState]:
+        read = meshes.shapes_at(frozen.shapes, frozen_shardings(sharding, frozen.shapes))
+        placed = state_shardings(sharding, shapes(batches))
+        compiled = begin_init(initialize, key, batches, read, out_shardings=placed, donate_argnums=2)
+        return lambda: compiled(key, batches, placed_frozen())
 
     def from_contract(state: TrainState) -> TrainState:
         learned = state._replace(frozen=())
@@ -49,15 +54,11 @@ def make_runner(model: GenerativeModel, sharding: Sharding, key: Key[Array, ""],
 
     def target(batches: PyTree) -> TrainState:
         state = shapes(batches)
-        return jax.tree.map(
-            lambda x, placed: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed),
-            state,
-            state_shardings(sharding, state),
-        )
+        return meshes.shapes_at(state, state_shardings(sharding, state))
 
     return Runner(
         mesh=mesh,
-        init=init,
+        begin=begin,
         compile=compile,
         put=lambda batches: meshes.put_batch(mesh, batches, axis=_BATCH_AXIS),
         to_contract=lambda state: state,

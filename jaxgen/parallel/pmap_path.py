@@ -1,5 +1,7 @@
 """The simple path: the same program on every device by `jax.pmap`, each with a copy of the state."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from jaxtyping import Array, Key, PyTree
 
 from jaxgen.core.contract import GenerativeModel, Phase, TrainState
 from jaxgen.parallel import mesh as meshes
-from jaxgen.parallel.runner import NOTHING, Compiled, Frozen, Runner, make_init, updates
+from jaxgen.parallel.runner import NOTHING, Compiled, Frozen, Runner, begin_init, make_init, updates
 
 
 def make_runner(model: GenerativeModel, mesh: Mesh, key: Key[Array, ""], frozen: Frozen = NOTHING) -> Runner:
@@ -20,7 +22,7 @@ def make_runner(model: GenerativeModel, mesh: Mesh, key: Key[Array, ""], frozen:
     devices = list(mesh.devices.flat)
     by_device, whole = _by_device(devices), meshes.replicated(mesh)
     local = len(mesh.local_devices)
-    initialize = make_init(model, _joined, out_shardings=whole)
+    initialize = make_init(model, _joined)
     key_everywhere = meshes.place(key, whole)  # where the loop's transfer guard lets it be
 
     def put(batches: PyTree) -> PyTree:
@@ -28,9 +30,11 @@ def make_runner(model: GenerativeModel, mesh: Mesh, key: Key[Array, ""], frozen:
             lambda x: jax.make_array_from_process_local_data(by_device, _split(x, mesh, local)), batches
         )
 
-    def init(batches: PyTree) -> PyTree:
-        on_devices = meshes.place(frozen.load(), jax.tree.map(lambda _: whole, frozen.shapes))
-        return copied(initialize(key_everywhere, _on_mesh(mesh, batches), on_devices))
+    def begin(batches: PyTree) -> Callable[[], PyTree]:
+        on_mesh, everywhere = _on_mesh(mesh, batches), jax.tree.map(lambda _: whole, frozen.shapes)
+        read = meshes.shapes_at(frozen.shapes, everywhere)
+        compiled = begin_init(initialize, key_everywhere, on_mesh, read, out_shardings=whole)
+        return lambda: copied(compiled(key_everywhere, on_mesh, meshes.place(frozen.load(), everywhere)))
 
     def compile(state: PyTree, batches: PyTree, phase: Phase) -> Compiled:
         mapped = jax.pmap(
@@ -61,10 +65,10 @@ def make_runner(model: GenerativeModel, mesh: Mesh, key: Key[Array, ""], frozen:
         return copied(state._replace(frozen=frozen.load()))
 
     def target(batches: PyTree) -> TrainState:
-        shapes = jax.eval_shape(initialize, key, _on_mesh(mesh, batches), frozen.shapes)
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes)
+        shapes = jax.eval_shape(initialize, key_everywhere, _on_mesh(mesh, batches), frozen.shapes)
+        return meshes.shapes_at(shapes, jax.tree.map(lambda _: whole, shapes))
 
-    return Runner(mesh, init, compile, put, to_contract, from_contract, target)
+    return Runner(mesh, begin, compile, put, to_contract, from_contract, target)
 
 
 def _by_device(devices: list[jax.Device]) -> NamedSharding:

@@ -1,6 +1,7 @@
 """One interface to the two ways of running updates on many devices; the training loop knows no other."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -38,7 +39,8 @@ class Runner(NamedTuple):
 
     Attributes:
       mesh: the devices.
-      init: `(batches) -> state`, at step 0.
+      begin: `(batches) -> (() -> state)`: begins to compile the initialization, while other programs can be compiled;
+        the function waits for that, and returns the state at step 0.
       compile: `(state, batches, phase) -> Compiled`: the donated program of S updates, with its cost.
       put: `(HostBatches) -> batches` on the devices.
       to_contract: `state -> TrainState`.
@@ -47,12 +49,16 @@ class Runner(NamedTuple):
     """
 
     mesh: Mesh
-    init: Callable[[PyTree], PyTree]
+    begin: Callable[[PyTree], Callable[[], PyTree]]
     compile: Callable[[PyTree, PyTree, Phase], "Compiled"]
     put: Callable[[HostBatches], PyTree]
     to_contract: Callable[[PyTree], TrainState]
     from_contract: Callable[[TrainState], PyTree]
     target: Callable[[PyTree], TrainState]
+
+    def init(self, batches: PyTree) -> PyTree:
+        """Returns the state at step 0."""
+        return self.begin(batches)()
 
 
 class Compiled(NamedTuple):
@@ -85,20 +91,37 @@ def updates(model: GenerativeModel, phase: Phase) -> Callable[[Any, TrainState, 
 
 
 def make_init(
-    model: GenerativeModel, join: Callable[[PyTree], PyTree] = lambda batches: batches, **options: Any
+    model: GenerativeModel, join: Callable[[PyTree], PyTree] = lambda batches: batches
 ) -> Callable[[Key[Array, ""], PyTree, PyTree], TrainState]:
-    """Returns `(key, batches, frozen) -> TrainState` at step 0, from the first of S batches, jitted.
+    """Returns `(key, batches, frozen) -> TrainState` at step 0, from the first of S batches.
 
-    It runs once, so it is compiled with little optimization.
+    A runner makes it once: JAX traces the same function once, for shapes and for the program.
 
     Args:
       model: the model.
       join: makes arrays [S, K, B, ...] of batches that are laid out otherwise.
-      **options: of `jax.jit`, such as shardings.
     """
 
     def init(key: Key[Array, ""], batches: PyTree, frozen: PyTree) -> TrainState:
         first = jax.tree.map(lambda x: x[0], join(batches))
         return model.init(keys.stream(key, "init"), first, frozen)
 
-    return jax.jit(init, compiler_options={"xla_backend_optimization_level": 0}, **options)
+    return init
+
+
+def begin_init(init: Callable[..., TrainState], *arguments: Any, **options: Any) -> Callable[..., TrainState]:
+    """Returns an initialization for arrays like the arguments, compiled by another thread until it is called.
+
+    It runs once, so it is compiled with little optimization.
+
+    Args:
+      init: of `make_init`.
+      *arguments: arrays, or shapes with shardings.
+      **options: of `jax.jit`.
+    """
+    jitted = jax.jit(init, compiler_options={"xla_backend_optimization_level": 0}, **options)
+    lowered = jitted.lower(*arguments)  # here, since it depends on what JAX keeps for each thread
+    thread = ThreadPoolExecutor(1, thread_name_prefix="compilation")
+    compiled = thread.submit(lowered.compile)
+    thread.shutdown(wait=False)
+    return lambda *arrays: compiled.result()(*arrays)

@@ -6,9 +6,10 @@ the work directory records the run, the step and the digest of the checkpoint. A
 checkpoint, and reads nothing of the other one.
 """
 
+import functools
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -174,11 +175,14 @@ def _average_of(name: str, there: Mapping[str, Any]) -> str:
 
 
 def runner_from(runner: Runner, start: Start) -> Runner:
-    """Returns the runner with an `init` that takes the arrays of another run; the rest is initialized as ever."""
+    """Returns the runner whose initialization takes the arrays of another run; the rest is initialized as ever."""
     run, step = Path(start.origin.run), start.origin.step
     names = start.comparison.taken | start.comparison.averages
 
-    def init(batches: PyTree) -> PyTree:
+    def begin(batches: PyTree) -> Callable[[], PyTree]:
+        return functools.partial(taken, batches, runner.begin(batches))
+
+    def taken(batches: PyTree, initial: Callable[[], PyTree]) -> PyTree:
         target = trees.named_leaves(runner.target(batches)._replace(frozen=()))
         wanted = {there: target[here] for here, there in reversed(names.items())}
         read = checkpoint.load_arrays(run, step, wanted)
@@ -192,10 +196,10 @@ def runner_from(runner: Runner, start: Start) -> Runner:
             used.add(there)
             return array
 
-        state = runner.to_contract(runner.init(batches))._replace(frozen=())
+        state = runner.to_contract(initial())._replace(frozen=())
         return runner.from_contract(trees.map_named(fill, state))
 
-    return runner._replace(init=init)
+    return runner._replace(begin=begin)
 
 
 def record(start: Start, directory: Path) -> None:

@@ -50,12 +50,17 @@ class Programs:
         program = (dispatch.num_steps, dispatch.phase)
         new = program not in self._compiled
         with self._watchdog.paused() if new else contextlib.nullcontext():  # on the pmap path, the first call compiles
-            if new:
-                begin = time.monotonic()
-                self._compiled[program] = self._compile(state, batches, dispatch.phase)
-                self._on_compiled(dispatch, self._compiled[program], time.monotonic() - begin)
+            self.prepare(dispatch, state, batches)
             self._profiler.before(dispatch.first, dispatch.last)
             with jax.transfer_guard("disallow"), jax.profiler.StepTraceAnnotation("train", step_num=dispatch.first):
                 state, metrics = self._compiled[program].run(state, batches)
         self._profiler.after(dispatch.last, state)
         return state, metrics
+
+    def prepare(self, dispatch: Dispatch, state: PyTree, batches: PyTree) -> None:
+        """Compiles the program of a dispatch, if there is none yet; shapes with shardings do in place of arrays."""
+        program = (dispatch.num_steps, dispatch.phase)
+        if program not in self._compiled:
+            begin = time.monotonic()
+            self._compiled[program] = self._compile(state, batches, dispatch.phase)
+            self._on_compiled(dispatch, self._compiled[program], time.monotonic() - begin)

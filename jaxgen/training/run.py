@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxgen.core import trees
+from jaxgen.core import collector, trees
 from jaxgen.core.config import Section
 from jaxgen.core.contract import GenerativeModel, TrainState
 from jaxgen.parallel.runner import Compiled, Runner
@@ -128,8 +128,9 @@ def _train_from(
     with contextlib.closing(rollback.read(run.batches, run.rollbacks, start)) as batches, watchdog:
         watchdog.watch("reading the first batch")
         first = next(batches)
-        with watchdog.paused():
-            state = _start(run, first, saved, introduce=len(programs) == 0)
+        with watchdog.paused(), collector.paused():
+            state = _start(run, first, saved, programs)
+        run.progress.restart_clock(start)
         state, stopped = loop.fit(
             state,
             itertools.chain([first], batches),
@@ -150,18 +151,28 @@ def _train_from(
     return stopped
 
 
-def _start(run: TrainingRun, first: PyTree, saved: int | None, *, introduce: bool) -> PyTree:
+def _start(run: TrainingRun, first: PyTree, saved: int | None, programs: Programs) -> PyTree:
     """The initial state, or the restored one, at step 0 if it was imported; says how large the model is."""
-    example = run.runner.put(_one_step(first))
-    if saved is None:
-        state = run.runner.init(example)
-    else:
-        state = run.runner.from_contract(run.checkpoints.restore(saved, run.runner.target(example)))
-    if introduce and saved is not None:
-        run.progress.say(f"Resumed at step {saved}.")
+    example, introduce = run.runner.put(_repeated(first, 1)), len(programs) == 0
+    target = run.runner.target(example)
+    if saved is not None:
+        state = run.runner.from_contract(run.checkpoints.restore(saved, target))
+        if introduce:
+            run.progress.say(f"Resumed at step {saved}.")
+            run.progress.say(_size(target))
+        return state
+    initial = run.runner.begin(example)
     if introduce:
-        run.progress.say(_size(run.runner.target(example)))
-    return state
+        run.progress.say(_size(target))
+        _compile_first(run, programs, target, first)  # while the initialization is compiled
+    return initial()
+
+
+def _compile_first(run: TrainingRun, programs: Programs, target: TrainState, batch: PyTree) -> None:
+    """Compiles the program of the first dispatch of a run, from the shapes of its state."""
+    settings = run.settings
+    dispatch = next(loop.dispatches(0, settings.num_steps, settings.steps_per_dispatch, run.model.phase))
+    programs.prepare(dispatch, target, run.runner.put(_repeated(batch, dispatch.num_steps)))
 
 
 def _size(state: TrainState) -> str:
@@ -268,8 +279,9 @@ def _snapshot(run: TrainingRun, step: int, state: PyTree, *, tolerate: Tolerance
         snapshots.save(run.checkpoints.directory.parent, step, averages, tuple(run.config.ema.sigma_rel))
 
 
-def _one_step(batch: PyTree) -> PyTree:
-    return {name: value[None] for name, value in batch.items()}
+def _repeated(batch: PyTree, steps: int) -> PyTree:
+    """Returns batches [S, K, B_local, ...] of S steps, all of them the same."""
+    return {name: np.repeat(value[None], steps, axis=0) for name, value in batch.items()}
 
 
 def _may_roll_back(run: TrainingRun, error: health.UnhealthyError) -> bool:

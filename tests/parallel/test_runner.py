@@ -147,3 +147,20 @@ def test_the_cost_of_a_program_is_that_of_one_device():
     one, eight = (cost(make(SETTINGS[name]), steps=1, size=256) for name in ("one", "mesh"))
     assert one.flops == pytest.approx(8 * eight.flops, rel=0.1)
     assert one.bytes > eight.bytes
+
+
+@pytest.mark.parametrize("name", ["mesh", "pmap"])
+def test_shapes_and_state_take_one_trace_of_the_initialization(name):
+    traced = []
+    settings = SETTINGS[name]
+    model = toy.make_model(axis_name=axis_name(settings))
+
+    def init(*arguments):
+        traced.append(1)
+        return model.init(*arguments)
+
+    runner = make_runner(model._replace(init=init), settings, ROOT)
+    batch = runner.put(toy.host_batches(steps=1, size=8))
+    target, begun = runner.target(batch), runner.begin(batch)
+    chex.assert_trees_all_equal_shapes_and_dtypes(target, runner.to_contract(begun()), runner.target(batch))
+    assert len(traced) == 1

@@ -51,3 +51,18 @@ def test_an_update_must_not_transfer_arrays_between_host_and_devices():
     np.testing.assert_array_equal(programs.update(dispatch, state, jnp.ones(3))[0], 2 * np.ones(3))
     with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
         programs.update(dispatch, state, np.ones(3, np.float32))
+
+
+def test_a_program_that_was_prepared_from_shapes_is_not_compiled_again():
+    asked, compiled = [], []
+
+    def compile(state, batches, phase):
+        asked.append((state, batches, phase))
+        return COMPILED
+
+    programs = make(compile, compiled)
+    programs.prepare(Dispatch(0, 2, "small"), "state", "batches")
+    assert len(programs) == len(compiled) == 1
+    assert programs.update(Dispatch(2, 4, "small"), 1, 2) == (3, {"loss": 2})
+    programs.update(Dispatch(4, 5, "small"), 1, 2)  # of another number of steps
+    assert asked == [("state", "batches", "small"), (1, 2, "small")]

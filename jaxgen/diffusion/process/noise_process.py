@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.core.concrete import at_once
 from jaxgen.core.config import bind_text
 from jaxgen.diffusion.process import algebra, assumptions, uniforms
 from jaxgen.diffusion.process.algebra import Mixture, Scalars
@@ -47,21 +47,20 @@ class NoiseProcess(NamedTuple):
 
     def uses_schedule(self, levels: Callable[[Schedule], np.ndarray]) -> bool:
         """Returns True if times of training, noise labels, or the `levels` of a schedule depend on the schedule."""
-        quantiles = jnp.array([0.25, 0.5, 0.75])
 
-        def seen(schedule: Schedule) -> list[np.ndarray]:
-            times, labels = self.times(schedule, quantiles), self.noise_label(schedule, self.schedule.sigma(quantiles))
-            return [np.asarray(times), np.asarray(labels), levels(schedule)]
+        def seen(schedule: Schedule) -> list[Scalars]:
+            quantiles = jnp.array([0.25, 0.5, 0.75])
+            return [self.times(schedule, quantiles), self.noise_label(schedule, self.schedule.sigma(quantiles))]
 
-        with jax.ensure_compile_time_eval():
-            ours, others = seen(self.schedule), seen(_shifted(self.schedule, 2.0))
-        return not all(np.array_equal(a, b) for a, b in zip(ours, others, strict=True))
+        schedules = (self.schedule, _shifted(self.schedule, 2.0))
+        ours, others = at_once(lambda: [seen(schedule) for schedule in schedules])
+        pairs = [*zip(ours, others, strict=True), tuple(map(levels, schedules))]
+        return not all(np.array_equal(a, b) for a, b in pairs)
 
     @property
     def variance_preserving(self) -> bool:
         """True if sampling begins with x_T ~ N(0, I), in the network's scale."""
-        with jax.ensure_compile_time_eval():
-            alpha = float(self.path(jnp.float32(1.0)))
+        alpha = float(at_once(lambda: self.path(jnp.float32(1.0))))
         return abs(alpha - 0.5**0.5) < 1e-6
 
 
@@ -119,10 +118,13 @@ def make_process(
 
 def _at_the_ends(process: NoiseProcess) -> tuple[np.ndarray, np.ndarray]:
     """The least and the greatest noise levels, of the schedule and of training, and the weights there."""
-    with jax.ensure_compile_time_eval():
+
+    def ends() -> tuple[Scalars, Scalars]:
         drawn = process.times(process.schedule, jnp.array([uniforms.MARGIN, 1.0 - uniforms.MARGIN]))
-        sigmas = jnp.concatenate([jnp.array(process.schedule.range), drawn])
-        return np.asarray(sigmas), np.asarray(process.weight(sigmas))
+        sigmas = jnp.concatenate([process.schedule.sigma(jnp.array([0.0, 1.0])), drawn])
+        return sigmas, process.weight(sigmas)
+
+    return at_once(ends)
 
 
 def _shifted(schedule: Schedule, factor: float) -> Schedule:
