@@ -33,7 +33,8 @@ ROW = {
 }
 
 
-def test_a_process_tells_its_facts_and_the_seconds_of_one_of_its_runs():
+def test_a_process_tells_its_facts_and_the_seconds_of_one_of_its_runs(monkeypatch):
+    monkeypatch.setattr(speed, "SECONDS", 0.1)
     command = [sys.executable, "-c", SERVER.format(path=str(Path(speed.__file__).parent))]
     with Process(command, {}) as process:
         assert process.facts == {"parameters": [3, 4]}
