@@ -3,8 +3,9 @@
     python benchmarks/growth.py [--hardware WORDS]
 
 Every point is a process of its own (`benchmarks/growth_point.py`): the U-Net of `ddpm:digits`, class-conditional and
-float32, at 16x16 pixels with a batch of 32 and a width of 32, of which one number at a time is another. Devices are
-simulated CPU devices, which share the cores. The results go to benchmarks/results/growth.json, a table to
+float32, at 16x16 pixels with a batch of 32 and a width of 32, of which one number at a time is another. Each takes
+turns with that reference, so that what else the machine does meets both alike. Devices are simulated CPU devices, which
+share the cores. The results go to benchmarks/results/growth.json, a table to
 docs/results.md, and a plot beside the ideal lines to docs/images/growth.png. It takes about five minutes of two cores.
 What accelerators of known rates would do is planned, not measured, by `benchmarks/scaling.py`.
 """
@@ -30,11 +31,11 @@ SWEEPS: dict[str, tuple[int, ...]] = {
     "devices": (1, 2, 4, 8),
 }
 TURNS, SECONDS = 5, 0.5
-"""Measurements of a point after the first, of which the median counts, and how long each of them is."""
+"""Turns of a point, of which the median counts, and how long each of them is."""
 
 TEXT = """Made by `python benchmarks/growth.py`: {hardware}; the training step of the U-Net of `ddpm:digits` (float32,
 Adam, average), at 16x16 pixels with a batch of 32 and a width of 32, of which one number at a time is another. Figures
-are relative to that step; of time, medians of {turns} measurements (least to greatest).
+are relative to that step, which took turns with each; of time, medians of {turns} turns (least to greatest).
 
 Time is CPU time of all cores, which other work on the machine changes less than it does wall time. Ideal is time that
 grows as the images, as their pixels, and as the square of the width, as the operations of convolutions do. The devices
@@ -56,9 +57,11 @@ def main() -> None:
     parser.add_argument("--hardware", default=f"{os.cpu_count()}-core CPU", help="named in the results, in general")
     arguments = parser.parse_args()
     points: list[dict[str, Any]] = []
-    for point in grid():
-        points.append(point | measured(point))
-        print(points[-1], flush=True)
+    with process_of(REFERENCE) as reference:
+        reference.run("train")
+        for point in grid():
+            points.append(point | measured(point, reference))
+            print(points[-1], flush=True)
     contents = {"hardware": arguments.hardware, "turns": TURNS, "points": points}
     RESULTS.write_text(json.dumps(contents, indent=2) + "\n")
     plot(points)
@@ -71,18 +74,29 @@ def grid() -> list[dict[str, int]]:
     return [REFERENCE, *(point for point in others if point != REFERENCE)]
 
 
-def measured(point: dict[str, int]) -> dict[str, Any]:
-    """Returns CPU seconds of a step, one figure a turn, and bytes of the state and of the step on a device."""
+def process_of(point: dict[str, int]) -> Process:
+    """Returns a process that can train the network of a point."""
     flags = os.environ.get("XLA_FLAGS", "")
     flags += f" --xla_force_host_platform_device_count={point['devices']}"
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, str(ROOT / "benchmarks" / "growth_point.py"), json.dumps(point)]
-    with Process(command, environment) as process:
+    return Process(command, environment)
+
+
+def measured(point: dict[str, int], reference: Process) -> dict[str, Any]:
+    """Returns CPU seconds of a step over the reference's, turn by turn, and bytes of the state and of the step."""
+    with process_of(point) as process:
         process.run("train")
-        count = max(1, round(SECONDS / process.run("train")["seconds"]))
-        seconds = [process.run("train", count)["cpu_seconds"] for _ in range(TURNS)]
-        return {"cpu_seconds": seconds, **process.facts}
+        counts = [max(1, round(SECONDS / own.run("train")["seconds"])) for own in (process, reference)]
+        times = []
+        for _ in range(TURNS):
+            own, other = (
+                each.run("train", count)["cpu_seconds"]
+                for each, count in zip((process, reference), counts, strict=True)
+            )
+            times.append(own / other)
+        return {"relative_times": times, **process.facts}
 
 
 def series(points: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
@@ -107,13 +121,12 @@ def ideal_memory(point: dict[str, Any], reference: dict[str, Any]) -> float:
 def relative(points: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
     """Returns the figures of a sweep relative to the reference: time, its range and memory, with the ideal ones."""
     (reference,) = [p for p in points if all(p[key] == value for key, value in REFERENCE.items())]
-    unit = statistics.median(reference["cpu_seconds"])
     return [
         {
             "value": p[name],
-            "time": statistics.median(p["cpu_seconds"]) / unit,
-            "least": min(p["cpu_seconds"]) / unit,
-            "greatest": max(p["cpu_seconds"]) / unit,
+            "time": statistics.median(p["relative_times"]),
+            "least": min(p["relative_times"]),
+            "greatest": max(p["relative_times"]),
             "ideal_time": ideal_time(p),
             "memory": p["held_bytes"] / reference["held_bytes"],
             "ideal_memory": ideal_memory(p, reference),

@@ -9,16 +9,16 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import growth
 
 
-def point(seconds, state, held, **changed):
-    return {**growth.REFERENCE, **changed, "cpu_seconds": seconds, "state_bytes": state, "held_bytes": held}
+def point(times, state, held, **changed):
+    return {**growth.REFERENCE, **changed, "relative_times": times, "state_bytes": state, "held_bytes": held}
 
 
 POINTS = [
-    point([0.2, 0.4, 0.3], 100, 500),
-    point([0.9, 0.6, 0.7], 100, 800, batch=64),
-    point([2.4, 2.4, 2.4], 100, 1_900, resolution=32),
-    point([0.6, 0.6, 0.6], 400, 1_400, width=64),
-    point([0.45, 0.3, 0.5], 100, 300, devices=2),
+    point([0.9, 1.1, 1.0], 100, 500),
+    point([3.0, 2.0, 2.33], 100, 800, batch=64),
+    point([8.0, 8.0, 8.0], 100, 1_900, resolution=32),
+    point([2.0, 2.0, 2.0], 400, 1_400, width=64),
+    point([1.5, 1.0, 1.67], 100, 300, devices=2),
 ]
 
 
@@ -30,11 +30,41 @@ def test_every_point_differs_from_the_reference_in_one_number():
     assert len(grid) == 1 + sum(len(values) - 1 for values in growth.SWEEPS.values())
 
 
+class Steps:
+    """A process whose steps take as long as they are said to, one figure a call."""
+
+    def __init__(self, *seconds):
+        self.facts = {"state_bytes": 100, "held_bytes": 500}
+        self.seconds, self.counts = iter(seconds), []
+
+    def run(self, name, count=1):
+        self.counts.append(count)
+        value = next(self.seconds)
+        return {"seconds": value, "cpu_seconds": 2 * value}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+
+def test_a_point_takes_turns_with_the_reference(monkeypatch):
+    process, reference = Steps(9.0, 0.1, 0.6, 0.8), Steps(0.25, 0.3, 0.2)
+    monkeypatch.setattr(growth, "process_of", lambda point: process)
+    monkeypatch.setattr(growth, "TURNS", 2)
+    found = growth.measured(growth.REFERENCE, reference)
+    assert found["relative_times"] == pytest.approx([2.0, 4.0])
+    assert (found["state_bytes"], found["held_bytes"]) == (100, 500)
+    assert process.counts == [1, 1, 5, 5]  # half a second each
+    assert reference.counts == [1, 2, 2]
+
+
 def test_figures_are_relative_to_the_reference():
     first, second = growth.relative(POINTS, "batch")
     assert (first["value"], second["value"]) == (32, 64)
     assert (first["time"], first["memory"], first["ideal_time"], first["ideal_memory"]) == (1.0, 1.0, 1.0, 1.0)
-    assert [second[name] for name in ("time", "least", "greatest")] == pytest.approx([0.7 / 0.3, 2.0, 3.0])
+    assert [second[name] for name in ("time", "least", "greatest")] == [2.33, 2.0, 3.0]
     assert second["memory"] == 1.6
 
 
