@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from results_page import ROOT, write_section
+from results_page import ROOT, wrapped, write_section
 from speed_protocol import Process
 
 RESULTS = ROOT / "benchmarks" / "results" / "growth.json"
@@ -45,7 +45,8 @@ devices.
 
 Memory is that of the compiled step on one device, by the compiler's account: the state (parameters, two moments, an
 average), the batch, and activations. Ideal are a state of its own size, and activations that grow as images, pixels and
-width do and are divided among devices, each of which has a copy of the state.
+width do and are divided among devices, each of which has a copy of the state. The logits of attention, one for each
+pair of pixels of the middle's feature map, grow faster.
 
 On accelerators nothing of this has been measured; [docs/scaling.md](scaling.md) has plans.
 """
@@ -137,7 +138,8 @@ def relative(points: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
 
 def page(contents: dict[str, Any]) -> str:
     """Returns the text, the table and the plot of the section."""
-    lines = [TEXT.format(hardware=contents["hardware"], turns=contents["turns"])]
+    text = TEXT.format(hardware=contents["hardware"], turns=contents["turns"])
+    lines = ["\n\n".join(wrapped(paragraph) for paragraph in text.split("\n\n")), ""]
     lines += ["| what | value | time | ideal | memory of a device | ideal |", "|---|---|---|---|---|---|"]
     for name in SWEEPS:
         for row in relative(contents["points"], name):
