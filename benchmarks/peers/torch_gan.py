@@ -114,7 +114,7 @@ class SNGANDiscriminator(nn.Module):
 
 
 class Adversarial(Peer):
-    """Two players, each with latents of its own; the fakes go through the discriminator apart from real images."""
+    """Two players, each with latents of its own."""
 
     def latents(self) -> Tensor:
         """Returns a batch of latents."""
@@ -166,7 +166,8 @@ class SNGAN(Adversarial):
         generate, discriminate = self.called
 
         def of_discriminator() -> Tensor:
-            real, fake = discriminate(self.noise()), discriminate(self.fakes())
+            # In one pass: a second one would change the vectors of the power iteration, which gradients need.
+            real, fake = discriminate(torch.cat([self.noise(), self.fakes()])).chunk(2)
             return functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
 
         for _ in range(self.case["arguments"]["n_critic"]):
