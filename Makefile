@@ -25,10 +25,12 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Beside PyTorch, if TORCH_PYTHON is the Python of an environment that has it: make benchmark TORCH_PYTHON=PATH.
 benchmark: $(VENV)/.train
 	$(BIN)/python benchmarks/digits.py
 	$(BIN)/python benchmarks/scaling.py
-	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/speed.py $(if $(TORCH_PYTHON),--torch_python $(TORCH_PYTHON))
+	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/startup.py
 
 # Tests that are too long for every run, then random faults: most of an hour on two CPU cores. See docs/reliability.md.

@@ -7,13 +7,14 @@ CASE is a line of JSON: the config and its settings, shape and classes of the da
 the others can be measured.
 """
 
+import functools
 import importlib.metadata
 import json
 import sys
 import time
 from typing import Any
 
-from speed_protocol import serve
+from speed_protocol import seconds_since_start, serve
 
 import jaxgen.runs.environment
 
@@ -25,7 +26,8 @@ import numpy as np  # noqa: E402
 
 from jaxgen.core import conditioning, keys  # noqa: E402
 from jaxgen.core.build import build_model  # noqa: E402
-from jaxgen.core.contract import ModelSpec  # noqa: E402
+from jaxgen.core.contract import ModelSpec, Phase  # noqa: E402
+from jaxgen.parallel.mesh_path import cost  # noqa: E402
 from jaxgen.runs import config_files  # noqa: E402
 from jaxgen.runs.settings import parse  # noqa: E402
 
@@ -36,57 +38,86 @@ class Job:
     """A model with its state, and one of its batches.
 
     Attributes:
-      facts: number of parameters of each player, versions, seconds of compilation.
+      runs: what can be timed, by name: `train`, and `sample` where the case has it.
+      facts: number of parameters of each player, versions, seconds of compilation, seconds from the start of the
+        process to the end of the first step of training, bytes that the training program holds.
     """
 
     def __init__(self, case: dict[str, Any]) -> None:
         settings = {"data.batch_size": case["batch"], **case["settings"]}
         config = parse(config_files.config(case["config"], **settings)).config
         spec = ModelSpec(tuple(case["shape"]), {"label": conditioning.classes(case["classes"])})
-        model, key, count = build_model(config, spec), keys.root_key(0), case["batch"]
-        rng = np.random.default_rng(0)
+        self.model, self.key, count = build_model(config, spec), keys.root_key(0), case["batch"]
+        rng, lead = np.random.default_rng(0), (self.model.microbatches, count)
         self.batch = {
-            "image": jnp.asarray(rng.integers(0, 256, (1, count, *spec.image_shape), np.uint8)),
-            "label": jnp.asarray(rng.integers(0, case["classes"], (1, count), np.int32)),
-            "index": jnp.arange(count)[None],
+            "image": jnp.asarray(rng.integers(0, 256, (*lead, *spec.image_shape), np.uint8)),
+            "label": jnp.asarray(rng.integers(0, case["classes"], lead, np.int32)),
+            "index": jnp.broadcast_to(jnp.arange(count), lead),
         }
-        self.key = key
-        self.state = jax.jit(model.init)(key, self.batch)
-        self.example_keys = keys.per_example(key, jnp.arange(count))
-        self.cond = dict.fromkeys(model.spec.conditioning, self.batch["label"][0])
-        begin = time.perf_counter()
-        self.update = jax.jit(model.update, donate_argnums=1).lower(key, self.state, self.batch).compile()
-        trained = time.perf_counter()
-        variables = jax.eval_shape(model.eval_variables, self.state)
-        self.draw = jax.jit(model.sample).lower(self.example_keys, variables, self.cond).compile()
-        self.variables = jax.jit(lambda state: jax.tree.map(jnp.copy, model.eval_variables(state)))(self.state)
+        self.state = jax.jit(self.model.init)(self.key, self.batch)
+        self.phases = [self.model.phase(step) for step in range(case["steps"])]
+        self.runs = {"train": self.train}
         players = case.get("players", [])
         trees = [self.state.params[player] for player in players] or [self.state.params]
-        self.facts = {
+        self.facts: dict[str, Any] = {
             "parameters": [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in trees],
             "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")},
-            "compilation": {"train": trained - begin, "sample": time.perf_counter() - trained},
+            "compilation": {},
         }
+        self._compile_training()
+        if case["samples"]:
+            self._compile_sampling()
 
     def train(self) -> None:
-        """Does one step."""
-        self.state, _ = self.update(self.key, self.state, self.batch)
-        jax.block_until_ready(self.state)
+        """Does one step of each phase of the cycle."""
+        for phase in self.phases:
+            self._step(phase)
 
     def sample(self) -> None:
         """Draws a batch of images."""
         jax.block_until_ready(self.draw(self.example_keys, self.variables, self.cond))
+
+    def _step(self, phase: Phase) -> None:
+        self.state, _ = self.updates[phase](self.key, self.state, self.batch)
+        jax.block_until_ready(self.state)
+
+    def _compile_training(self) -> None:
+        """Compiles the program of each phase, and does the first step."""
+        begin = time.perf_counter()
+        self.updates = {}
+        for phase in dict.fromkeys(self.phases):
+            update = jax.jit(functools.partial(self.model.update, phase=phase), donate_argnums=1)
+            self.updates[phase] = update.lower(self.key, self.state, self.batch).compile()
+        self.facts["compilation"]["train"] = time.perf_counter() - begin
+        self.facts["program_memory"] = max(held_bytes(program) for program in self.updates.values())
+        self._step(self.phases[0])
+        self.facts["first_step"] = seconds_since_start()
+
+    def _compile_sampling(self) -> None:
+        self.example_keys = keys.per_example(self.key, self.batch["index"][0])
+        self.cond = dict.fromkeys(self.model.spec.conditioning, self.batch["label"][0])
+        variables = jax.eval_shape(self.model.eval_variables, self.state)
+        begin = time.perf_counter()
+        self.draw = jax.jit(self.model.sample).lower(self.example_keys, variables, self.cond).compile()
+        self.facts["compilation"]["sample"] = time.perf_counter() - begin
+        copy = jax.jit(lambda state: jax.tree.map(jnp.copy, self.model.eval_variables(state)))
+        self.variables = copy(self.state)
+        self.runs["sample"] = self.sample
+
+
+def held_bytes(program: jax.stages.Compiled) -> int:
+    """Returns the memory that a program holds while it runs: its arguments, its results, and what lies between."""
+    return cost(program)[1] or 0
 
 
 def main() -> None:
     """Makes the model and serves."""
     case = json.loads(sys.argv[1])
     jax.config.update("jax_enable_compilation_cache", False)  # compilation is timed, too
+    job = Job(case)
     matrix = jnp.ones((PRODUCT_SIZE, PRODUCT_SIZE))
     multiply = jax.jit(jnp.matmul).lower(matrix, matrix).compile()
-    job = Job(case)
-    runs = {"train": job.train, "sample": job.sample}
-    runs["product"] = lambda: jax.block_until_ready(multiply(matrix, matrix))
+    runs = {**job.runs, "product": lambda: jax.block_until_ready(multiply(matrix, matrix))}
     serve(runs, {**job.facts, "product_flops": 2 * PRODUCT_SIZE**3})
 
 

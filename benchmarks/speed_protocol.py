@@ -1,16 +1,31 @@
 """The protocol between `benchmarks/speed.py` and the processes that it times: lines of JSON.
 
 A process first writes its facts. Then, for each line `{"run": NAME, "count": N}`, it runs what has that name N times,
-and writes the seconds and CPU seconds of one. It ends with its input.
+and writes the seconds and CPU seconds of one, and its peak memory so far. It ends with its input.
 """
 
 import contextlib
 import json
+import os
+import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
+
+_STARTED = "SPEED_STARTED"
+
+
+def seconds_since_start() -> float:
+    """Returns the seconds since the other side has started this process."""
+    return time.time() - float(os.environ[_STARTED])
+
+
+def peak_memory() -> int:
+    """Returns the most bytes of memory that this process has held at a time, compilation included."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def serve(runs: Mapping[str, Callable[[], Any]], facts: Mapping[str, Any]) -> None:
@@ -22,7 +37,8 @@ def serve(runs: Mapping[str, Callable[[], Any]], facts: Mapping[str, Any]) -> No
         for _ in range(asked["count"]):
             runs[asked["run"]]()
         spent = {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - cpu}
-        print(json.dumps({name: value / asked["count"] for name, value in spent.items()}), flush=True)
+        of_one = {name: value / asked["count"] for name, value in spent.items()}
+        print(json.dumps({**of_one, "peak_memory": peak_memory()}), flush=True)
 
 
 class Process:
@@ -30,12 +46,15 @@ class Process:
 
     Attributes:
       facts: what it has written of itself.
+      peak_memory: the most bytes that it had held at a time when it last answered.
     """
 
     def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, env=dict(environment), stdin=pipe, stdout=pipe, text=True)
+        environment = {**environment, _STARTED: repr(time.time())}
+        self._process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
         self.facts = self._read()
+        self.peak_memory = 0
 
     def run(self, name: str, count: int = 1) -> dict[str, float]:
         """Has it run something; returns the seconds and CPU seconds of one run.
@@ -46,7 +65,9 @@ class Process:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"run": name, "count": count}) + "\n")
         self._process.stdin.flush()
-        return self._read()
+        spent = self._read()
+        self.peak_memory = spent.pop("peak_memory")
+        return spent
 
     def __enter__(self) -> "Process":
         return self

@@ -12,6 +12,7 @@ from jaxgen.cli.commands import COMMANDS
 from jaxgen.core.config import module_names
 from jaxgen.data.sources.shapes import CONDITIONING
 from jaxgen.nn.critic_head import Conditioning
+from jaxgen.runs import environment
 from jaxgen.variational.likelihoods import LikelihoodName
 
 ROOT = Path(__file__).parent.parent
@@ -91,6 +92,20 @@ def test_the_page_of_likelihoods_lists_every_piece_and_no_other():
     every = importlib.import_module("jaxgen.runs.config_files").names()
     own = [name for name in every if importlib.import_module(f"configs.{name}").get_config("tiny").method in methods]
     assert named_in(in_order) == sorted(own)
+
+
+def test_the_page_of_performance_names_settings_and_variables_that_exist():
+    page = (ROOT / "docs" / "performance.md").read_text()
+    table, there = tables(page), set()
+    names = importlib.import_module("jaxgen.runs.config_files").names()
+    for config in (importlib.import_module(f"configs.{name}").get_config("tiny") for name in names):
+        there |= {f"{section}.{key}" for section, fields in config.items() if hasattr(fields, "keys") for key in fields}
+    named = named_in(table["setting"])
+    assert len(named) > 15
+    assert set(named) <= there
+    source = (ROOT / "jaxgen" / "runs" / "environment.py").read_text()
+    assert [name for name in named_in(table["variable"]) if name not in source] == []
+    assert set(re.findall(r"--xla_cpu\w+=\w+", page)) == {f"{environment._CPU_OPTION}={environment._CPU_VALUE}"}
 
 
 def test_the_page_of_data_lists_every_source_with_its_options_and_every_condition():

@@ -7,6 +7,8 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import speed
+import speed_tables
+from speed_cases import CASES
 from speed_protocol import Process
 
 SERVER = """
@@ -31,18 +33,23 @@ ROW = {
 }
 
 
-def test_a_process_tells_its_facts_and_the_seconds_of_one_of_its_runs():
+def test_a_process_tells_its_facts_and_the_seconds_of_one_of_its_runs(monkeypatch):
+    monkeypatch.setattr(speed, "SECONDS", 0.1)
     command = [sys.executable, "-c", SERVER.format(path=str(Path(speed.__file__).parent))]
     with Process(command, {}) as process:
         assert process.facts == {"parameters": [3, 4]}
         spent = process.run("train", 3)
         assert spent["seconds"] >= 0.02  # of one, not of all three
         assert spent["cpu_seconds"] < 3 * spent["seconds"]
-        rates = speed.rates({"peer": process}, batch=5, rounds=2)["peer"]
+        case = {"batch": 5, "steps": 3, "samples": True}
+        rates = speed.rates({"peer": process}, case, rounds=2)["peer"]
+        alone = speed.rates({"peer": process}, {**case, "samples": False}, rounds=1)["peer"]
+        assert 2**20 < process.peak_memory < 2**30
     assert {name: len(values) for name, values in rates.items()} == dict.fromkeys(
         ("train", "train_cpu", "sample", "sample_cpu"), 2
     )
-    assert max(rates["train"]) <= 5 / 0.02
+    assert max(rates["train"]) <= 3 * 5 / 0.02  # three steps are timed as one
+    assert set(alone) == {"train", "train_cpu"}
 
 
 def test_a_process_that_ends_is_an_error():
@@ -51,19 +58,67 @@ def test_a_process_that_ends_is_an_error():
 
 
 def test_the_ratio_is_of_medians_to_the_fastest_peer():
-    head, _, line = speed.rows_of({"row": ROW}, "train")
+    head, _, line = speed_tables.rows_of({"row": ROW}, "train")
     cells = dict(zip(head.split(" | "), line.split(" | "), strict=True))
     assert cells["jaxgen"] == "20 (10 to 30)"
     assert cells["torch eager"] == "14 (12 to 16)"
     assert cells["torch channels_last"] == ""
     assert cells["ratio"] == "0.80"  # 20 / 25
     assert cells["of product"] == "25%"  # 20 images of 0.5 GFLOP, of 40 GFLOP/s
-    assert speed.rows_of({"row": ROW}, "sample")[2].split(" | ")[-3:] == ["0.50", "3", "0.1 |"]
+    assert speed_tables.rows_of({"row": ROW}, "sample")[2].split(" | ")[-3:] == ["0.50", "3", "0.1 |"]
+
+
+def test_steps_that_are_timed_as_one_are_told_apart_in_the_share_of_the_product():
+    head, _, line = speed_tables.rows_of({"row": {**ROW, "steps": 5}}, "train")
+    cells = dict(zip(head.split(" | "), line.split(" | "), strict=True))
+    assert cells["of product"] == "5%"  # a fifth of the operations an image
+
+
+def test_a_model_whose_samples_are_not_timed_has_no_row_of_samples():
+    trained = {
+        name: {k: v for k, v in runs.items() if k != "sample"} for name, runs in ROW["images_per_second"].items()
+    }
+    assert len(speed_tables.rows_of({"row": {**ROW, "images_per_second": trained}}, "sample")) == 2
+
+
+def test_the_page_has_memory_and_starts_where_they_were_measured():
+    more = {
+        "peak_memory": {"jaxgen": 3 * 2**29, "eager": 2**30},
+        "program_memory": 2**29,
+        "first_step": {"jaxgen": 9.26, "compile": 41.0},
+    }
+    head, _, line = speed_tables.start_rows({"row": {**ROW, **more}})
+    cells = dict(zip(head.split(" | "), line.split(" | "), strict=True))
+    assert cells["peak memory, GiB: jaxgen"] == "1.50"
+    assert cells["peak memory, GiB: torch eager"] == "1.00"
+    assert cells["peak memory, GiB: torch compile"] == ""
+    assert cells["the program"] == "0.50"
+    assert cells["compilation, s"] == "10"  # 7.4 + 3.1
+    assert cells["first step, s: jaxgen"] == "9.3"
+    assert cells["first step, s: torch compile |"] == "41.0 |"
+    contents = {"hardware": "2-core CPU", "rounds": 3, "rows": {"row": ROW}}
+    assert "Peak memory" not in speed_tables.page(contents)
+    assert "Peak memory" in speed_tables.page({**contents, "rows": {"row": {**ROW, **more}}})
+
+
+def test_the_plot_is_of_rows_with_ratios(tmp_path):
+    alone = {**ROW, "images_per_second": {"jaxgen": ROW["images_per_second"]["jaxgen"]}}
+    speed_tables.plot({"row": alone}, tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+    speed_tables.plot({"row": ROW, "other": alone}, tmp_path / "one.png")
+    assert (tmp_path / "one.png").stat().st_size > 0
+
+
+def test_cases_say_what_both_sides_read():
+    for name, case in CASES.items():
+        assert {"config", "settings", "shape", "classes", "batch", "steps", "samples", "network", "arguments"} <= set(
+            case
+        ), name
 
 
 def test_without_torch_there_is_no_ratio_and_the_page_says_so():
     alone = {**ROW, "flops": {}, "images_per_second": {"jaxgen": ROW["images_per_second"]["jaxgen"]}}
-    text = speed.table({"hardware": "2-core CPU", "rounds": 3, "rows": {"row": alone}})
+    text = speed_tables.page({"hardware": "2-core CPU", "rounds": 3, "rows": {"row": alone}})
     assert "without PyTorch" in text
-    assert "without PyTorch" not in speed.table({"hardware": "2-core CPU", "rounds": 3, "rows": {"row": ROW}})
+    assert "without PyTorch" not in speed_tables.page({"hardware": "2-core CPU", "rounds": 3, "rows": {"row": ROW}})
     assert not speed.has_torch("false")

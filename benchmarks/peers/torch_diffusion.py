@@ -1,12 +1,12 @@
-"""The networks of `benchmarks/speed.py`, written plainly in PyTorch, with as many parameters as jaxgen's."""
+"""The U-Net of DDPM and the transformer DiT, written plainly in PyTorch, with their training and sampling."""
 
-import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch_peer import Peer
 
 
 def sinusoids(t: Tensor, dim: int) -> Tensor:
@@ -173,59 +173,40 @@ class DiT(nn.Module):
         return h.reshape(b, g, g, p, p, -1).permute(0, 5, 1, 3, 2, 4).reshape(b, -1, g * p, g * p)
 
 
-def generator(shape: tuple[int, int, int], latent: int, width: int, halvings: int) -> nn.Sequential:
-    """Returns the generator of DCGAN (Radford et al. 2016)."""
-    side, _, colors = shape
-    base, channels = side >> halvings, [width << i for i in reversed(range(halvings))]
-    layers: list[nn.Module] = [
-        nn.Linear(latent, base * base * channels[0], bias=False),
-        nn.Unflatten(1, (channels[0], base, base)),
-        nn.BatchNorm2d(channels[0]),
-        nn.ReLU(),
-    ]
-    for inputs, outputs in itertools.pairwise(channels):
-        layers += [nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
-    return nn.Sequential(*layers, nn.ConvTranspose2d(channels[-1], colors, 4, 2, 1, bias=False), nn.Tanh())
+class Diffusion(Peer):
+    """The U-Net that predicts the noise of DDPM, or the transformer that predicts the velocity of a linear path."""
 
+    def make(self) -> list[nn.Module]:
+        """Returns the network."""
+        make = {"unet": UNet, "dit": DiT}[self.case["network"]]
+        return [make(tuple(self.case["shape"]), self.case["classes"], **self.case["arguments"])]
 
-def discriminator(shape: tuple[int, int, int], width: int, halvings: int) -> nn.Sequential:
-    """Returns the discriminator of DCGAN."""
-    side, _, inputs = shape
-    layers: list[nn.Module] = []
-    for i in range(halvings):
-        layers.append(nn.Conv2d(inputs, width << i, 4, 2, 1, bias=False))
-        layers += [nn.BatchNorm2d(width << i)] if i else []
-        layers.append(nn.LeakyReLU(0.2))
-        inputs = width << i
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs * (side >> halvings) ** 2, 1, bias=False))
+    def turns(self) -> Iterator[tuple[int, Callable[[], Tensor]]]:
+        """Yields the squared error; some labels are dropped."""
+        yield 0, self._error
 
+    def _error(self) -> Tensor:
+        x, noise, label = self.noise(), self.noise(), self.labels()
+        label = torch.where(torch.rand(len(x)) < 0.1, self.case["classes"], label)
+        t = torch.rand(len(x))
+        if self.case["network"] == "dit":
+            mixed = (1 - t)[:, None, None, None] * x + t[:, None, None, None] * noise
+            return functional.mse_loss(self.called[0](mixed, t, label), noise - x)
+        angle = (t * torch.pi / 2)[:, None, None, None]
+        return functional.mse_loss(self.called[0](angle.cos() * x + angle.sin() * noise, 1000 * t, label), noise)
 
-class VAE(nn.Module):
-    """A convolutional VAE (Kingma and Welling 2014) with a Gaussian likelihood, whose deviation is learned."""
-
-    def __init__(self, shape: tuple[int, int, int], latent: int, width: int, hidden: int, halvings: int) -> None:
-        super().__init__()
-        side, _, colors = shape
-        base, channels = side >> halvings, [width << i for i in range(halvings)]
-        size = base * base * channels[-1]
-        layers: list[nn.Module] = []
-        for inputs, outputs in zip([colors, *channels], channels, strict=False):
-            layers += [nn.Conv2d(inputs, outputs, 4, 2, 1), nn.SiLU()]
-        head = [nn.Flatten(), nn.Linear(size, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent)]
-        self.encoder = nn.Sequential(*layers, *head)
-        layers = [nn.Linear(latent, hidden), nn.SiLU(), nn.Linear(hidden, size), nn.SiLU()]
-        layers.append(nn.Unflatten(1, (channels[-1], base, base)))
-        channels.reverse()
-        for inputs, outputs in itertools.pairwise(channels):
-            layers += [nn.ConvTranspose2d(inputs, outputs, 4, 2, 1), nn.SiLU()]
-        self.decoder = nn.Sequential(*layers, nn.ConvTranspose2d(channels[-1], colors, 4, 2, 1))
-        self.log_sigma = nn.Parameter(torch.tensor(math.log(0.2)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns the negative bound on the likelihood, a mean over the batch."""
-        mean, logvar = self.encoder(x).chunk(2, dim=1)
-        z = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
-        errors = (x - self.decoder(z)) * torch.exp(-self.log_sigma)
-        fit = (0.5 * errors**2 + self.log_sigma).flatten(1).sum(1)
-        divergence = 0.5 * (mean**2 + logvar.exp() - logvar - 1).sum(1)
-        return (fit + divergence).mean()
+    @torch.no_grad()
+    def sample(self) -> Tensor:
+        """Follows Euler's steps, of DDIM or of the velocity."""
+        x, label, count = self.noise(), self.labels(), self.case["evaluations"]
+        self.average.eval()
+        for i in range(count):
+            t, s = 1 - i / count, 1 - (i + 1) / count
+            out = self.drawing(x, torch.full((len(x),), t if self.case["network"] == "dit" else 999 * t), label)
+            if self.case["network"] == "dit":
+                x = x + (s - t) * out
+                continue
+            a, b = torch.tensor([0.999 * t * torch.pi / 2, s * torch.pi / 2]).unbind()
+            clean = ((x - a.sin() * out) / a.cos()).clamp(-1, 1)
+            x = b.cos() * clean + b.sin() * (x - a.cos() * clean) / a.sin()
+        return x

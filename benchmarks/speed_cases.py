@@ -1,0 +1,94 @@
+"""The models of `benchmarks/speed.py`: for jaxgen a config with its settings, for PyTorch a network with its arguments.
+
+Fields of a case: `steps` is the number of training steps that are timed as one, which is that of a whole cycle where
+steps differ; `samples` says whether sampling is timed; `players` names those whose parameters are counted, in the order
+of the peer's networks; `evaluations` is the number of network evaluations of a sample.
+"""
+
+from typing import Any
+
+_DDIM = {"sampler.name": "ddim", "sampler.num_steps": 10, "sampler.guidance_scale": 1.0}
+_DIGITS = {"base": 32, "multipliers": (1, 2), "blocks": 1, "attention": (), "dropout": 0.0, "groups": 8}
+_SHAPES = {"base": 64, "multipliers": (1, 2, 2), "blocks": 2, "attention": (8,), "dropout": 0.1, "groups": 32}
+_AT_64 = {"base": 32, "multipliers": (1, 2, 2, 4), "blocks": 2, "attention": (16,), "dropout": 0.1, "groups": 8}
+_AT_64_SETTINGS = {
+    "model.base_channels": 32,
+    "model.channel_multipliers": (1, 2, 2, 4),
+    "model.attention_resolutions": (16,),
+    "model.num_groups": 8,
+}
+_GAN = {"shape": (32, 32, 3), "classes": 6, "players": ("generator", "discriminator")}
+
+
+def _case(config: str, network: str, arguments: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {
+        "config": config,
+        "settings": {},
+        "shape": (32, 32, 3),
+        "classes": 6,
+        "steps": 1,
+        "samples": True,
+        "network": network,
+        "arguments": arguments,
+        **fields,
+    }
+
+
+def _unet(config: str, side: int, arguments: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    given = {"shape": (side, side, 3), "batch": 32, "settings": _DDIM, "evaluations": 10, "clip_norm": 1.0, **fields}
+    return _case(config, "unet", arguments, **{name: value for name, value in given.items() if value is not None})
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "unet8": _unet("ddpm:digits", 8, _DIGITS, shape=(8, 8, 1), classes=10, batch=64, clip_norm=None),
+    "unet16": _unet("ddpm:shapes", 16, _SHAPES),
+    "unet32": _unet("ddpm:shapes", 32, _SHAPES),
+    "unet64": _unet("ddpm:shapes", 64, _AT_64, batch=16, settings={**_DDIM, **_AT_64_SETTINGS}),
+    "dit_s2": _case(
+        "sit:shapes",
+        "dit",
+        {"patch": 2, "width": 384, "depth": 12, "heads": 6},
+        settings={"model.patch_size": 2, "sampler.name": "euler", "sampler.num_steps": 2},
+        shape=(32, 32, 4),
+        classes=1000,
+        batch=8,
+        evaluations=2,
+    ),
+    "dcgan": _case("dcgan:shapes", "dcgan", {"width": 64, "halvings": 3}, batch=128, betas=(0.5, 0.999), **_GAN),
+    "sngan": _case(
+        "sngan:shapes",
+        "sngan",
+        {"generator": (64,) * 4, "discriminator": (32,) * 4, "halvings": 2, "n_critic": 5},
+        settings={"generator.channels": (64,) * 4, "discriminator.channels": (32,) * 4},
+        batch=32,
+        betas=(0.0, 0.9),
+        **_GAN,
+    ),
+    "stylegan2": _case(
+        "stylegan2:shapes",
+        "stylegan2",
+        {"latent": 128, "mapping": 2, "channel_base": 2048, "channel_max": 128, "r1_every": 4},
+        settings={"gan.terms": ("r1(gamma=0.01, every_steps=4)",)},
+        batch=16,
+        steps=4,
+        betas=(0.0, 0.99),
+        **_GAN,
+    ),
+    "vae": _case("vae:shapes", "vae", {"latent": 16, "width": 32, "hidden": 256, "halvings": 3}, batch=128),
+    "pixelcnnpp": _case(
+        "pixelcnnpp:cifar10",
+        "pixelcnnpp",
+        {"filters": 32, "blocks": 2, "resolutions": 3, "dropout": 0.5, "mixtures": 10},
+        settings={"model.filters": 32, "model.num_blocks": 2},
+        batch=16,
+        betas=(0.95, 0.9995),
+        samples=False,
+    ),
+    "glow": _case(
+        "glow:cifar10",
+        "glow",
+        {"levels": 3, "steps": 4, "width": 256},
+        settings={"model.steps": 4, "model.width": 256, "model.scan_layers": False, "model.remat": False},
+        batch=32,
+    ),
+}
