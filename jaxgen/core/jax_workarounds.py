@@ -134,7 +134,7 @@ def _form(rank: int) -> lax.ConvDimensionNumbers:
     return lax.ConvDimensionNumbers(images, (rank - 1, rank - 2, *range(rank - 2)), images)
 
 
-_LEAST_ELEMENTS = 2**19
+_LEAST_ELEMENTS = 2**16
 """Of an array whose sums are products: those of smaller ones, which caches hold, take as long as products."""
 
 _LEAST_TERMS = 16
