@@ -96,8 +96,9 @@ MEANS, TAU = np.array([-0.3, 0.1, 0.4, 0.9]), 0.3
 def test_the_density_of_each_class_is_its_gaussian(name, monkeypatch):
     # Networks whose estimate is the posterior mean of N(mean of the class, tau^2), on every path.
 
-    def gaussian(xp, seen, noise_label, label, *, learned=False):
+    def gaussian(xp, seen, noise_label, label, *, learned=False, deep=None):
         assert not learned
+        assert deep is None
         sigma = xp.exp(xp.asarray(noise_label))[:, None, None, None]
         scale = {"preserving": xp.sqrt(1 + sigma**2), "normalized": xp.sqrt(sigma**2 + 0.36), "exploding": 1.0}
         x = seen * {**scale, "linear": 1.0 + sigma}[name]
