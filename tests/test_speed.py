@@ -35,6 +35,7 @@ ROW = {
 
 def test_a_process_tells_its_facts_and_the_seconds_of_one_of_its_runs(monkeypatch):
     monkeypatch.setattr(speed, "SECONDS", 0.1)
+    held = bytearray(b"1" * 2**30)  # which a process that is started from here does not hold
     command = [sys.executable, "-c", SERVER.format(path=str(Path(speed.__file__).parent))]
     with Process(command, {}) as process:
         assert process.facts == {"parameters": [3, 4]}
@@ -44,7 +45,7 @@ def test_a_process_tells_its_facts_and_the_seconds_of_one_of_its_runs(monkeypatc
         case = {"batch": 5, "steps": 3, "samples": True}
         rates = speed.rates({"peer": process}, case, rounds=2)["peer"]
         alone = speed.rates({"peer": process}, {**case, "samples": False}, rounds=1)["peer"]
-        assert 2**20 < process.peak_memory < 2**30
+        assert 2**20 < process.peak_memory < len(held)
     assert {name: len(values) for name, values in rates.items()} == dict.fromkeys(
         ("train", "train_cpu", "sample", "sample_cpu"), 2
     )
