@@ -6,6 +6,7 @@ Networks are untrained: the time does not depend on the weights. The images of b
 
 import argparse
 import importlib
+import os
 import time
 from typing import NamedTuple
 
@@ -65,11 +66,10 @@ def measure(name: str, variant: str, number: int) -> Row:
     return Row(f"{name}:{variant}", cached_time, uncached_time, np.array_equal(images, others))
 
 
-def table(rows: list[Row], number: int, command: str) -> str:
+def table(rows: list[Row], number: int, command: str, hardware: str) -> str:
     """Returns the section of the page."""
-    about = f"""Made by `{command}`: CPU seconds, of all threads, of drawing {number} images with the caches of
-      `jaxgen/autoregressive` and without, compiled before, float32, untrained weights, one run each. The machine, of 2
-      cores, had other work to do: CPU time counts that of the sampler alone, but not the caches that others emptied."""
+    about = f"""Made by `{command}`: {hardware}; CPU seconds, of all threads, of drawing {number} images with the caches
+      of `jaxgen/autoregressive` and without, compiled before, float32, untrained weights, one run each."""
     lines = ["| model | cached, CPU s | uncached, CPU s | ratio | images |", "|---|---|---|---|---|"]
     for row in rows:
         equal = "the same, bit for bit" if row.equal else "OTHERS"
@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--variant", choices=list(SPECS), default="digits")
     parser.add_argument("--number", type=int, default=100, help="images")
     parser.add_argument("--configs", nargs="+", default=CONFIGS)
+    parser.add_argument("--hardware", default=f"{os.cpu_count()}-core CPU", help="named in the results, in general")
     given = parser.parse_args()
     rows = []
     for name in given.configs:
@@ -93,7 +94,7 @@ def main() -> None:
         {} if tuple(given.configs) == CONFIGS else {"configs": " ".join(given.configs)}
     )
     command = " ".join(["python benchmarks/cached_sampling.py", *(f"--{name} {it}" for name, it in options.items())])
-    write_section("Cached sampling", table(rows, given.number, command))
+    write_section("Cached sampling", table(rows, given.number, command, given.hardware))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@
 Every point is a process of its own (`benchmarks/growth_point.py`): the U-Net of `ddpm:digits`, class-conditional and
 float32, at 16x16 pixels with a batch of 32 and a width of 32, of which one number at a time is another. Each takes
 turns with that reference, so that what else the machine does meets both alike. Devices are simulated CPU devices, which
-share the cores. The results go to benchmarks/results/growth.json, a table to
-docs/results.md, and a plot beside the ideal lines to docs/images/growth.png. It takes about five minutes of two cores.
-What accelerators of known rates would do is planned, not measured, by `benchmarks/scaling.py`.
+share the cores. The results go to benchmarks/results/growth.json, a table to docs/results.md, and a plot beside the
+ideal lines to docs/images/growth.png. It takes about five minutes of two cores. What accelerators of known rates would
+do is planned, not measured, by `benchmarks/scaling.py`.
 """
 
 import argparse
@@ -79,10 +79,8 @@ def process_of(point: dict[str, int]) -> Process:
     """Returns a process that can train the network of a point."""
     flags = os.environ.get("XLA_FLAGS", "")
     flags += f" --xla_force_host_platform_device_count={point['devices']}"
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, str(ROOT / "benchmarks" / "growth_point.py"), json.dumps(point)]
-    return Process(command, environment)
+    return Process(command, {"XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu"})
 
 
 def measured(point: dict[str, int], reference: Process) -> dict[str, Any]:

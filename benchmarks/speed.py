@@ -29,6 +29,8 @@ from speed_tables import MODES
 RESULTS = ROOT / "benchmarks" / "results" / "speed.json"
 BENCHMARKS = ROOT / "benchmarks"
 SECONDS = 1.0
+NO_CACHES = {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
+"""The variable by which PyTorch compiles anew; jaxgen's process sets an option of JAX."""
 BUSY = 0.5
 """The load of a machine, in running processes, from which on a warning is printed."""
 
@@ -78,7 +80,7 @@ def timed(case: dict[str, Any], modes: list[str], torch_python: str, rounds: int
     for mode in modes:
         commands[mode] = [torch_python, str(BENCHMARKS / "peers" / "torch_speed.py"), text, mode]
     with contextlib.ExitStack() as stack:
-        processes = {name: stack.enter_context(Process(command, environment())) for name, command in commands.items()}
+        processes = {name: stack.enter_context(Process(command, NO_CACHES)) for name, command in commands.items()}
         facts = {name: process.facts for name, process in processes.items()}
         for name, fact in facts.items():
             if fact["parameters"] != facts["jaxgen"]["parameters"]:
@@ -98,12 +100,6 @@ def timed(case: dict[str, Any], modes: list[str], torch_python: str, rounds: int
         for fact in facts.values():
             row[key] = {**fact.get(key, {}), **row.get(key, {})}
     return row
-
-
-def environment() -> dict[str, str]:
-    """Returns the variables of a process: jaxgen is found beside the benchmarks, and nothing is compiled before."""
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, "PYTHONPATH": path, "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
 
 
 def rates(processes: dict[str, Process], case: dict[str, Any], rounds: int) -> dict[str, dict[str, list[float]]]:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from results_page import ROOT
+
 _STARTED = "SPEED_STARTED"
 
 
@@ -53,9 +55,10 @@ class Process:
       peak_memory: the most bytes that it had held at a time when it last answered.
     """
 
-    def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
-        pipe = subprocess.PIPE
-        environment = {**environment, _STARTED: repr(time.time())}
+    def __init__(self, command: list[str], variables: Mapping[str, str]) -> None:
+        """Starts a process with variables beside those of this one, which finds jaxgen beside the benchmarks."""
+        pipe, path = subprocess.PIPE, os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "PYTHONPATH": path, **variables, _STARTED: repr(time.time())}
         self._process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
         self.facts = self._read()
         self.peak_memory = 0

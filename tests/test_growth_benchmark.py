@@ -1,5 +1,6 @@
 """The benchmark of growth: its points, its ideal lines and its table, without a model."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -89,3 +90,11 @@ def test_the_page_and_the_plot_have_every_point(tmp_path):
     assert "| devices | 2 | 1.50 (1.00 to 1.67) | 1.00 | 0.60 | 0.60 |" in text
     growth.plot(POINTS, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").stat().st_size > 0
+
+
+def test_the_process_of_a_point_has_as_many_devices(monkeypatch):
+    monkeypatch.setattr(growth, "Process", lambda command, variables: (command, variables))
+    monkeypatch.setenv("XLA_FLAGS", "--mine")
+    command, variables = growth.process_of({**growth.REFERENCE, "devices": 4})
+    assert json.loads(command[-1])["devices"] == 4
+    assert variables == {"XLA_FLAGS": "--mine --xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}

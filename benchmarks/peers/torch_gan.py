@@ -125,6 +125,16 @@ class Adversarial(Peer):
         with torch.no_grad():
             return self.called[0](self.latents())
 
+    def logistic_losses(self) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+        """Returns the non-saturating losses of the generator and of the discriminator."""
+        generate, discriminate = self.called
+
+        def of_discriminator() -> Tensor:
+            real, fake = discriminate(self.noise()), discriminate(self.fakes())
+            return functional.softplus(-real).mean() + functional.softplus(fake).mean()
+
+        return lambda: functional.softplus(-discriminate(generate(self.latents()))).mean(), of_discriminator
+
     @torch.no_grad()
     def sample(self) -> Tensor:
         """Maps latents to images."""
@@ -142,14 +152,9 @@ class DCGAN(Adversarial):
 
     def turns(self) -> Iterator[tuple[int, Callable[[], Tensor]]]:
         """Yields the discriminator's loss, then the generator's."""
-        generate, discriminate = self.called
-
-        def of_discriminator() -> Tensor:
-            real, fake = discriminate(self.noise()), discriminate(self.fakes())
-            return functional.softplus(-real).mean() + functional.softplus(fake).mean()
-
+        of_generator, of_discriminator = self.logistic_losses()
         yield 1, of_discriminator
-        yield 0, lambda: functional.softplus(-discriminate(generate(self.latents()))).mean()
+        yield 0, of_generator
 
 
 class SNGAN(Adversarial):

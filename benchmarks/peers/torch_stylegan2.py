@@ -192,16 +192,11 @@ class StyleGAN2(Adversarial):
 
     def turns(self) -> Iterator[tuple[int, Callable[[], Tensor]]]:
         """Yields the discriminator's loss, lazily its penalty, then the generator's."""
-        generate, discriminate = self.called
-
-        def of_discriminator() -> Tensor:
-            real, fake = discriminate(self.noise()), discriminate(self.fakes())
-            return functional.softplus(-real).mean() + functional.softplus(fake).mean()
-
+        of_generator, of_discriminator = self.logistic_losses()
         yield 1, of_discriminator
         if self.steps % self.case["arguments"]["r1_every"] == 0:
             yield 1, self._penalty
-        yield 0, lambda: functional.softplus(-discriminate(generate(self.latents()))).mean()
+        yield 0, of_generator
 
     def _penalty(self) -> Tensor:
         """R1, by the network that is not compiled: torch.compile has no second derivatives."""

@@ -9,7 +9,7 @@ from jaxtyping import PyTree
 
 from jaxgen.core import jax_workarounds
 
-jax_workarounds.lower_for_cpus()  # every update and every network comes by here
+jax_workarounds.lower_for_cpus()  # here, since all that builds or runs a model imports this
 
 
 def scan(fn: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: PyTree) -> tuple[Any, Any]:
