@@ -5,7 +5,6 @@ Networks are untrained: the time does not depend on the weights. The images of b
 """
 
 import argparse
-import importlib
 import os
 import time
 from typing import NamedTuple
@@ -23,6 +22,7 @@ import numpy as np  # noqa: E402
 from jaxgen.core import conditioning, keys  # noqa: E402
 from jaxgen.core.build import build_model  # noqa: E402
 from jaxgen.core.contract import GenerativeModel, ModelSpec  # noqa: E402
+from jaxgen.runs import config_files  # noqa: E402
 from jaxgen.runs.settings import parse  # noqa: E402
 
 CONFIGS = ("pixelcnn", "gated_pixelcnn", "pixelcnnpp", "wavenet", "pixel_transformer")
@@ -59,9 +59,8 @@ def measure(name: str, variant: str, number: int) -> Row:
     """Draws the same images with caches and without."""
     found = {}
     for cached in (True, False):
-        config = importlib.import_module(f"configs.{name}").get_config(variant)
-        config.sampler.cached = cached
-        found[cached] = seconds(build_model(parse(config).config, SPECS[variant]), number)
+        config = parse(config_files.config(f"{name}:{variant}", **{"sampler.cached": cached})).config
+        found[cached] = seconds(build_model(config, SPECS[variant]), number)
     (cached_time, images), (uncached_time, others) = found[True], found[False]
     return Row(f"{name}:{variant}", cached_time, uncached_time, np.array_equal(images, others))
 
