@@ -22,7 +22,6 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 from results_page import ROOT, write_section
 
-from configs import gan as gan_config
 from jaxgen.adversarial.builder import AdversarialTraining, make_training, read_settings
 from jaxgen.adversarial.players import players_of
 from jaxgen.core import keys
@@ -31,6 +30,7 @@ from jaxgen.core.contract import Env, ModelSpec
 from jaxgen.core.loops import scan
 from jaxgen.nn.adversarial import Critique
 from jaxgen.nn.mlp import MLP
+from jaxgen.runs import config_files
 
 RESULTS = ROOT / "benchmarks" / "results" / "gaussians.json"
 PICTURE = ROOT / "docs" / "images" / "gaussians.png"
@@ -115,7 +115,7 @@ def targets() -> dict[str, Mixture]:
 
 def make(loss: str, terms: tuple[str, ...], num_steps: int) -> tuple[Generator, AdversarialTraining]:
     """Returns the generator and its training, with the optimizers of all losses."""
-    config = gan_config.get_config("digits")
+    config = config_files.config("gan:digits")
     config.gan.loss, config.gan.terms, config.gan.latent_dim = loss, terms, 2
     config.train.num_steps = num_steps
     for player in config.optimizer.values():

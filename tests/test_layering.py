@@ -184,3 +184,12 @@ def sources() -> list[Path]:
 
 def packages_of(source: Path) -> set[str]:
     return {name.split(".")[0] for name in imported(source)}
+
+
+def test_benchmarks_find_configs_by_name():
+    """They run as `python benchmarks/NAME.py`, from where `configs` cannot be imported."""
+    sources = sorted((PACKAGE.parent / "benchmarks").rglob("*.py"))
+    assert len(sources) > 20
+    for source in sources:
+        assert "configs" not in {name.split(".")[0] for name in imported(source)}, source
+        assert 'import_module(f"configs.' not in source.read_text(), source
