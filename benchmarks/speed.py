@@ -1,14 +1,16 @@
 """Times training and sampling of jaxgen's models, and of the same networks in PyTorch, in turns on one machine.
 
     python benchmarks/speed.py [--models unet32 ...] [--torch_python PYTHON] [--rounds N]
+    python benchmarks/speed.py --on gpu [--official DIR] ...
 
 Each model of `benchmarks/speed_cases.py` runs in a process of its own, and so does each form of its peer
 (`benchmarks/peers/torch_speed.py`): eager, channels_last and torch.compile. In every round each process in turn trains
 for about a second, and then samples, while the others wait; so what else the machine does meets all of them alike.
-Networks have equally many parameters, which is asserted, the same batch and float32. PyTorch is that of
-`--torch_python`, by default of this interpreter; where there is none the table has jaxgen alone, and says so. The
-results go to benchmarks/results/speed.json, tables to docs/results.md, and a plot of the ratios to docs/images; results
-of other versions of JAX and of other models stay there. `--models` without a name writes the page again.
+Networks have equally many parameters, which is asserted, the same batch, and float32, or bfloat16 on a GPU. PyTorch is
+that of `--torch_python`, by default of this interpreter; where there is none the table has jaxgen alone, and says so.
+Some peers of GPUs are networks of official code, whose checkouts `--official` has by their names. The results go to
+benchmarks/results/speed.json or speed_gpu.json, tables to docs/results.md, and a plot of the ratios to docs/images;
+results of other versions of JAX and of other models stay there. `--models` without a name writes the page again.
 """
 
 import argparse
@@ -22,15 +24,18 @@ from typing import Any
 
 import speed_tables
 from results_page import ROOT, write_section
-from speed_cases import CASES
+from speed_cases import CASES, GPU_CASES
 from speed_protocol import Process
-from speed_tables import MODES
+from speed_tables import GPU_MODES, MODES
 
-RESULTS = ROOT / "benchmarks" / "results" / "speed.json"
 BENCHMARKS = ROOT / "benchmarks"
+SUITES = {"cpu": ("speed", CASES, MODES), "gpu": ("speed_gpu", GPU_CASES, GPU_MODES)}
+"""For each kind of device, the name of its results, its models, and the forms of PyTorch that are timed."""
 SECONDS = 1.0
 NO_CACHES = {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
 """The variable by which PyTorch compiles anew; jaxgen's process sets an option of JAX."""
+SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+"""The variable by which jaxgen's process leaves memory to the others."""
 BUSY = 0.5
 """The load of a machine, in running processes, from which on a warning is printed."""
 
@@ -38,30 +43,41 @@ BUSY = 0.5
 def main() -> None:
     """Times the models, and writes the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="*", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--on", choices=list(SUITES), default="cpu", help="the kind of device")
+    parser.add_argument("--models", nargs="*", help="all, if not given; none: the page alone")
     parser.add_argument("--torch_python", default=sys.executable, help="the interpreter of an environment with torch")
-    parser.add_argument("--modes", nargs="*", default=list(MODES), choices=MODES, help="of PyTorch")
+    parser.add_argument("--modes", nargs="*", choices=MODES, help="of PyTorch")
+    parser.add_argument("--official", default="", help="a directory with checkouts of official code")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--hardware", default=f"{os.cpu_count()}-core CPU", help="named in the results, in general")
     arguments = parser.parse_args()
+    title, cases, modes = SUITES[arguments.on]
+    models = list(cases) if arguments.models is None else arguments.models
+    modes = modes if arguments.modes is None else tuple(arguments.modes)
+    for name in set(models) - set(cases):
+        parser.error(f"{name} is no model of {arguments.on}: choose from {', '.join(cases)}.")
     if not has_torch(arguments.torch_python):
         print("PyTorch is not installed here: jaxgen is timed alone. Give --torch_python=PYTHON of where it is.")
-        arguments.modes = []
-    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": {}}
-    asked = {"hardware": arguments.hardware, "rounds": arguments.rounds} if arguments.models else known
+        modes = ()
+    variables = NO_CACHES | {"OFFICIAL_CODE": arguments.official} | (SHARED_GPU if arguments.on == "gpu" else {})
+    kept = BENCHMARKS / "results" / f"{title}.json"
+    known = json.loads(kept.read_text()) if kept.exists() else {"rows": {}}
+    asked = {"hardware": arguments.hardware, "rounds": arguments.rounds} if models else known
     contents = {"hardware": asked["hardware"], "rounds": asked["rounds"], "rows": known["rows"]}
-    for name in arguments.models:
+    for name in models:
         load = os.getloadavg()[0]
-        if load > BUSY:
+        if load > BUSY and arguments.on == "cpu":
             print(
                 f"{load:.1f} processes are running already: PyTorch suffers most from that, so the ratio says little."
             )
-        row = timed(CASES[name], arguments.modes, arguments.torch_python, arguments.rounds)
+        commands = commands_of(cases[name], modes, arguments.torch_python, arguments.official)
+        row = timed(cases[name], commands, variables, arguments.rounds)
         contents["rows"][f"{name}, jaxlib {row['versions']['jaxlib']}"] = row | {"model": name, "load": load}
-        RESULTS.write_text(json.dumps(contents, indent=2) + "\n")
-    speed_tables.plot(contents["rows"])
-    write_section("Speed", speed_tables.page(contents))
-    print(speed_tables.page(contents))
+        kept.write_text(json.dumps(contents, indent=2) + "\n")
+    speed_tables.plot(contents["rows"], ROOT / "docs" / "images" / f"{title}.png")
+    page = speed_tables.page(contents, arguments.on)
+    write_section(speed_tables.TITLES[arguments.on], page)
+    print(page)
 
 
 def has_torch(python: str) -> bool:
@@ -69,18 +85,27 @@ def has_torch(python: str) -> bool:
     return subprocess.run([python, "-c", "import torch"], stderr=subprocess.DEVNULL).returncode == 0
 
 
-def timed(case: dict[str, Any], modes: list[str], torch_python: str, rounds: int) -> dict[str, Any]:
+def commands_of(case: dict[str, Any], modes: tuple[str, ...], torch_python: str, official: str) -> dict[str, list[str]]:
+    """Returns the command of jaxgen's process and of each form of its peer."""
+    text, peers = json.dumps(case), BENCHMARKS / "peers"
+    commands = {"jaxgen": [sys.executable, str(BENCHMARKS / "speed_jaxgen.py"), text]}
+    if "official" in case and modes:
+        checkout = os.path.join(official, case["official"])
+        return commands | {"official": [torch_python, str(peers / "official_gan.py"), text, checkout]}
+    of_case = [mode for mode in modes if mode in case.get("modes", modes)]
+    return commands | {mode: [torch_python, str(peers / "torch_speed.py"), text, mode] for mode in of_case}
+
+
+def timed(
+    case: dict[str, Any], commands: dict[str, list[str]], variables: dict[str, str], rounds: int
+) -> dict[str, Any]:
     """Returns versions, parameters, operations, memory, and the images/s of all rounds by process and run.
 
     Raises:
       ValueError: if jaxgen and PyTorch have different numbers of parameters.
     """
-    text = json.dumps(case)
-    commands = {"jaxgen": [sys.executable, str(BENCHMARKS / "speed_jaxgen.py"), text]}
-    for mode in modes:
-        commands[mode] = [torch_python, str(BENCHMARKS / "peers" / "torch_speed.py"), text, mode]
     with contextlib.ExitStack() as stack:
-        processes = {name: stack.enter_context(Process(command, NO_CACHES)) for name, command in commands.items()}
+        processes = {name: stack.enter_context(Process(command, variables)) for name, command in commands.items()}
         facts = {name: process.facts for name, process in processes.items()}
         for name, fact in facts.items():
             if fact["parameters"] != facts["jaxgen"]["parameters"]:

@@ -1,8 +1,10 @@
 """The models of `benchmarks/speed.py`: for jaxgen a config with its settings, for PyTorch a network with its arguments.
 
 Fields of a case: `steps` is the number of training steps that are timed as one, which is that of a whole cycle where
-steps differ; `samples` says whether sampling is timed; `players` names those whose parameters are counted, in the order
-of the peer's networks; `evaluations` is the number of network evaluations of a sample.
+steps differ, or several cycles of `cycle` steps each; `samples` says whether sampling is timed; `players` names those
+whose parameters are counted, in the order of the peer's networks; `evaluations` is the number of network evaluations of
+a sample; `dtype` is that of networks, float32 if not given; `modes` are the forms of PyTorch, if not all; `official` is
+the checkout of official code that official_gan.py trains in the place of the peer.
 """
 
 from typing import Any
@@ -90,5 +92,103 @@ CASES: dict[str, dict[str, Any]] = {
         {"levels": 3, "steps": 4, "width": 256},
         settings={"model.steps": 4, "model.width": 256, "model.scan_layers": False, "model.remat": False},
         batch=32,
+    ),
+}
+
+_HALF = {"train.compute_dtype": "bfloat16"}
+_CIFAR10 = {"base": 128, "multipliers": (1, 2, 2, 2), "blocks": 2, "attention": (16,), "dropout": 0.1, "groups": 32}
+
+
+def _transformer(width: int, depth: int, heads: int, batch: int) -> dict[str, Any]:
+    network = {"model.hidden_size": width, "model.depth": depth, "model.num_heads": heads, "model.patch_size": 2}
+    return _case(
+        "sit:shapes",
+        "dit",
+        {"patch": 2, "width": width, "depth": depth, "heads": heads},
+        settings={**_HALF, **network},
+        shape=(32, 32, 4),
+        classes=1000,
+        batch=batch,
+        steps=10,
+        cycle=1,
+        samples=False,
+        dtype="bfloat16",
+        modes=("compile",),
+    )
+
+
+def _gan_256(config: str, official: str, arguments: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return _case(
+        config,
+        {"R3GAN": "official_r3gan", "stylegan2-ada-pytorch": "official_stylegan2"}[official],
+        arguments,
+        shape=(256, 256, 3),
+        batch=32,
+        samples=False,
+        players=("generator", "discriminator"),
+        official=official,
+        **fields,
+    )
+
+
+GPU_CASES: dict[str, dict[str, Any]] = {
+    "ddpm_cifar10": _unet(
+        "ddpm:cifar10",
+        32,
+        _CIFAR10,
+        classes=10,
+        batch=256,
+        steps=10,
+        cycle=1,
+        settings={**_HALF, "diffusion.class_conditional": True, "diffusion.label_dropout": 0.1},
+        samples=False,
+        evaluations=None,
+        dtype="bfloat16",
+    ),
+    "edm_cifar10": _case(
+        "edm:cifar10",
+        "edm",
+        {"channels": 128, "multipliers": (2, 2, 2), "blocks": 4, "dropout": 0.13},
+        settings={**_HALF, "diffusion.augment_probability": 0.0},
+        classes=10,
+        batch=256,
+        steps=10,
+        cycle=1,
+        samples=False,
+        dtype="bfloat16",
+    ),
+    "dit_b2": _transformer(768, 12, 12, batch=256),
+    "dit_xl2": _transformer(1152, 28, 16, batch=64),
+    "r3gan_256": _gan_256(
+        "r3gan:ffhq256",
+        "R3GAN",
+        {
+            "latent": 64,
+            "widths": [768] * 4 + [384, 192, 96],
+            "groups": [96] * 4 + [48, 24, 12],
+            "gamma": 150.0,
+            "bfloat16_stages": 4,
+            "half_life_images": 500_000,
+        },
+        settings={"data.flip": False, "gan.augment": ()},
+        cycle=1,
+        steps=4,
+    ),
+    "stylegan2_256": _gan_256(
+        "stylegan2:paper256",
+        "stylegan2-ada-pytorch",
+        {
+            "latent": 512,
+            "mapping": 8,
+            "channel_base": 16384,
+            "channel_max": 512,
+            "group_size": 8,
+            "gamma": 1.0,
+            "learning_rate": 2.5e-3,
+            "float16_stages": 4,
+            "half_life_images": 20_000,
+        },
+        settings={"data.flip": False},
+        steps=16,
     ),
 }

@@ -14,6 +14,7 @@ import sys
 import time
 from typing import Any
 
+import speed_protocol
 from speed_protocol import seconds_since_start, serve
 
 import jaxgen.runs.environment
@@ -31,7 +32,7 @@ from jaxgen.parallel.mesh_path import cost  # noqa: E402
 from jaxgen.runs import config_files  # noqa: E402
 from jaxgen.runs.settings import parse  # noqa: E402
 
-PRODUCT_SIZE = 1536
+PRODUCT_SIZES = {"cpu": 1536, "gpu": 8192}
 
 
 class Job:
@@ -72,6 +73,7 @@ class Job:
         """Does one step of each phase of the cycle."""
         for phase in self.phases:
             self._step(phase)
+        jax.block_until_ready(self.state)
 
     def sample(self) -> None:
         """Draws a batch of images."""
@@ -79,7 +81,6 @@ class Job:
 
     def _step(self, phase: Phase) -> None:
         self.state, _ = self.updates[phase](self.key, self.state, self.batch)
-        jax.block_until_ready(self.state)
 
     def _compile_training(self) -> None:
         """Compiles the program of each phase, and does the first step."""
@@ -91,6 +92,7 @@ class Job:
         self.facts["compilation"]["train"] = time.perf_counter() - begin
         self.facts["program_memory"] = max(held_bytes(program) for program in self.updates.values())
         self._step(self.phases[0])
+        jax.block_until_ready(self.state)
         self.facts["first_step"] = seconds_since_start()
 
     def _compile_sampling(self) -> None:
@@ -110,15 +112,21 @@ def held_bytes(program: jax.stages.Compiled) -> int:
     return cost(program)[1] or 0
 
 
+def peak_memory() -> int:
+    """Returns the most bytes that this process has held at a time in the memory of its first device."""
+    kept = jax.local_devices()[0].memory_stats()
+    return kept["peak_bytes_in_use"] if kept else speed_protocol.peak_memory()
+
+
 def main() -> None:
     """Makes the model and serves."""
     case = json.loads(sys.argv[1])
     jax.config.update("jax_enable_compilation_cache", False)  # compilation is timed, too
-    job = Job(case)
-    matrix = jnp.ones((PRODUCT_SIZE, PRODUCT_SIZE))
+    job, size = Job(case), PRODUCT_SIZES[jax.default_backend()]
+    matrix = jax.random.normal(keys.root_key(0), (size, size), case.get("dtype", "float32"))
     multiply = jax.jit(jnp.matmul).lower(matrix, matrix).compile()
     runs = {**job.runs, "product": lambda: jax.block_until_ready(multiply(matrix, matrix))}
-    serve(runs, {**job.facts, "product_flops": 2 * PRODUCT_SIZE**3})
+    serve(runs, {**job.facts, "product_flops": 2 * size**3}, peak_memory)
 
 
 if __name__ == "__main__":

@@ -34,8 +34,13 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def serve(runs: Mapping[str, Callable[[], Any]], facts: Mapping[str, Any]) -> None:
-    """Writes the facts of this process, and runs what is asked for, until there is no more input."""
+def serve(
+    runs: Mapping[str, Callable[[], Any]], facts: Mapping[str, Any], memory: Callable[[], int] = peak_memory
+) -> None:
+    """Writes the facts of this process, and runs what is asked for, until there is no more input.
+
+    `memory` returns the most bytes that it has held at a time.
+    """
     print(json.dumps(facts), flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
@@ -44,7 +49,7 @@ def serve(runs: Mapping[str, Callable[[], Any]], facts: Mapping[str, Any]) -> No
             runs[asked["run"]]()
         spent = {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - cpu}
         of_one = {name: value / asked["count"] for name, value in spent.items()}
-        print(json.dumps({**of_one, "peak_memory": peak_memory()}), flush=True)
+        print(json.dumps({**of_one, "peak_memory": memory()}), flush=True)
 
 
 class Process:

@@ -7,7 +7,10 @@ from typing import Any
 from results_page import ROOT
 
 MODES = ("eager", "channels_last", "compile")
-PROCESSES = ("jaxgen", *MODES)
+GPU_MODES = ("channels_last", "compile")
+COLUMNS = {"cpu": MODES, "gpu": (*GPU_MODES, "official")}
+"""The peers of each kind of device: forms of PyTorch, and official code."""
+TITLES = {"cpu": "Speed", "gpu": "Speed on a GPU"}
 IMAGE = ROOT / "docs" / "images" / "speed.png"
 
 LEGEND = """Made by `python benchmarks/speed.py`: {hardware}, float32; each row is one run, in which jaxgen and PyTorch
@@ -35,25 +38,39 @@ after its process has started: imports, initial weights, compilation with no cac
 """
 
 
-def page(contents: dict[str, Any]) -> str:
+GPU_LEGEND = """Made by `python benchmarks/speed.py --on gpu --official DIR`: {hardware}; each row is one run, in which
+jaxgen and PyTorch took turns: median images/s of {rounds} rounds (least to greatest). Parameters are float32, networks
+compute in bfloat16, in PyTorch by autocast; the ratio is that of jaxgen's median to the greatest median of PyTorch's.
+PyTorch has its channels last in both forms, a fused Adam, and cuDNN's search for algorithms; `torch.compile` has its
+default mode. `of product` is relative to a product of two bfloat16 matrices of 8,192 rows. Memory is that of the GPU.
+
+ddpm_cifar10 is the U-Net of `ddpm:cifar10`, told the class; edm_cifar10 is `edm:cifar10` without its augmentation, and
+its peer the network of the official code; dit_b2 and dit_xl2 are transformers on 32x32x4 latents with 1,000 classes
+(`benchmarks/speed_cases.py`). Sampling is not timed.
+"""
+
+
+def page(contents: dict[str, Any], device: str = "cpu") -> str:
     """Returns the legend and Markdown tables with one row a model and version of JAX."""
-    rows = contents["rows"]
-    lines = [LEGEND.format(hardware=contents["hardware"], rounds=contents["rounds"])]
-    if not all(set(MODES) & set(row["images_per_second"]) for row in rows.values()):
+    rows, legend = contents["rows"], {"cpu": LEGEND, "gpu": GPU_LEGEND}[device]
+    lines = [legend.format(hardware=contents["hardware"], rounds=contents["rounds"])]
+    if not all(set(row["images_per_second"]) - {"jaxgen"} for row in rows.values()):
         lines.append("Rows without a ratio are of environments without PyTorch.\n")
     for run, title in (("train", "Training, images/s"), ("sample", "Sampling, images/s")):
-        lines += [f"{title}:", "", *rows_of(rows, run), ""]
+        if any(run in row["images_per_second"]["jaxgen"] for row in rows.values()):
+            lines += [f"{title}:", "", *rows_of(rows, run, COLUMNS[device]), ""]
     measured = {name: row for name, row in rows.items() if "first_step" in row}
     if measured:
-        lines += [START, *start_rows(measured), ""]
+        lines += [START, *start_rows(measured, COLUMNS[device]), ""]
     if any(ratio(row, "train") for row in rows.values()):
-        lines.append("![Ratios of images/s, jaxgen's to those of the fastest form of PyTorch](images/speed.png)")
+        image = {"cpu": "speed", "gpu": "speed_gpu"}[device]
+        lines.append(f"![Ratios of images/s, jaxgen's to those of the fastest form of PyTorch](images/{image}.png)")
     return "\n".join(lines)
 
 
-def rows_of(rows: dict[str, dict[str, Any]], run: str) -> list[str]:
+def rows_of(rows: dict[str, dict[str, Any]], run: str, modes: tuple[str, ...] = MODES) -> list[str]:
     """Returns the lines of the table of training or of sampling."""
-    titles = ["model", "jaxlib", "parameters", "batch", "jaxgen", *(f"torch {mode}" for mode in MODES), "ratio"]
+    titles = ["model", "jaxlib", "parameters", "batch", "jaxgen", *(f"torch {mode}" for mode in modes), "ratio"]
     titles += ["of product", "compilation, s", "load"] if run == "train" else ["compilation, s", "load"]
     lines = _head(titles)
     for row in rows.values():
@@ -62,7 +79,7 @@ def rows_of(rows: dict[str, dict[str, Any]], run: str) -> list[str]:
             continue
         ours = statistics.median(speeds["jaxgen"])
         cells = [row["model"], row["versions"]["jaxlib"], f"{row['parameters']:,}", str(row["batch"])]
-        cells += [spread(speeds.get(name, [])) for name in PROCESSES]
+        cells += [spread(speeds.get(name, [])) for name in ("jaxgen", *modes)]
         compared = ratio(row, run)
         cells.append(f"{compared:.2f}" if compared else "")
         if run == "train":
@@ -74,16 +91,16 @@ def rows_of(rows: dict[str, dict[str, Any]], run: str) -> list[str]:
     return lines
 
 
-def start_rows(rows: dict[str, dict[str, Any]]) -> list[str]:
+def start_rows(rows: dict[str, dict[str, Any]], modes: tuple[str, ...] = MODES) -> list[str]:
     """Returns the lines of the table of memory and of the time to the first step."""
-    names = ["jaxgen", *(f"torch {mode}" for mode in MODES)]
+    names = ["jaxgen", *(f"torch {mode}" for mode in modes)]
     titles = ["model", "jaxlib", *(f"peak memory, GiB: {name}" for name in names), "the program"]
     lines = _head([*titles, "compilation, s", *(f"first step, s: {name}" for name in names)])
     for row in rows.values():
         cells = [row["model"], row["versions"]["jaxlib"]]
-        cells += [_cell(row["peak_memory"].get(name), 2**30, 2) for name in PROCESSES]
+        cells += [_cell(row["peak_memory"].get(name), 2**30, 2) for name in ("jaxgen", *modes)]
         cells += [_cell(row["program_memory"], 2**30, 2), _cell(sum(row["compilation"].values()), 1, 0)]
-        cells += [_cell(row["first_step"].get(name), 1, 1) for name in PROCESSES]
+        cells += [_cell(row["first_step"].get(name), 1, 1) for name in ("jaxgen", *modes)]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
@@ -91,7 +108,7 @@ def start_rows(rows: dict[str, dict[str, Any]]) -> list[str]:
 def ratio(row: dict[str, Any], run: str) -> float | None:
     """Returns jaxgen's median images/s over the greatest of PyTorch's; None where one of them is missing."""
     speeds = {name: statistics.median(runs[run]) for name, runs in row["images_per_second"].items() if run in runs}
-    peers = [speeds[mode] for mode in MODES if mode in speeds]
+    peers = [speed for name, speed in speeds.items() if name != "jaxgen"]
     return speeds["jaxgen"] / max(peers) if peers else None
 
 

@@ -11,7 +11,7 @@ from torch_peer import Peer
 
 def sinusoids(t: Tensor, dim: int) -> Tensor:
     """Returns the sinusoidal embedding of timesteps, [b, dim]."""
-    freqs = torch.exp(-math.log(10_000.0) * torch.arange(dim // 2) / (dim // 2))
+    freqs = torch.exp(-math.log(10_000.0) * torch.arange(dim // 2, device=t.device) / (dim // 2))
     angles = t.float()[:, None] * freqs
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 

@@ -1,5 +1,6 @@
 """The training of the peers of `benchmarks/speed.py` in PyTorch, whatever their family is."""
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,11 +23,13 @@ class Peer:
     """
 
     def __init__(self, case: dict[str, Any], mode: str) -> None:
-        self.case, self.layout = case, torch.channels_last if mode == "channels_last" else torch.contiguous_format
+        last = mode == "channels_last" or (mode == "compile" and torch.cuda.is_available())
+        self.case, self.layout = case, torch.channels_last if last else torch.contiguous_format
         self.modules = [module.to(memory_format=self.layout) for module in self.make()]
         self.average = copy.deepcopy(self.modules[0]).requires_grad_(False)
         self.parameters = [sum(p.numel() for p in module.parameters()) for module in self.modules]
         rates = {"lr": 2e-4, "betas": tuple(case.get("betas", (0.9, 0.999)))}
+        rates |= {"fused": True} if torch.get_default_device().type == "cuda" else {}
         self.optimizers = [torch.optim.Adam(module.parameters(), **rates) for module in self.modules]
         compiled = torch.compile if mode == "compile" else lambda function: function
         self.called = [compiled(module) for module in self.modules]
@@ -49,6 +52,12 @@ class Peer:
         """Draws a batch of images."""
         raise NotImplementedError
 
+    def precision(self) -> contextlib.AbstractContextManager[Any]:
+        """Returns the context in which networks compute in the type of the case."""
+        if "dtype" not in self.case:
+            return contextlib.nullcontext()
+        return torch.autocast(torch.get_default_device().type, getattr(torch, self.case["dtype"]))
+
     def noise(self) -> Tensor:
         """Returns normal noise of the shape of a batch of images."""
         side, _, colors = self.case["shape"]
@@ -64,7 +73,9 @@ class Peer:
             for i, module in enumerate(self.modules):
                 module.requires_grad_(i == number)
             self.optimizers[number].zero_grad()
-            loss().backward()
+            with self.precision():
+                value = loss()
+            value.backward()
             if "clip_norm" in self.case:
                 nn.utils.clip_grad_norm_(self.modules[number].parameters(), self.case["clip_norm"])
             self.optimizers[number].step()

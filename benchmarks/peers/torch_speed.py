@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from official_edm import EDM
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from torch_diffusion import Diffusion
@@ -23,11 +24,12 @@ from torch_stylegan2 import StyleGAN2
 from torch_vae import VAE
 
 sys.path.append(str(Path(__file__).parent.parent))
-from speed_protocol import seconds_since_start, serve
+from speed_protocol import peak_memory, seconds_since_start, serve
 
 PEERS = {
     "unet": Diffusion,
     "dit": Diffusion,
+    "edm": EDM,
     "dcgan": DCGAN,
     "sngan": SNGAN,
     "stylegan2": StyleGAN2,
@@ -47,10 +49,44 @@ def flops(run: Callable[[], Any]) -> int:
     return counter.get_total_flops()
 
 
+def counted(case: dict[str, Any]) -> dict[str, int]:
+    """Returns the operations of the steps and of a batch of samples, of networks without values."""
+    cycle = case.get("cycle", case["steps"])
+    with torch.device("meta"):
+        peer = PEERS[case["network"]]({name: case[name] for name in case if name != "dtype"}, "eager")
+        for optimizer in peer.optimizers:  # which would ask for values
+            optimizer.step = lambda: None
+
+        def train() -> None:
+            for _ in range(cycle):
+                peer.step()
+
+        return {"train": flops(train) * case["steps"] // cycle} | (
+            {"sample": flops(peer.sample)} if case["samples"] else {}
+        )
+
+
+def peak_gpu_memory() -> int:
+    """Returns the most bytes that this process has held at a time on the GPU."""
+    return torch.cuda.max_memory_allocated()
+
+
+def prepare_gpu() -> None:
+    """Puts everything on the GPU, with the settings that are fastest there."""
+    torch.set_default_device("cuda")
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = True
+    torch.set_float32_matmul_precision("high")
+
+
 def main() -> None:
     """Makes the peer and serves."""
     case, mode = json.loads(sys.argv[1]), sys.argv[2]
     torch.manual_seed(0)
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        prepare_gpu()
+    finish = torch.cuda.synchronize if on_gpu else lambda: None
     peer = PEERS[case["network"]](case, mode)
 
     def train() -> None:
@@ -58,18 +94,24 @@ def main() -> None:
             module.train()
         for _ in range(case["steps"]):
             peer.step()
+        finish()
 
-    runs = {"train": train} | ({"sample": peer.sample} if case["samples"] else {})
+    def sample() -> None:
+        with peer.precision():
+            peer.sample()
+        finish()
+
+    runs = {"train": train} | ({"sample": sample} if case["samples"] else {})
     for module in peer.modules:
         module.train()
     peer.step()
+    finish()
     facts: dict[str, Any] = {"first_step": seconds_since_start(), "parameters": peer.parameters}
     facts["versions"] = {"torch": torch.__version__}
-    if mode == "eager":
-        peer.steps = 0
-        facts["flops"] = {name: flops(run) for name, run in runs.items()}
+    if mode == case.get("modes", ("eager",))[0]:
+        facts["flops"] = counted(case)
     peer.steps = 0
-    serve(runs, facts)
+    serve(runs, facts, peak_gpu_memory if on_gpu else peak_memory)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.core.config import Need
 from jaxgen.nn import checks
+from jaxgen.nn.attention import attend
 from jaxgen.nn.layers import Dropout, nearest_upsample
 from jaxgen.nn.magnitude_preserving import MPConv, MPDense, MPFourier, mp_cat, mp_silu, mp_sum, normalize
 
@@ -38,7 +39,7 @@ class MPAttention(nn.Module):
         per_head = (b, h * w, c // self.channels_per_head, self.channels_per_head, 3)
         qkv = MPDense(3 * c, self.dtype, name="qkv")(x).reshape(per_head)
         q, k, v = jnp.moveaxis(normalize(qkv, axis=-2), -1, 0)
-        mixed = jax.nn.dot_product_attention(q, k, v)
+        mixed = attend(q, k, v)
         return MPDense(c, self.dtype, name="proj")(mixed.reshape(x.shape))
 
 

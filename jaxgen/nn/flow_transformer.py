@@ -10,6 +10,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
+from jaxgen.nn.attention import attend
 from jaxgen.nn.layers import TORCH, Dropout, LayerInit
 
 
@@ -67,13 +68,13 @@ class FlowAttention(nn.Module):
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         scale = 1.0 / (math.sqrt(c // self.num_heads) * temperature)
         if cache is None:
-            mixed = jax.nn.dot_product_attention(q, k, v, scale=scale, is_causal=self.causal)
+            mixed = attend(q, k, v, scale=scale, is_causal=self.causal)
         else:
             assert position is not None
             write = functools.partial(jax.lax.dynamic_update_slice, start_indices=(0, position, 0, 0))
             cache = FlowCache(write(cache.keys, k), write(cache.values, v))
             seen = (jnp.arange(cache.keys.shape[1]) <= position)[None, None, None, :]
-            mixed = jax.nn.dot_product_attention(q, *cache, scale=scale, mask=seen)
+            mixed = attend(q, *cache, scale=scale, mask=seen)
         return projection(c, c, self.dtype, "out")(mixed.reshape(b, t, c)), cache
 
 

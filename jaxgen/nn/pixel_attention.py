@@ -1,10 +1,10 @@
 """Self-attention over the pixels of a feature map, of the U-Nets that normalize in groups."""
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxgen.nn.attention import attend
 from jaxgen.nn.block_style import BlockStyle, group_norm
 from jaxgen.nn.layers import dense
 
@@ -28,7 +28,7 @@ class PixelAttention(nn.Module):
                 f"Attention over {c} channels needs a number of heads that divides them, not {self.num_heads}."
             )
         tokens = group_norm(x, s, name="norm").reshape(b, h * w, c)
-        mixed = jax.nn.dot_product_attention(*self._queries_keys_values(tokens)).reshape(x.shape)
+        mixed = attend(*self._queries_keys_values(tokens)).reshape(x.shape)
         return (x + dense(mixed, c, s.out_init, name=s.names.out, dtype=s.dtype)) * s.skip_scale
 
     def _queries_keys_values(self, tokens: Float[Array, "b n c"]) -> list[Float[Array, "b n heads d"]]:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.core import images
 from jaxgen.nn import checks
+from jaxgen.nn.attention import attend
 from jaxgen.nn.autoregressive import RasterPlace
 from jaxgen.nn.layers import Dropout
 from jaxgen.nn.transformer import rotary_angles, rotate
@@ -57,11 +58,11 @@ class CausalAttention(nn.Module):
         scaled = factors.astype(self.dtype)[None, :, None, None]
         q, k, v = rotate(qkv[:, :, 0], angles) * scaled, rotate(qkv[:, :, 1], angles) * scaled, qkv[:, :, 2]
         if number is None:
-            mixed = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+            mixed = attend(q, k, v, is_causal=True)
         else:
             k, v = self._remembered("key", k, number), self._remembered("value", v, number)
             known = (jnp.arange(self.length) <= number)[None, None, None]
-            mixed = jax.nn.dot_product_attention(q, k, v, mask=known)
+            mixed = attend(q, k, v, mask=known)
         out = nn.Dense(d, False, dtype=self.dtype, kernel_init=_NORMAL, name="out")
         return out(mixed.reshape(b, t, d))
 

@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.core import keys as keylib
+from jaxgen.nn.attention import attend
 from jaxgen.nn.checks import check_optional_label
 from jaxgen.nn.layers import Dropout, frequency_embedding
 
@@ -124,7 +125,7 @@ class SelfAttention(nn.Module):
         if self.attention_dropout > 0.0 and dropout_keys is not None:
             mixed = self._mixed_by_some(q, k, v, mask, dropout_keys)
         else:
-            mixed = jax.nn.dot_product_attention(q, k, v, mask=mask)
+            mixed = attend(q, k, v, mask=mask)
         out = linear(d, self.dtype, "out")(mixed.reshape(b, n, d))
         return Dropout(self.dropout, name="dropout")(out, dropout_keys)
 
