@@ -8,21 +8,16 @@ to benchmarks/results/compression.json, where those of other runs are kept, and 
 """
 
 import argparse
-import io
 import json
-import math
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import imagecodecs
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
+from image_formats import formats, sheet_bits, single_bits
 from results_page import ROOT, cpu_seconds, wrapped, write_section
 
 import jaxgen
@@ -32,25 +27,6 @@ from jaxgen.runs.opened import Run
 
 RESULTS = ROOT / "benchmarks" / "results" / "compression.json"
 SINGLE = 20  # images that are compressed one by one
-
-
-def pillow(form: str, **options: Any) -> Callable[[UInt8[np.ndarray, "h w"]], bytes]:
-    """Returns a function that writes gray images in a format of Pillow's."""
-
-    def write(image: UInt8[np.ndarray, "h w"]) -> bytes:
-        file = io.BytesIO()
-        Image.fromarray(image).save(file, form, **options)
-        return file.getvalue()
-
-    return write
-
-
-FORMATS: dict[str, Callable[[np.ndarray], bytes | bytearray]] = {
-    "PNG": pillow("PNG", optimize=True),
-    "WebP, lossless": pillow("WebP", lossless=True, quality=100, method=6),
-    "JPEG-LS": imagecodecs.jpegls_encode,
-    "JPEG XL, lossless, effort 9": lambda image: imagecodecs.jpegxl_encode(image, lossless=True, effort=9),
-}
 
 
 def main() -> None:
@@ -65,7 +41,15 @@ def main() -> None:
         print(directory.name, results["runs"][directory.name], flush=True)
     if directories:
         held_out = read_arrays(jaxgen.open(directories[0]).data("test"))["image"]
-        results["formats"] = {name: sizes(held_out, write) for name, write in FORMATS.items()}
+        pixel = np.zeros((1, 1), np.uint8)
+        results["formats"] = {
+            name: {
+                "bits_per_dim": sheet_bits(held_out, write),
+                "single_bits_per_dim": single_bits(held_out, write),
+                "overhead_bytes": len(write(pixel)),
+            }
+            for name, write in formats().items()
+        }
         results["images"], results["dimensions"] = len(held_out), held_out[0].size
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     text = table(results)
@@ -125,32 +109,6 @@ def one(run: Run, images: np.ndarray, labels: np.ndarray | None, i: int) -> int:
     """Returns the bytes of a file of one image."""
     label = None if labels is None else labels[i : i + 1]
     return compressing.compress(run, images[i : i + 1], labels=label).num_bytes
-
-
-def sizes(images: UInt8[np.ndarray, "n h w 1"], write: Callable[[np.ndarray], bytes | bytearray]) -> dict[str, float]:
-    """Returns bits per dimension of one sheet and of single files, and the bytes of a file of one black pixel.
-
-    Sheets have all images below each other, or in about as many rows as columns, and levels are as they are stored or
-    numbered from 0: the smallest file counts.
-    """
-    levels = np.unique(images)
-    sheets, single = [], []
-    for values in (images, np.searchsorted(levels, images).astype(np.uint8)):
-        columns = max(c for c in range(1, math.isqrt(len(values)) + 1) if len(values) % c == 0)
-        sheets += [len(write(sheet(values, c))) for c in (1, columns)]
-        single.append(sum(len(write(image[..., 0])) for image in values))
-    return {
-        "bits_per_dim": 8 * min(sheets) / images.size,
-        "single_bits_per_dim": 8 * min(single) / images.size,
-        "overhead_bytes": len(write(np.zeros((1, 1), np.uint8))),
-    }
-
-
-def sheet(images: UInt8[np.ndarray, "n h w 1"], columns: int) -> UInt8[np.ndarray, "gh gw"]:
-    """Returns one image of all images, row by row, without borders."""
-    n, height, width, _ = images.shape
-    rows = images.reshape(n // columns, columns, height, width).transpose(0, 2, 1, 3)
-    return np.ascontiguousarray(rows.reshape(n // columns * height, columns * width))
 
 
 def table(results: dict[str, Any]) -> str:

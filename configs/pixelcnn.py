@@ -39,7 +39,7 @@ def digits_training(config: ConfigDict) -> ConfigDict:
 
 
 def fashion_training(config: ConfigDict) -> ConfigDict:
-    """Sets the training of Fashion-MNIST, 28x28; untimed on a CPU."""
+    """Sets the training of Fashion-MNIST, 28x28; networks say their steps within 20 minutes of CPU time."""
     config.data.name = "fashion"
     config.data.batch_size = 32
     config.optimizer.learning_rate = 1e-3
@@ -47,11 +47,9 @@ def fashion_training(config: ConfigDict) -> ConfigDict:
     config.optimizer.warmup_steps = 200
     config.optimizer.b2 = 0.99
     config.ema.decay = 0.998
-    config.train.num_steps = 2_000
     config.train.sample_every_steps = 1_000
     config.train.checkpoint_every_steps = 500
     config.train.sample_num_images = 20
-    config.sample.batch_size = 100
     return config
 
 
@@ -92,8 +90,9 @@ def mnist() -> ConfigDict:
 
 
 def fashion() -> ConfigDict:
-    """Fashion-MNIST, 28x28, with PixelCNN++'s likelihood, which learns the order of levels faster; untimed on a CPU."""
+    """Fashion-MNIST, 28x28, with PixelCNN++'s likelihood, which learns levels faster: 20 minutes of CPU time."""
     config = fashion_training(mnist())
+    config.train.num_steps = 1_800
     config.optimizer.name = "adam"
     config.autoregressive.distribution = "logistic_mixture(mixtures=5)"
     config.model.num_blocks = 5

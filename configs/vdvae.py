@@ -107,7 +107,7 @@ def ffhq256() -> ConfigDict:
 
 
 def fashion() -> ConfigDict:
-    """Fashion-MNIST, 28x28; untimed on a CPU."""
+    """Fashion-MNIST, 28x28, 9 blocks of the decoder: 20 minutes of CPU time."""
     config = small(cifar10())
     config.data.name = "fashion"
     config.data.batch_size = 32

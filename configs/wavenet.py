@@ -44,8 +44,9 @@ def mnist() -> ConfigDict:
 
 
 def fashion() -> ConfigDict:
-    """Fashion-MNIST, 28x28, with PixelCNN++'s likelihood; dilations are parts of rows and rows; untimed on a CPU."""
+    """Fashion-MNIST, 28x28, with PixelCNN++'s likelihood, by dilations along rows and columns: 20 CPU minutes."""
     config = pixelcnn.fashion_training(mnist())
+    config.train.num_steps = 1_700
     config.autoregressive.distribution = "logistic_mixture(mixtures=5)"
     config.model.dilations = (1, 2, 28, 1, 4, 56, 1, 2, 28, 112)
     return config

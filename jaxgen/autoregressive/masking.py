@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.core import keys
+from jaxgen.core.concrete import at_once
 
 Schedule = Literal["cosine", "linear"]
 _MASKED: dict[str, Callable[[Array], Array]] = {
@@ -30,9 +31,8 @@ def masked_after_steps(schedule: Schedule, num_steps: int, num_tokens: int) -> I
     that each later step has one left to decide.
     """
     progress = np.arange(1, num_steps + 1) / num_steps
-    with jax.ensure_compile_time_eval():
-        part = np.asarray(masked_part(schedule, jnp.asarray(progress)), np.float64)
-    numbers = np.floor(part * num_tokens + 1e-4).astype(int)
+    part = at_once(lambda: masked_part(schedule, jnp.asarray(progress)))
+    numbers = np.floor(part.astype(np.float64) * num_tokens + 1e-4).astype(int)
     left, found = num_tokens, []
     for i, number in enumerate(numbers):
         left = max(min(int(number), left - 1), num_steps - 1 - i)

@@ -1,10 +1,10 @@
 """Noise levels to sample through: `num_steps` of them in descending order, and the 0 that sampling ends at."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Int
 
+from jaxgen.core.concrete import at_once
 from jaxgen.diffusion.process.noise_range import check_range
 from jaxgen.diffusion.process.schedules import Schedule
 from jaxgen.diffusion.process.timesteps import Spacing, respaced_timesteps, timestep_subset
@@ -49,8 +49,7 @@ def uniform_time(schedule: Schedule, num_steps: int, *, last: float | None = Non
         as flows have it; 0 ends at the schedule's least level (Karras et al. 2022, table 1, VP).
     """
     times = np.linspace(1.0, 1.0 / num_steps if last is None else last, num_steps)
-    with jax.ensure_compile_time_eval():
-        return _ending_at_zero(np.asarray(schedule.sigma(jnp.asarray(times, np.float32))))
+    return _ending_at_zero(at_once(lambda: schedule.sigma(jnp.asarray(times, np.float32))))
 
 
 def karras(

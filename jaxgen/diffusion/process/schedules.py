@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64
 
+from jaxgen.core.concrete import at_once
 from jaxgen.diffusion.process.noise_range import check_range
 
 Curve = Callable[[Float[Array, "*n"]], Float[Array, "*n"]]
@@ -43,9 +44,8 @@ class Schedule(NamedTuple):
     @property
     def range(self) -> tuple[float, float]:
         """The least and the greatest noise level."""
-        with jax.ensure_compile_time_eval():
-            low, high = self.sigma(jnp.array([0.0, 1.0]))
-            return float(low), float(high)
+        low, high = at_once(lambda: self.sigma(jnp.array([0.0, 1.0])))
+        return float(low), float(high)
 
 
 def linear(*, num_timesteps: int = 1000) -> Schedule:

@@ -108,26 +108,17 @@ def one_estimate(
     step: Callable[..., tuple[tuple[Any, ...], Images]],
     denoise: Callable[[Images, Float[Array, " n"]], Any] | CachedDenoiser,
     state: tuple[Any, ...],
-    sigmas: Sigmas,
-    *coefficients: PerStep,
-    keys: Key[Array, " n"],
-    callback: Callback | None,
-    trajectory: bool,
-) -> Result:
-    """Draws images by a sampler that calls the denoiser once a step, at the x and the level at which the step begins.
+) -> tuple[Callable[..., tuple[tuple[Any, ...], Images]], tuple[Any, ...]]:
+    """Returns the step and the state, for `over_levels`, of a sampler that calls the denoiser once a step.
 
-    Such a sampler takes a `CachedDenoiser`, too, whose features are a part of the state of the scan.
+    It is called at the x and the level at which the step begins. The features of a `CachedDenoiser` are a part of the
+    state that is returned.
 
     Args:
       step: `(state, x0, k, t, s, *coefficients)` -> the next state, and the estimate of the clean images at level t;
         x0 is what the denoiser returned.
       denoise: the denoiser.
-      state: as for `over_levels`, which the other arguments are those of, too.
-      sigmas: noise levels, descending; the last is 0.
-      *coefficients: one number a step each.
-      keys: one key an image.
-      callback: called after every step.
-      trajectory: whether the states at all levels are returned, too.
+      state: as for `over_levels`.
     """
 
     def evaluated(state: tuple[Any, ...], k: Array, t: Scalar, *others: Scalar) -> tuple[tuple[Any, ...], Images]:
@@ -140,8 +131,8 @@ def one_estimate(
         own, denoised = step(own, x0, k, t, *others)
         return (*own, features), denoised
 
-    state = (*state, denoise.no_features(state[0]) if isinstance(denoise, CachedDenoiser) else ())
-    return over_levels(evaluated, state, sigmas, *coefficients, keys=keys, callback=callback, trajectory=trajectory)
+    features = denoise.no_features(state[0]) if isinstance(denoise, CachedDenoiser) else ()
+    return evaluated, (*state, features)
 
 
 def _called(callback: Callback, step: Step) -> Images:

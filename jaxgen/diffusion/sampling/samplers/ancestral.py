@@ -7,7 +7,7 @@ from jaxtyping import Array, Int, Key
 
 from jaxgen.diffusion.process import posterior
 from jaxgen.diffusion.sampling.denoisers import Denoiser, Images, Sigmas
-from jaxgen.diffusion.sampling.stepping import Callback, Result, Scalar, noise, one_estimate
+from jaxgen.diffusion.sampling.stepping import Callback, Result, Scalar, noise, one_estimate, over_levels
 
 
 def ancestral(
@@ -38,4 +38,4 @@ def ancestral(
         std = jnp.where(s > 0.0, jnp.sqrt(variance_of(t, s)), 0.0)
         return (posterior.mean(x, x0, s / t) + std * noise(keys, k, x),), x0
 
-    return one_estimate(step, denoise, (x,), sigmas, keys=keys, callback=callback, trajectory=trajectory)
+    return over_levels(*one_estimate(step, denoise, (x,)), sigmas, keys=keys, callback=callback, trajectory=trajectory)

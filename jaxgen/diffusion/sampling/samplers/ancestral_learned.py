@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.diffusion.process import posterior
 from jaxgen.diffusion.sampling.denoisers import Images, Sigmas
-from jaxgen.diffusion.sampling.stepping import Callback, Result, Scalar, noise, one_estimate
+from jaxgen.diffusion.sampling.stepping import Callback, Result, Scalar, noise, one_estimate, over_levels
 
 VarianceDenoiser = Callable[[Images, Float[Array, " n"]], tuple[Images, Images]]
 """(x, sigma) -> an estimate of the clean images, and the interpolation of the log-variance: 0 small, 1 large."""
@@ -49,4 +49,4 @@ def ancestral_learned(
         std = jnp.exp(0.5 * (interpolation * log_large + (1.0 - interpolation) * log_small))
         return (posterior.mean(x, x0, s / t) + jnp.where(s > 0.0, temperature * std, 0.0) * noise(keys, k, x),), x0
 
-    return one_estimate(step, denoise, (x,), sigmas, keys=keys, callback=callback, trajectory=trajectory)
+    return over_levels(*one_estimate(step, denoise, (x,)), sigmas, keys=keys, callback=callback, trajectory=trajectory)

@@ -5,7 +5,7 @@ from jaxtyping import Array, Int, Key
 
 from jaxgen.diffusion.process.posterior import small_variance
 from jaxgen.diffusion.sampling.denoisers import Denoiser, Images, Sigmas
-from jaxgen.diffusion.sampling.stepping import Callback, Result, Scalar, first_order, noise, one_estimate
+from jaxgen.diffusion.sampling.stepping import Callback, Result, Scalar, first_order, noise, one_estimate, over_levels
 
 
 def ddim(
@@ -43,4 +43,4 @@ def ddim(
         x = first_order(x, x0, t, jnp.sqrt(s**2 - variance)) + jnp.sqrt(variance) * noise(keys, k, x)
         return (x,), x0
 
-    return one_estimate(step, denoise, (x,), sigmas, keys=keys, callback=callback, trajectory=trajectory)
+    return over_levels(*one_estimate(step, denoise, (x,)), sigmas, keys=keys, callback=callback, trajectory=trajectory)

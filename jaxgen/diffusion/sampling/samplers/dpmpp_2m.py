@@ -4,7 +4,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
 from jaxgen.diffusion.sampling.denoisers import Denoiser, Images, Sigmas
-from jaxgen.diffusion.sampling.stepping import Callback, Result, Scalar, first_order, one_estimate, step_ratios
+from jaxgen.diffusion.sampling.stepping import (
+    Callback,
+    Result,
+    Scalar,
+    first_order,
+    one_estimate,
+    over_levels,
+    step_ratios,
+)
 
 
 def dpmpp_2m(
@@ -38,6 +46,6 @@ def dpmpp_2m(
         return (first_order(x, x0 + extrapolate * (x0 - previous), t, s), x0), x0
 
     state, extrapolations = (x, jnp.zeros_like(x)), 0.5 / step_ratios(sigmas)
-    return one_estimate(
-        step, denoise, state, sigmas, extrapolations, keys=keys, callback=callback, trajectory=trajectory
+    return over_levels(
+        *one_estimate(step, denoise, state), sigmas, extrapolations, keys=keys, callback=callback, trajectory=trajectory
     )

@@ -13,6 +13,7 @@ from jaxgen.diffusion.sampling.stepping import (
     diffusion_sde,
     noise,
     one_estimate,
+    over_levels,
     step_ratios,
 )
 
@@ -61,6 +62,6 @@ def dpmpp_2m_sde(
         return (x + pull * (x0 - x) + slope * (x0 - previous) + fresh, x0), x0
 
     state, coefficients = (x, jnp.zeros_like(x)), (pulls, slopes, stds)
-    return one_estimate(
-        step, denoise, state, sigmas, *coefficients, keys=keys, callback=callback, trajectory=trajectory
+    return over_levels(
+        *one_estimate(step, denoise, state), sigmas, *coefficients, keys=keys, callback=callback, trajectory=trajectory
     )

@@ -13,6 +13,7 @@ from jaxgen.diffusion.sampling.stepping import (
     log_steps,
     noise,
     one_estimate,
+    over_levels,
     step_ratios,
 )
 
@@ -72,6 +73,6 @@ def dpmpp_3m_sde(
     zeros = jnp.zeros_like(x)
     coefficients = (pulls, changes, stds, newer, older, bends)
     state = (x, zeros, zeros)
-    return one_estimate(
-        step, denoise, state, sigmas, *coefficients, keys=keys, callback=callback, trajectory=trajectory
+    return over_levels(
+        *one_estimate(step, denoise, state), sigmas, *coefficients, keys=keys, callback=callback, trajectory=trajectory
     )

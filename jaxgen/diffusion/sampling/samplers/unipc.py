@@ -13,6 +13,7 @@ from jaxgen.diffusion.sampling.stepping import (
     first_order,
     log_steps,
     one_estimate,
+    over_levels,
     step_ratios,
 )
 
@@ -64,8 +65,8 @@ def unipc(
     last_sigmas = jnp.append(sigmas[0], sigmas[:-2])  # nothing precedes the first step, which corrects from t to t
     coefficients = (0.5 / step_ratios(sigmas), last_sigmas, *_corrector(log_steps(sigmas)))
     state = (x, x, jnp.zeros_like(x), jnp.zeros_like(x), *([] if callback is None else [x]))
-    return one_estimate(
-        step, denoise, state, sigmas, *coefficients, keys=keys, callback=callback, trajectory=trajectory
+    return over_levels(
+        *one_estimate(step, denoise, state), sigmas, *coefficients, keys=keys, callback=callback, trajectory=trajectory
     )
 
 
