@@ -8,7 +8,7 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import speed
 import speed_tables
-from speed_cases import CASES
+from speed_cases import CASES, GPU_CASES
 from speed_protocol import Process
 
 SERVER = """
@@ -111,7 +111,7 @@ def test_the_plot_is_of_rows_with_ratios(tmp_path):
 
 
 def test_cases_say_what_both_sides_read():
-    for name, case in CASES.items():
+    for name, case in (CASES | GPU_CASES).items():
         assert {"config", "settings", "shape", "classes", "batch", "steps", "samples", "network", "arguments"} <= set(
             case
         ), name
@@ -123,3 +123,25 @@ def test_without_torch_there_is_no_ratio_and_the_page_says_so():
     assert "without PyTorch" in text
     assert "without PyTorch" not in speed_tables.page({"hardware": "2-core CPU", "rounds": 3, "rows": {"row": ROW}})
     assert not speed.has_torch("false")
+
+
+def test_a_case_chooses_its_peers():
+    compiled = speed.commands_of(GPU_CASES["dit_xl2"], ("channels_last", "compile"), "python", "there")
+    assert {name: command[-1] for name, command in compiled.items() if name != "jaxgen"} == {"compile": "compile"}
+    official = speed.commands_of(GPU_CASES["r3gan_256"], ("channels_last", "compile"), "python", "there")
+    assert list(official) == ["jaxgen", "official"]
+    assert official["official"][-1] == "there/R3GAN"
+    for modes in ((), ("eager",)):
+        assert list(speed.commands_of(GPU_CASES["dit_xl2"], modes, "python", "there")) == ["jaxgen"]
+    assert list(speed.commands_of(GPU_CASES["r3gan_256"], (), "python", "there")) == ["jaxgen"]
+
+
+def test_the_page_of_a_gpu_has_columns_of_its_own():
+    half = {"jaxgen": {"train": [30.0], "product": [1e11]}, "official": {"train": [20.0]}}
+    text = speed_tables.page(
+        {"hardware": "H200", "rounds": 3, "rows": {"row": {**ROW, "images_per_second": half}}}, "gpu"
+    )
+    assert "torch official | ratio" in text
+    assert "1.50" in text
+    assert "torch eager" not in text
+    assert "Sampling, images/s" not in text
