@@ -171,6 +171,7 @@ def test_labels_are_dropped_at_their_rate():
         ("cosine", 1, 5, [0]),
         ("cosine", 5, 5, [4, 3, 2, 1, 0]),  # one at a time
         ("linear", 3, 4, [2, 1, 0]),
+        ("linear", 5, 10, [8, 6, 4, 2, 0]),  # exactly, where 1 - 3/5 is a little less than 4/10
     ],
 )
 def test_numbers_of_masked_tokens_after_each_step(schedule, steps, tokens, expected):
