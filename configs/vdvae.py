@@ -111,7 +111,8 @@ def fashion() -> ConfigDict:
     config = small(cifar10())
     config.data.name = "fashion"
     config.data.batch_size = 32
-    config.train.num_steps = 3_000
+    config.train.num_steps = 840
+    config.model.width = 32
     config.model.encoder_blocks = "28x1,28d2,14x2,14d2,7x2,7d7,1x1"
     config.model.decoder_blocks = "1x1,7m1,7x2,14m7,14x2,28m14,28x1"
     config.vdvae.mean = -0.428

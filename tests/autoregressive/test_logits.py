@@ -48,6 +48,8 @@ def test_draws_follow_temperature_and_truncation():
     np.testing.assert_allclose(frequencies(temperature=0.5), sharpened, atol=0.03)
     np.testing.assert_array_equal(frequencies(temperature=0.0), [0, 1, 0, 0, 0])
     np.testing.assert_allclose(frequencies(top_k=2), [0, 4 / 7, 0, 3 / 7, 0], atol=0.03)
+    # Of the two that are kept, the first has 0.57 of the mass: enough by itself, though not of all five.
+    np.testing.assert_array_equal(frequencies(top_k=2, top_p=0.5), [0, 1, 0, 0, 0])
     # At temperature 1/2 the first two have 0.89 of the mass, and more of that of three: truncation comes after both.
     np.testing.assert_allclose(frequencies(temperature=0.5, top_k=3, top_p=0.85), [0, 0.64, 0, 0.36, 0], atol=0.03)
 

@@ -41,7 +41,7 @@ def test_numbers_in_training_are_truncated_normal_parts_rounded_up(mean, std, le
 
 
 @pytest.mark.parametrize(
-    ("ratio", "total", "expected"), [(0.7, 10, 7), (0.7, 256, 180), (0.55, 20, 11), (0.0, 5, 1), (1.0, 3, 3)]
+    ("ratio", "total", "expected"), [(0.7, 10, 7), (0.7, 256, 180), (0.07, 100, 7), (0.0, 5, 1), (1.0, 3, 3)]
 )
 def test_the_least_number_is_rounded_up_and_at_least_one(ratio, total, expected):
     assert masking.least_masked(ratio, total) == expected

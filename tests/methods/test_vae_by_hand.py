@@ -176,6 +176,22 @@ def test_log_prob_by_hand(monkeypatch):
     images, cond = jnp.float32(x).reshape(4, 2, 2, 2), {"label": jnp.array(LABEL)}
     values = model.log_prob(sample_keys, contract(params), images, cond)
     np.testing.assert_allclose(values, log_likelihood - divergence, rtol=1e-4)
+    # The tables of an entropy coder, by the same latents and the classes.
+    mean, logvar = encode(params["encoder"], x, E_CLASSES[LABEL])
+    z = jnp.float32(mean + np.exp(logvar / 2) * eps_of(sample_keys))
+    level_log_probs = jax.jit(model.latent_coding.level_log_probs, static_argnames="channel")
+    tables = [level_log_probs(contract(params), z, images, cond, channel=channel) for channel in range(2)]
+    picked = np.take_along_axis(np.stack(tables, axis=3), levels.reshape(4, 2, 2, 2, 1), axis=-1)
+    np.testing.assert_allclose(picked.sum(axis=(1, 2, 3, 4)), log_likelihood, rtol=1e-4)
+    # By several latents, each of which is decoded by its image's class.
+    several = build(monkeypatch, sigma=SIGMA, learn_sigma=True, class_conditional=True, evaluation_samples=2)
+    eps = np.array(keys.normal(keys.fold_each(sample_keys, "latent"), (2, LATENTS)), np.float64)
+    weights = []
+    for z in np.moveaxis(mean[:, None] + np.exp(logvar / 2)[:, None] * eps, 1, 0):
+        rate = (stats.norm.logpdf(z, mean, np.exp(logvar / 2)) - stats.norm.logpdf(z)).sum(1)
+        weights.append(log_mass(x, decode(params["decoder"], z, D_CLASSES[LABEL]), params["log_sigma"]) - rate)
+    values = several.log_prob(sample_keys, contract(params), images, cond)
+    np.testing.assert_allclose(values, np.logaddexp(*weights) - np.log(2), rtol=1e-4)
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
