@@ -82,3 +82,5 @@ def test_real_images_are_means_of_squares_mixed_with_those_of_twice_the_side():
     np.testing.assert_allclose(ours, 0.25 * fine + 0.75 * coarse, atol=1e-6)
     np.testing.assert_allclose(shrunk(jnp.array(images), 4, jnp.float32(1.0)), fine, atol=1e-6)
     np.testing.assert_array_equal(shrunk(jnp.array(images), 8, jnp.float32(1.0)), images)
+    odd = shrunk(jnp.array(images[:, :, :6, :6]), 3, jnp.float32(1.0))  # 3x3, the first level: half of it is none
+    np.testing.assert_allclose(odd, images[:, :, :6, :6].reshape(2, 3, 3, 2, 3, 2, 2).mean(axis=(3, 5)), atol=1e-6)
