@@ -7,14 +7,18 @@ private name may be gone or may mean something else in the next release.
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, SupportsIndex
 
+import jax
 import numpy as np
 from jax import lax
 from jax._src import clusters, distributed, xla_bridge
 from jax._src.lax import convolution
 from jax._src.lax import lax as lax_internal
+from jax._src.random import threefry2x32
+from jax._src.sharding_impls import ShardingContext
+from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.mlir.dialects import stablehlo
 from jax.interpreters import mlir
 from jax.sharding import AxisType
@@ -89,7 +93,7 @@ def open_mpi_address(timeout_secs: int | None, override_coordinator_port: str | 
 
 
 def lower_for_cpus() -> None:
-    """Has convolutions and sums of programs for CPUs compiled in the forms that XLA has fast kernels for.
+    """Has programs for CPUs compiled in the forms that XLA is fast for.
 
     Convolutions take images [n, *spatial, c] and kernels [*spatial, in, out]. XLA calls fast kernels for this form
     alone. It brings others into it, but not within loops, where gradients of convolutions therefore took some fifty
@@ -100,12 +104,21 @@ def lower_for_cpus() -> None:
     of the result after another, with all that leads to the elements anew for each sum: the statistics of normalizations
     and the gradients of biases were a third of the step of a U-Net for 32x32 images.
 
+    Gradients of kernels, which are products and convolutions over all examples, transpose large arrays. XLA computes
+    what leads to the elements anew for each transposition, in an order that is bad for caches; here it computes them
+    once.
+
+    Large arrays of random bits are computed in one pass. JAX loops over the rounds of their hash, which passes over
+    memory in each.
+
     Results are the same but for rounding.
 
     Versions: jax >=0.10,<0.13
     """
     mlir.register_lowering(lax.conv_general_dilated_p, _lower_convolution, platform="cpu")
+    mlir.register_lowering(lax.dot_general_p, _lower_product, platform="cpu")
     mlir.register_lowering(lax.reduce_sum_p, _lower_sum, platform="cpu")
+    mlir.register_lowering(threefry2x32.threefry2x32_p, _lower_bits, platform="cpu")
 
 
 def _lower_convolution(
@@ -119,13 +132,15 @@ def _lower_convolution(
         lower = functools.partial(convolution._conv_general_dilated_lower, expand_complex_convolutions=True)
         return lower(ctx, lhs, rhs, dimension_numbers=dimension_numbers, out_sharding=out_sharding, **params)
 
+    (n, c, *space), (o, i, *window), (to_n, to_c, *to_space) = dimension_numbers
+
     def convolve(images: Inexact[Array, "..."], kernel: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
-        (n, c, *space), (o, i, *window), (to_n, to_c, *to_space) = dimension_numbers
         images, kernel = lax.transpose(images, (n, *space, c)), lax.transpose(kernel, (*window, i, o))
         outputs = lax.conv_general_dilated_p.bind(images, kernel, dimension_numbers=form, out_sharding=None, **params)
         return lax.transpose(outputs, np.argsort((to_n, *to_space, to_c)))
 
-    return mlir.lower_fun(convolve, multiple_results=False)(ctx, lhs, rhs)
+    apart = dimension_numbers.lhs_spec != form.lhs_spec and _may_be_apart(ctx, ctx.avals_in)
+    return mlir.lower_fun(_apart(convolve) if apart else convolve, multiple_results=False)(ctx, lhs, rhs)
 
 
 def _form(rank: int) -> lax.ConvDimensionNumbers:
@@ -134,8 +149,58 @@ def _form(rank: int) -> lax.ConvDimensionNumbers:
     return lax.ConvDimensionNumbers(images, (rank - 1, rank - 2, *range(rank - 2)), images)
 
 
+def _lower_product(
+    ctx: Any, lhs: Any, rhs: Any, *, dimension_numbers: lax.DotDimensionNumbers, out_sharding: Any, **params: Any
+) -> Any:
+    """Lowers a product by JAX's own rule, or as one of a transposed matrix if its sums are over all examples."""
+    ((left, right), batch), out = dimension_numbers, ctx.avals_out[0]
+    leading = left and tuple(left) == tuple(right) == tuple(range(len(left)))
+    wide = all(len(left) < aval.ndim for aval in ctx.avals_in)
+    if not leading or not wide or any(batch) or not _may_be_apart(ctx, ctx.avals_in):
+        lower = functools.partial(lax_internal._dot_general_lower, platform="cpu")
+        return lower(ctx, lhs, rhs, dimension_numbers=dimension_numbers, out_sharding=out_sharding, **params)
+
+    def multiply(x: Inexact[Array, "..."], y: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
+        rows = math.prod(x.shape[: len(left)])
+        x, y = lax.reshape(x, (rows, x.size // rows)).T, lax.reshape(y, (rows, y.size // rows))
+        numbers = (((1,), (0,)), ((), ()))
+        product = lax.dot_general_p.bind(x, y, dimension_numbers=numbers, out_sharding=None, **params)
+        return lax.reshape(product, out.shape)
+
+    return mlir.lower_fun(_apart(multiply), multiple_results=False)(ctx, lhs, rhs)
+
+
+def _may_be_apart(ctx: Any, arrays: Sequence[Any]) -> bool:
+    """Returns whether all arrays are large, and a program for one device is lowered.
+
+    That of several devices has to stay in one piece to be divided among them.
+    """
+    context = ctx.module_context.axis_context
+    alone = isinstance(context, ShardingContext) and context.num_devices == 1
+    explicit = any(AxisType.Explicit in aval.sharding.mesh.axis_types for aval in arrays)
+    return alone and not explicit and min(aval.size for aval in arrays) >= _LEAST_ELEMENTS
+
+
+def _apart(f: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function as a computation of its own, whose arguments XLA computes once."""
+
+    def call(*arguments: Array) -> Any:
+        with set_xla_metadata(inlineable="false"):
+            return jax.jit(f)(*arguments)
+
+    return call
+
+
+def _lower_bits(ctx: Any, *arguments: Any) -> Any:
+    """Lowers the hash that makes random bits, for large arrays without a loop."""
+    if not _may_be_apart(ctx, ctx.avals_out):
+        return threefry2x32._threefry2x32_cpu_lowering_rule(ctx, *arguments)
+    unrolled = functools.partial(threefry2x32._threefry2x32_lowering, use_rolled_loops=False)
+    return mlir.lower_fun(_apart(unrolled), multiple_results=True)(ctx, *arguments)
+
+
 _LEAST_ELEMENTS = 2**16
-"""Of an array whose sums are products: those of smaller ones, which caches hold, take as long as products."""
+"""Of an array that is large: those of smaller ones, which caches hold, take as long by XLA's own forms."""
 
 _LEAST_TERMS = 16
 """Of a sum that is a product: with fewer, most of the time would be spent between rows."""
