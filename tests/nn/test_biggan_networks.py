@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax.interpreters import partial_eval
 
 from jaxgen.core import trees
 from jaxgen.nn import biggan_deep
@@ -292,3 +293,20 @@ def test_every_layer_has_the_settings_of_its_network(module):
         convolutions = [module for module in found if isinstance(module, SpectralConv | NonLocalBlock)]
         assert len(convolutions) > 4
         assert all(layer.dtype == jnp.bfloat16 for layer in convolutions)
+
+
+@pytest.mark.parametrize("module", ["biggan", "biggan_deep"])
+def test_every_parameter_has_a_part_in_the_output(module):
+    """That of attention, too, whose gain is zero at the start."""
+    generator, discriminator = generator_of(module, attention=(8,)), discriminator_of(module, attention=(4,))
+    for network, inputs in ((generator, Z), (discriminator, X)):
+        variables = shapes_of(network, inputs, LABEL)
+
+        def output(params, network=network, inputs=inputs, rest=variables):
+            return network.apply({**rest, "params": params}, inputs, LABEL, train=False)
+
+        rest = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), {**variables, "params": {}})
+        traced = jax.make_jaxpr(partial(output, rest=rest))(variables["params"])
+        _, used = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
+        paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(variables["params"])]
+        assert [path for path, one in zip(paths, used, strict=True) if not one] == []
