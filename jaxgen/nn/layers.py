@@ -1,8 +1,8 @@
 """Layers of several networks: linear layers and convolutions, label vectors, embeddings, dropout, resampling."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,11 +66,10 @@ def conv(
     strides: int = 1,
     padding: int | Sequence[tuple[int, int]] = 1,
     dtype: DTypeLike = jnp.float32,
-    form: Callable[..., Array] | None = None,
 ) -> Float[Array, "b h2 w2 {features}"]:
-    """Applies a 3x3 convolution, `form` computes it if given; to be called in a compact module."""
-    given = {"kernel_init": init.kernel(), "bias_init": init.bias(9 * x.shape[-1]), "conv_general_dilated": form}
-    return nn.Conv(features, (3, 3), strides, padding=padding, dtype=dtype, name=name, **given)(x)
+    """Applies a 3x3 convolution; to be called in a compact module."""
+    inits = {"kernel_init": init.kernel(), "bias_init": init.bias(9 * x.shape[-1])}
+    return nn.Conv(features, (3, 3), strides, padding=padding, dtype=dtype, name=name, **inits)(x)
 
 
 def one_hot(label: Int[Array, " b"] | None, num_classes: int, batch: int) -> Float[Array, "b {num_classes}"]:
@@ -107,31 +106,6 @@ def nearest_upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
     """Doubles height and width by repeating every pixel."""
     b, h, w, c = x.shape
     return jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
-
-
-def convolve_doubled(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"], *_: Any, **options: Any
-) -> Float[Array, "b 2*h 2*w d"]:
-    """Returns the 3x3 convolution of an image whose pixels are repeated, computed from the image itself.
-
-    Each of the four outputs of a pixel sees 2x2 pixels, some by the sum of two of the kernel's weights: 16 products in
-    the place of 36. To be called by `nn.Conv`, whose other arguments are those of a convolution that keeps the size.
-    """
-    (b, h, w), precision = x.shape[:3], options.get("precision")
-
-    def outputs(row: int, column: int) -> Array:
-        window = _halved(_halved(kernel, 0, row), 1, column)
-        padding, form = ((1 - row, row), (1 - column, column)), ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x, window, (1, 1), padding, dimension_numbers=form, precision=precision)
-
-    rows = [jnp.stack([outputs(row, column) for column in (0, 1)], axis=3) for row in (0, 1)]
-    return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, kernel.shape[-1])
-
-
-def _halved(kernel: Array, axis: int, place: int) -> Array:
-    """The two weights along an axis by which the first or second of two equal pixels sees what is beside it."""
-    before, at, after = (jax.lax.slice_in_dim(kernel, i, i + 1, axis=axis) for i in range(3))
-    return jnp.concatenate([before + at, after] if place else [before, at + after], axis)
 
 
 class Dropout(nn.Module):
@@ -172,4 +146,4 @@ class Upsample(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
         """Returns as many channels as it gets."""
-        return conv(x, x.shape[-1], GLOROT, dtype=self.dtype, name="conv", form=convolve_doubled)
+        return conv(nearest_upsample(x), x.shape[-1], GLOROT, dtype=self.dtype, name="conv")

@@ -1,7 +1,5 @@
 """Layers of several networks in closed form: initialization, label vectors, embeddings, dropout, resampling."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,25 +72,6 @@ def test_timestep_embedding_is_sines_then_cosines():
     angles = np.asarray(t, np.float64)[:, None] * freqs
     expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
     np.testing.assert_allclose(layers.timestep_embedding(t, 8), expected, atol=1e-4)
-
-
-def test_the_convolution_of_a_doubled_image_is_computed_from_the_image():
-    shapes = [(2, 3, 5, 4), (3, 3, 4, 6), (2, 6, 10, 6)]
-    x, kernel, out = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes))
-
-    def plain(x, kernel):
-        form = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(layers.nearest_upsample(x), kernel, (1, 1), "SAME", dimension_numbers=form)
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def with_gradients(convolve, x, kernel):
-        value, pull = jax.vjp(convolve, x, kernel)
-        return value, *pull(out)
-
-    pairs = zip(with_gradients(layers.convolve_doubled, x, kernel), with_gradients(plain, x, kernel), strict=True)
-    for found, expected in pairs:
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-    assert layers.Upsample(jnp.bfloat16).init_with_output(jax.random.key(0), x)[0].dtype == jnp.bfloat16
 
 
 def test_nearest_upsample_repeats_pixels():
