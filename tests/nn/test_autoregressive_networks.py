@@ -103,7 +103,7 @@ def test_an_element_depends_on_those_before_it_alone_and_cached_draws_are_those_
         return apply(spliced, same), drawn, redraw(numbers, apply(drawn, label)), slope
 
     outputs, drawn, redrawn, slope = map(np.asarray, compute(params))
-    # Images t and the last one differ from element t on. Equal rows of a batch may differ by rounding on some processors.
+    # Images t and the last one differ from element t on. On some processors equal rows of a batch differ by rounding.
     changed = np.abs(outputs[:-1] - outputs[-1]).max(axis=2) > 1e-5
     assert np.triu(np.ones((count, count)), 1)[changed].all()
     assert changed[np.arange(count - 1), np.arange(1, count)].mean() > 0.3  # by the element right before, often
