@@ -29,6 +29,9 @@ variants `shapes`, glow and pixelcnnpp the variants `cifar10` with fewer and nar
 every fourth step of stylegan2 the discriminator has R1; PyTorch takes it by the network that is not compiled, since
 `torch.compile` has no second derivatives. Samples of pixelcnnpp are not timed: plain PyTorch takes a pass of the
 network for each of 1,024 pixels.
+
+The rows are of a processor with AVX-512, and from before gradients of kernels and random bits were computed in forms of
+their own (docs/performance.md).
 """
 
 START = """Peak memory is the most that each process has held at a time, its start and compilation included. That of the
