@@ -29,8 +29,8 @@ from speed_protocol import Process
 from speed_tables import GPU_MODES, MODES
 
 BENCHMARKS = ROOT / "benchmarks"
-SUITES = {"cpu": ("speed", CASES, MODES), "gpu": ("speed_gpu", GPU_CASES, GPU_MODES)}
-"""For each kind of device, the name of its results, its models, and the forms of PyTorch that are timed."""
+SUITES = {"cpu": (CASES, MODES), "gpu": (GPU_CASES, GPU_MODES)}
+"""For each kind of device, its models, and the forms of PyTorch that are timed."""
 SECONDS = 1.0
 NO_CACHES = {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
 """The variable by which PyTorch compiles anew; jaxgen's process sets an option of JAX."""
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--hardware", default=f"{os.cpu_count()}-core CPU", help="named in the results, in general")
     arguments = parser.parse_args()
-    title, cases, modes = SUITES[arguments.on]
+    name_of_results, (cases, modes) = speed_tables.NAMES[arguments.on], SUITES[arguments.on]
     models = list(cases) if arguments.models is None else arguments.models
     modes = modes if arguments.modes is None else tuple(arguments.modes)
     for name in set(models) - set(cases):
@@ -60,7 +60,7 @@ def main() -> None:
         print("PyTorch is not installed here: jaxgen is timed alone. Give --torch_python=PYTHON of where it is.")
         modes = ()
     variables = NO_CACHES | {"OFFICIAL_CODE": arguments.official} | (SHARED_GPU if arguments.on == "gpu" else {})
-    kept = BENCHMARKS / "results" / f"{title}.json"
+    kept = BENCHMARKS / "results" / f"{name_of_results}.json"
     known = json.loads(kept.read_text()) if kept.exists() else {"rows": {}}
     asked = {"hardware": arguments.hardware, "rounds": arguments.rounds} if models else known
     contents = {"hardware": asked["hardware"], "rounds": asked["rounds"], "rows": known["rows"]}
@@ -74,7 +74,7 @@ def main() -> None:
         row = timed(cases[name], commands, variables, arguments.rounds)
         contents["rows"][f"{name}, jaxlib {row['versions']['jaxlib']}"] = row | {"model": name, "load": load}
         kept.write_text(json.dumps(contents, indent=2) + "\n")
-    speed_tables.plot(contents["rows"], ROOT / "docs" / "images" / f"{title}.png")
+    speed_tables.plot(contents["rows"], ROOT / "docs" / "images" / f"{name_of_results}.png")
     page = speed_tables.page(contents, arguments.on)
     write_section(speed_tables.TITLES[arguments.on], page)
     print(page)
@@ -90,7 +90,7 @@ def commands_of(case: dict[str, Any], modes: tuple[str, ...], torch_python: str,
     text, peers = json.dumps(case), BENCHMARKS / "peers"
     commands = {"jaxgen": [sys.executable, str(BENCHMARKS / "speed_jaxgen.py"), text]}
     if "official" in case and modes:
-        checkout = os.path.join(official, case["official"])
+        checkout = os.path.join(official, case["network"])
         return commands | {"official": [torch_python, str(peers / "official_gan.py"), text, checkout]}
     of_case = [mode for mode in modes if mode in case.get("modes", modes)]
     return commands | {mode: [torch_python, str(peers / "torch_speed.py"), text, mode] for mode in of_case}

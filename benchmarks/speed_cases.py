@@ -3,8 +3,8 @@
 Fields of a case: `steps` is the number of training steps that are timed as one, which is that of a whole cycle where
 steps differ, or several cycles of `cycle` steps each; `samples` says whether sampling is timed; `players` names those
 whose parameters are counted, in the order of the peer's networks; `evaluations` is the number of network evaluations of
-a sample; `dtype` is that of networks, float32 if not given; `modes` are the forms of PyTorch, if not all; `official` is
-the checkout of official code that official_gan.py trains in the place of the peer.
+a sample; `dtype` is that of networks, float32 if not given; `modes` are the forms of PyTorch, if not all; with
+`official` the network is that of a checkout of official code, which official_gan.py trains.
 """
 
 from typing import Any
@@ -120,13 +120,13 @@ def _transformer(width: int, depth: int, heads: int, batch: int) -> dict[str, An
 def _gan_256(config: str, official: str, arguments: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return _case(
         config,
-        {"R3GAN": "official_r3gan", "stylegan2-ada-pytorch": "official_stylegan2"}[official],
+        official,
         arguments,
         shape=(256, 256, 3),
         batch=32,
         samples=False,
         players=("generator", "discriminator"),
-        official=official,
+        official=True,
         **fields,
     )
 

@@ -4,14 +4,13 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from results_page import ROOT
-
 MODES = ("eager", "channels_last", "compile")
 GPU_MODES = ("channels_last", "compile")
 COLUMNS = {"cpu": MODES, "gpu": (*GPU_MODES, "official")}
 """The peers of each kind of device: forms of PyTorch, and official code."""
 TITLES = {"cpu": "Speed", "gpu": "Speed on a GPU"}
-IMAGE = ROOT / "docs" / "images" / "speed.png"
+NAMES = {"cpu": "speed", "gpu": "speed_gpu"}
+"""Of the files of results and plots."""
 
 LEGEND = """Made by `python benchmarks/speed.py`: {hardware}, float32; each row is one run, in which jaxgen and PyTorch
 took turns: median images/s of {rounds} rounds (least to greatest). PyTorch runs the same networks, with equally many
@@ -29,9 +28,6 @@ variants `shapes`, glow and pixelcnnpp the variants `cifar10` with fewer and nar
 every fourth step of stylegan2 the discriminator has R1; PyTorch takes it by the network that is not compiled, since
 `torch.compile` has no second derivatives. Samples of pixelcnnpp are not timed: plain PyTorch takes a pass of the
 network for each of 1,024 pixels.
-
-The rows are of a processor with AVX-512, and from before gradients of kernels and random bits were computed in forms of
-their own (docs/performance.md).
 """
 
 START = """Peak memory is the most that each process has held at a time, its start and compilation included. That of the
@@ -45,7 +41,8 @@ GPU_LEGEND = """Made by `python benchmarks/speed.py --on gpu --official DIR`: {h
 jaxgen and PyTorch took turns: median images/s of {rounds} rounds (least to greatest). Parameters are float32, networks
 compute in bfloat16, in PyTorch by autocast; the ratio is that of jaxgen's median to the greatest median of PyTorch's.
 PyTorch has its channels last in both forms, a fused Adam, and cuDNN's search for algorithms; `torch.compile` has its
-default mode. `of product` is relative to a product of two bfloat16 matrices of 8,192 rows. Memory is that of the GPU.
+default mode. Official code has its own precision. `of product` is relative to a product of two bfloat16 matrices of
+8,192 rows. Memory is that of the GPU.
 
 ddpm_cifar10 is the U-Net of `ddpm:cifar10`, told the class; edm_cifar10 is `edm:cifar10` without its augmentation, and
 its peer the network of the official code; dit_b2 and dit_xl2 are transformers on 32x32x4 latents with 1,000 classes
@@ -62,12 +59,13 @@ def page(contents: dict[str, Any], device: str = "cpu") -> str:
     for run, title in (("train", "Training, images/s"), ("sample", "Sampling, images/s")):
         if any(run in row["images_per_second"]["jaxgen"] for row in rows.values()):
             lines += [f"{title}:", "", *rows_of(rows, run, COLUMNS[device]), ""]
+    lines += [f"{name}: {row['note']}\n" for name, row in rows.items() if "note" in row]
     measured = {name: row for name, row in rows.items() if "first_step" in row}
     if measured:
         lines += [START, *start_rows(measured, COLUMNS[device]), ""]
     if any(ratio(row, "train") for row in rows.values()):
-        image = {"cpu": "speed", "gpu": "speed_gpu"}[device]
-        lines.append(f"![Ratios of images/s, jaxgen's to those of the fastest form of PyTorch](images/{image}.png)")
+        image = f"images/{NAMES[device]}.png"
+        lines.append(f"![Ratios of images/s, jaxgen's to those of the fastest form of PyTorch]({image})")
     return "\n".join(lines)
 
 
@@ -126,7 +124,7 @@ def spread(values: list[float]) -> str:
     return f"{middle} ({low} to {high})"
 
 
-def plot(rows: dict[str, dict[str, Any]], path: Path = IMAGE) -> None:
+def plot(rows: dict[str, dict[str, Any]], path: Path) -> None:
     """Draws the ratios of training and of sampling, a pair of bars for each row that has them; nothing for no row."""
     compared = {name: row for name, row in rows.items() if ratio(row, "train")}
     if not compared:

@@ -233,7 +233,7 @@ def flow_digits(config: ConfigDict) -> ConfigDict:
 
 
 def flow_fashion(config: ConfigDict) -> ConfigDict:
-    """Training of a class-conditional flow on Fashion-MNIST, 28x28; networks say their steps within 20 CPU minutes."""
+    """Sets the training of a class-conditional flow on Fashion-MNIST, 28x28, but for the number of steps."""
     config.data.name = "fashion"
     config.train.checkpoint_every_steps = 250
     config.train.sample_every_steps = 500

@@ -39,7 +39,7 @@ def digits_training(config: ConfigDict) -> ConfigDict:
 
 
 def fashion_training(config: ConfigDict) -> ConfigDict:
-    """Sets the training of Fashion-MNIST, 28x28; networks say their steps within 20 minutes of CPU time."""
+    """Sets the training on Fashion-MNIST, 28x28, but for the number of steps."""
     config.data.name = "fashion"
     config.data.batch_size = 32
     config.optimizer.learning_rate = 1e-3

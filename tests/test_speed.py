@@ -131,6 +131,10 @@ def test_a_case_chooses_its_peers():
     official = speed.commands_of(GPU_CASES["r3gan_256"], ("channels_last", "compile"), "python", "there")
     assert list(official) == ["jaxgen", "official"]
     assert official["official"][-1] == "there/R3GAN"
+    assert (
+        speed.commands_of(GPU_CASES["stylegan2_256"], ("compile",), "python", "")["official"][-1]
+        == "stylegan2-ada-pytorch"
+    )
     for modes in ((), ("eager",)):
         assert list(speed.commands_of(GPU_CASES["dit_xl2"], modes, "python", "there")) == ["jaxgen"]
     assert list(speed.commands_of(GPU_CASES["r3gan_256"], (), "python", "there")) == ["jaxgen"]
@@ -145,3 +149,13 @@ def test_the_page_of_a_gpu_has_columns_of_its_own():
     assert "1.50" in text
     assert "torch eager" not in text
     assert "Sampling, images/s" not in text
+
+
+def test_the_page_has_the_notes_of_its_rows():
+    contents = {
+        "hardware": "2-core CPU",
+        "rounds": 3,
+        "rows": {"first": {**ROW, "note": "an older processor."}, "second": ROW},
+    }
+    assert speed_tables.page(contents).count("first: an older processor.") == 1
+    assert "second: " not in speed_tables.page(contents)

@@ -1,10 +1,9 @@
-"""The training and sampling of EDM (Karras et al. 2022) by the network of its official PyTorch code.
+"""The training of EDM (Karras et al. 2022) by the network of its official PyTorch code.
 
 The checkout of that code is the directory edm in the one that the variable OFFICIAL_CODE names.
 """
 
 import contextlib
-import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -70,20 +69,3 @@ class EDM(Peer):
 
     def _one_hot(self) -> Tensor:
         return nn.functional.one_hot(self.labels(), self.case["classes"]).float()
-
-    @torch.no_grad()
-    def sample(self) -> Tensor:
-        """Takes Heun's steps from the noise level 80 to 0 (algorithm 1)."""
-        self.average.eval()
-        steps, label = (self.case["evaluations"] + 1) // 2, self._one_hot()
-        low, high = 0.002 ** (1 / 7), 80 ** (1 / 7)
-        levels = [(high + i / (steps - 1) * (low - high)) ** 7 for i in range(steps)] + [0.0]
-        x = self.noise() * levels[0]
-        for level, lower in itertools.pairwise(levels):
-            slope = (x - self.drawing(x, torch.full((len(x),), level), label)) / level
-            moved = x + (lower - level) * slope
-            if lower > 0:
-                after = (moved - self.drawing(moved, torch.full((len(x),), lower), label)) / lower
-                moved = x + (lower - level) * (slope + after) / 2
-            x = moved
-        return x

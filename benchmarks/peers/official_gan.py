@@ -2,7 +2,7 @@
 
     python benchmarks/peers/official_gan.py CASE CHECKOUT
 
-CASE is a line of JSON: the network (`official_stylegan2` or `official_r3gan`), its arguments, shape of the data, batch
+CASE is a line of JSON: the network (`stylegan2-ada-pytorch` or `R3GAN`), its arguments, shape of the data, batch
 size. CHECKOUT is a folder with the official code, NVlabs/stylegan2-ada-pytorch or brownvc/R3GAN, of which networks,
 losses and CUDA kernels are imported; a step here does what one of its training loop does, on random images that are
 on the device already and without augmentation. Precision is that of the official presets: float16 or bfloat16 in the
@@ -176,7 +176,7 @@ class R3GAN(Official):
         phase.optimizer.step()
 
 
-PEERS = {"official_stylegan2": StyleGAN2, "official_r3gan": R3GAN}
+PEERS = {"stylegan2-ada-pytorch": StyleGAN2, "R3GAN": R3GAN}
 
 
 def main() -> None:

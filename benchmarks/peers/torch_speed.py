@@ -61,14 +61,8 @@ def counted(case: dict[str, Any]) -> dict[str, int]:
             for _ in range(cycle):
                 peer.step()
 
-        return {"train": flops(train) * case["steps"] // cycle} | (
-            {"sample": flops(peer.sample)} if case["samples"] else {}
-        )
-
-
-def peak_gpu_memory() -> int:
-    """Returns the most bytes that this process has held at a time on the GPU."""
-    return torch.cuda.max_memory_allocated()
+        found = {"train": flops(train) * case["steps"] // cycle}
+        return found | ({"sample": flops(peer.sample)} if case["samples"] else {})
 
 
 def prepare_gpu() -> None:
@@ -108,10 +102,10 @@ def main() -> None:
     finish()
     facts: dict[str, Any] = {"first_step": seconds_since_start(), "parameters": peer.parameters}
     facts["versions"] = {"torch": torch.__version__}
-    if mode == case.get("modes", ("eager",))[0]:
+    if mode == "eager" or on_gpu:  # no GPU runs the eager form
         facts["flops"] = counted(case)
     peer.steps = 0
-    serve(runs, facts, peak_gpu_memory if on_gpu else peak_memory)
+    serve(runs, facts, torch.cuda.max_memory_allocated if on_gpu else peak_memory)
 
 
 if __name__ == "__main__":
