@@ -1,12 +1,17 @@
 """Augmentations as `gan.augment` names them: each in closed form, what they have in common, and chains of them."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxgen.adversarial.augmentation import augment_pipe
+from jaxgen.adversarial.augmentation.controller import Controller
 from jaxgen.adversarial.augmentation.piece import make_augmentation
+from jaxgen.adversarial.augmentation.pieces.ada import ada
+from jaxgen.adversarial.augmentation.pieces.apa import apa
 from jaxgen.adversarial.augmentation.transformations import make_pipe
 from jaxgen.core.keys import fold_each
 
@@ -254,6 +259,20 @@ def test_a_chain_applies_its_pieces_in_order_with_the_states_and_streams_of_thei
     assert set(chain.metrics(state, STEP)) == {
         "augment/blur/sigma", "augment/apa/p", "augment/apa/sign", "augment/instance_noise/std",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["ada", "apa"])
+def test_the_controller_has_the_official_settings_by_default(name):
+    settings = {
+        key: value.default for key, value in inspect.signature({"ada": ada, "apa": apa}[name]).parameters.items()
+    }
+    assert {key: settings[key] for key in Controller._fields} == Controller()._asdict()
+
+
+def test_diffaugment_takes_ratios_that_are_pixels_of_one_side_alone():
+    moved = fake(make("diffaugment(policy='translation', translation_ratio=0.05)"), n=30)  # 0.4 of 8, 0.6 of 12 pixels
+    assert {int(k) for k in (moved == 0.0).all(axis=(2, 3)).sum(axis=1)} == {0}
+    assert {int(k) for k in (moved == 0.0).all(axis=(1, 3)).sum(axis=1)} == {0, 1}
 
 
 def test_no_augmentation_is_the_identity():

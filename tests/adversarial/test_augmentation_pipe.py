@@ -131,12 +131,21 @@ def test_pipes_by_name_and_by_multipliers():
         ("bgc", {}, (8, 8, 4), "1 or 3 channels, not 4"),
         ("blit", {}, (8, 1, 3), "sides of 2 pixels, not 8x1"),
         ("filter", {}, (1, 8, 3), "sides of 2 pixels, not 1x8"),
+        ("geom", {}, (8, 1, 3), "sides of 2 pixels, not 8x1"),
         ({"hue": 1.0}, {}, (8, 8, 1), "hue has no effect on images of one channel"),
+        ({"saturation": 1.0}, {}, (8, 8, 1), "saturation has no effect on images of one channel"),
     ],
 )
 def test_pipes_that_cannot_be_are_refused(transforms, ranges, shape, message):
     with pytest.raises(ValueError, match=message):
         make_pipe(transforms, ranges, shape)
+
+
+def test_pipes_take_what_they_need_and_no_more():
+    """Colors of one channel by the name of their group; noise and cutout of any images."""
+    assert make_pipe("color", {}, (8, 8, 1)).names >= {"brightness", "hue"}
+    for name in ("noise", "cutout"):
+        assert make_pipe(name, {}, (1, 1, 4)).names == {name}
 
 
 KEYS = jax.random.split(jax.random.key(0), 4000)

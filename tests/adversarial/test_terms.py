@@ -8,6 +8,7 @@ import pytest
 from by_hand import assert_close, float64, slope
 from formula_players import CLASSES, LATENT_DIM, PARAMS, SHAPE
 
+from jaxgen.adversarial.players import Styled
 from jaxgen.adversarial.terms import consistency
 from jaxgen.adversarial.turn import Cost, Turn
 from jaxgen.core import keys
@@ -481,3 +482,23 @@ def test_players_that_lack_what_a_term_needs_are_refused(name, player, without, 
     )
     with pytest.raises(ValueError, match=sentence):
         getattr(term_of(name), player)(turn)
+
+
+def test_path_lengths_by_hand():
+    """With the defaults, of every other image of a generator that is linear in its styles; the official settings."""
+    matrices = np.cos(1.0 + 1.7 * np.arange(3 * 2 * 8)).reshape(3, 2, *SHAPE)  # layers, length of a style
+    styled = Styled(
+        lambda context, params, state, z, label, own: (jnp.tile(params["scale"] * z[:, None, :2], (1, 3, 1)), state),
+        lambda params, state, ws, own: params["scale"] * jnp.einsum("bld,ldhwc->bhwc", ws, jnp.float32(matrices)),
+    )
+    turn = turn_of(jnp, jax.tree.map(jnp.float32, PARAMS), "generator", jnp.float32(0.7))
+    part = {name: getattr(turn, name)[:4] for name in ("keys", "fake", "latents", "label")}
+    cost = term_of("path_length").generator(turn._replace(styled=styled, generator_state={}, **part))
+    noise = np.array(keys.normal(keys.fold_each(KEYS[:4:2], "path"), SHAPE), np.float64) / 2.0  # root of 2 x 2 pixels
+    pulled = PARAMS["generator"]["scale"] * np.einsum("ldhwc,bhwc->bld", matrices, noise)
+    lengths = np.sqrt((pulled**2).sum(2).mean(1))
+    average = 0.7 + 0.01 * (lengths.mean() - 0.7)
+    np.testing.assert_allclose(cost.loss, 2.0 * ((lengths - average) ** 2).mean(), rtol=1e-4)
+    np.testing.assert_allclose(cost.state, average, rtol=1e-5)
+    assert_close(dict(cost.metrics), {"path_length": lengths.mean()})
+    assert term_of("path_length").every_steps == 4

@@ -27,12 +27,12 @@ def test_truncated_latents_keep_the_shape_of_the_normal_distribution():
 def test_the_mean_style_is_that_of_random_latents_under_the_conditions():
     def styles(variables, latents, cond):
         w = variables + 2.0 * latents + cond["label"][:, None]
-        return jnp.stack([w, w + 1.0], axis=1)
+        return jnp.stack([w, 2.0 * w], axis=1)
 
     cond = {"label": jnp.full(400, 7.0)}
     mean, deviation = truncation.mean_style(KEYS, styles, jnp.array([[1.0, -1.0, 0.0]]), (3,), cond)
-    np.testing.assert_allclose(mean, [[8.0, 6.0, 7.0], [9.0, 7.0, 8.0]], atol=0.3)
-    np.testing.assert_allclose(deviation, 2.0 * np.sqrt(3.0), rtol=0.05)
+    np.testing.assert_allclose(mean, [[8.0, 6.0, 7.0], [16.0, 12.0, 14.0]], atol=0.6)
+    np.testing.assert_allclose(deviation, 2.0 * np.sqrt(3.0), rtol=0.05)  # of the first layer
 
 
 def test_a_line_and_an_arc_lead_from_one_point_to_another():
@@ -110,6 +110,8 @@ def test_ganspace_finds_the_principal_components():
         assert float(found.scales[i]) == pytest.approx(scale, rel=0.05)
     with pytest.raises(ValueError, match="3 directions are asked for, but there can be from 1 to 2"):
         directions.principal_components(styles[:3], 3)
+    with pytest.raises(ValueError, match="6 directions are asked for, but there can be from 1 to 5"):
+        directions.principal_components(styles, 6)
 
 
 def test_ganspace_carries_components_of_activations_over_to_latents():
@@ -122,6 +124,8 @@ def test_ganspace_carries_components_of_activations_over_to_latents():
         assert abs(float(found.vectors[i] @ left[:, i])) == pytest.approx(1.0, abs=0.01)
         assert float(found.scales[i]) == pytest.approx(scale, rel=0.05)
         assert float(jnp.linalg.norm(found.vectors[i])) == pytest.approx(1.0, abs=1e-5)
+    with pytest.raises(ValueError, match="4 directions are asked for, but there can be from 1 to 3"):
+        directions.regressed_components(z[:20], z[:20] @ right.T, 4)
 
 
 def test_points_are_moved_along_each_direction_by_each_distance():

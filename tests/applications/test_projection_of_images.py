@@ -80,6 +80,10 @@ def test_the_rate_rises_stays_and_falls():
     np.testing.assert_allclose(constant, 0.4, rtol=1e-4)
 
 
+def test_the_defaults_are_those_of_the_official_projector():
+    assert ProjectionSettings() == (1000, 0.1, 0.05, 0.25, 0.05, 0.75, 1e5)
+
+
 def test_exploration_falls_as_the_square_of_the_time_that_is_left():
     settings = ProjectionSettings(steps=10, learning_rate=0.0, exploration=0.5, exploration_end=0.5)
     _, seen = steps_of(settings, 7, scale=3.0)

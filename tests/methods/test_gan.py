@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from by_hand import assert_close, assert_sections_name_themselves, norms_of, sigmoid
+from flax import linen as nn
 from formula_players import CLASSES, LATENT_DIM, SHAPE
 from game_by_hand import KEY, GameByHand, binary_cross_entropy
 from specs import data_spec
@@ -16,7 +17,7 @@ from configs import gan as gan_config
 from jaxgen.adversarial.builder import Settings
 from jaxgen.core import keys, trees
 from jaxgen.core.build import build_model
-from jaxgen.core.contract import Env
+from jaxgen.core.contract import Env, TrainState
 from jaxgen.methods.gan import gan
 from jaxgen.nn import dcgan
 
@@ -185,6 +186,28 @@ def test_standing_statistics_are_those_of_batches_in_training_mode(monkeypatch):
         jax.eval_shape(model.init, KEY, batch)
 
 
+class _Counting(formulas.Generator):
+    """Whose running statistic is the mean class."""
+
+    @nn.compact
+    def __call__(self, latents, label=None, *, train, keys=None):
+        self.variable("batch_stats", "mean", jnp.zeros, ()).value = jnp.mean(jnp.float32(label))
+        return jnp.zeros((len(latents), *SHAPE))
+
+
+def test_standing_batches_are_of_random_classes(monkeypatch):
+    monkeypatch.setattr(gan, "make_generator", lambda section, **given: _Counting(**given))
+    config = config_of(class_conditional=True)
+    config.sampler.update({"standing_batches": 2, "standing_batch_size": 40})
+    model = gan.make(config, SPEC, Env())
+    states = {"generator": {"batch_stats": {"mean": jnp.zeros(())}}}
+    state = TrainState(jnp.int32(0), {"generator": {}}, (), states)
+    example_keys = keys.per_example(keys.at_step(keys.root_key(0), 1), jnp.arange(40))
+    labels = jax.vmap(lambda key: jax.random.randint(key, (), 0, CLASSES))(keys.fold_each(example_keys, "label"))
+    assert set(np.asarray(labels)) == set(range(CLASSES))
+    np.testing.assert_allclose(model.eval_variables(state)["batch_stats"]["mean"], labels.mean(), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("section", "settings", "sentence"),
     [
@@ -197,6 +220,11 @@ def test_standing_statistics_are_those_of_batches_in_training_mode(monkeypatch):
         ("generator", {"dropout": 0.5}, r"generator\.dropout is not a setting; generator takes"),
         ("sampler", {"truncation": 0.0}, r"sampler\.truncation is 0\.0, but must be positive, or None for none"),
         ("sampler", {"standing_batches": -1}, r"sampler\.standing_batches is -1, but must be at least 0"),
+        (
+            "sampler",
+            {"standing_batches": 2, "standing_batch_size": 0},
+            r"sampler\.standing_batch_size is 0, but must be at least 1",
+        ),
         (
             "sampler",
             {"standing_batch_size": 5},

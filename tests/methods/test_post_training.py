@@ -1,5 +1,6 @@
 """Adversarial training beside another objective: a formula in the place of the few-step model, refusals."""
 
+import formula_players as formulas
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +9,12 @@ from ml_collections import ConfigDict
 from specs import data_spec
 
 from configs import post_training as post_training_config
+from jaxgen.adversarial.builder import Settings
 from jaxgen.core import conditioning, keys
 from jaxgen.core.config import Section
-from jaxgen.core.contract import Env, GenerativeModel, TrainState
+from jaxgen.core.contract import CONSTANT, Env, GenerativeModel, Phase, TrainState
 from jaxgen.methods.denoising import consistency
+from jaxgen.methods.gan import post_training
 from jaxgen.methods.gan.post_training import PostTraining, make
 
 KEY = keys.root_key(0)
@@ -39,15 +42,16 @@ def formula(config, spec, env):
     return GenerativeModel(spec, init, None, sample, lambda state: state.params, objective=objective)
 
 
-def build(monkeypatch, **settings):
-    monkeypatch.setattr(consistency, "make", formula)
+def build(monkeypatch, *, make_inner=formula, env=Env(norms_depth=1), compute_dtype="float32", **settings):
+    monkeypatch.setattr(consistency, "make", make_inner)
     config = post_training_config.get_config("tiny")
+    config.train.compute_dtype = compute_dtype
     config.gan.update(settings)
     config.discriminator = ConfigDict({"name": "mlp.Discriminator", "hidden": (4,)})
     for section in config.optimizer.values():
         section.update({"name": "sgd", "learning_rate": RATE, "b1": 0.0, "b2": 0.999, "warmup_steps": 0})
         section.schedule = "constant"
-    return make(Section(config.to_dict()), SPEC, Env(norms_depth=1))
+    return make(Section(config.to_dict()), SPEC, env)
 
 
 def test_the_generator_descends_on_its_objective_and_from_a_step_on_on_the_adversarial_loss(monkeypatch):
@@ -99,3 +103,58 @@ def test_refusals_and_defaults(monkeypatch):
     config.optimizer.generator.learning_rate = RATE
     with pytest.raises(ValueError, match=r"beside denoising\.consistency .*needs a model with objective"):
         make(Section(config.to_dict()), SPEC, Env(norms_depth=1))
+
+
+def test_all_settings_of_the_adversarial_part_have_their_effect(monkeypatch):
+    """Those of the section, in the place of the same ones of a GAN; the discriminator has those of the run."""
+    seen = {}
+    original = post_training.make_training
+
+    def record(players, rules, *rest):
+        seen["rules"] = rules
+        return original(players, rules, *rest)
+
+    def make_network(section, **given):
+        seen["network"] = given
+        return formulas.Discriminator(**given)
+
+    monkeypatch.setattr(post_training, "make_training", record)
+    monkeypatch.setattr(post_training, "make_discriminator", make_network)
+    settings = {"loss": "hinge", "weight": 0.3, "terms": ("r1(every_steps=2)",), "augment": "cutout"}
+    settings |= {"n_critic": 3, "top_share": 0.5}
+    model = build(monkeypatch, env=Env(norms_depth=1, axis_name="shards"), compute_dtype="bfloat16", **settings)
+    assert seen["rules"] == Settings(**settings)
+    assert seen["network"] == {"num_classes": 3, "axis_name": "shards", "dtype": "bfloat16"}
+    assert model.microbatches == 3
+    assert [model.phase(step) for step in range(3)] == [Phase(("discriminator",)), CONSTANT, Phase(("discriminator",))]
+
+
+def test_the_other_model_reads_what_is_frozen_and_networks_start_by_keys_of_their_own(monkeypatch):
+    """Its weights start at what is frozen; its samples have it added, and they are those that are discriminated."""
+
+    def with_frozen(config, spec, env):
+        inner = formula(config, spec, env)
+
+        def init(key, batch, frozen=()):
+            return inner.init(key, batch)._replace(params={"w": frozen["shift"] + jax.random.uniform(key)})
+
+        return inner._replace(init=init, eval_variables=lambda state: {"w": state.params["w"] + state.frozen["shift"]})
+
+    monkeypatch.setattr(post_training, "make_discriminator", lambda section, **given: formulas.Discriminator(**given))
+    model = build(monkeypatch, make_inner=with_frozen, terms=())
+    batch = {"image": jnp.zeros((1, 4, 2, 2, 2)), "index": jnp.arange(4)[None], "label": jnp.array([[0, 2, 1, 1]])}
+    frozen = {"shift": jnp.full((2, 2, 2), 0.3)}
+    state = model.init(KEY, batch, frozen)
+    np.testing.assert_allclose(state.params["generator"]["w"], frozen["shift"] + jax.random.uniform(KEY), rtol=1e-6)
+    _, metrics = jax.jit(model.update)(KEY, state, batch)
+    own = keys.per_example(keys.stream(KEY, "discriminator"), batch["index"][0])
+    w = state.params["generator"]["w"] + frozen["shift"]
+    fake = jnp.tanh(w[None] + keys.normal(own, (2, 2, 1)) + batch["label"][0][:, None, None, None])
+    network = formulas.Discriminator(num_classes=3)
+    stats = {"batch_stats": {"mean": jnp.zeros(())}}  # of real images, which are zero
+    critique, _ = network.apply(
+        {"params": state.params["discriminator"], **stats}, fake, batch["label"][0], train=True,
+        keys=keys.fold_each(own, "discriminate_fake"), mutable=["batch_stats"],
+    )  # fmt: skip
+    np.testing.assert_allclose(metrics["logits/fake"], critique.logits.mean(), rtol=1e-5)
+    np.testing.assert_allclose(model.eval_variables(state)["w"], w, rtol=1e-6)

@@ -14,8 +14,9 @@ from configs import progan
 from jaxgen.adversarial.growth import GrowthSettings, plan, shrunk
 from jaxgen.core import keys
 from jaxgen.core.build import build_model
-from jaxgen.core.contract import GenerativeModel, Phase
+from jaxgen.core.contract import Env, GenerativeModel, Phase
 from jaxgen.core.images import to_float
+from jaxgen.methods.gan import progan as progan_method
 from jaxgen.nn.progan import Discriminator, Generator, levels_of
 
 CLASSES, STEPS = 3, 6
@@ -160,6 +161,26 @@ def test_samples_are_of_the_level_of_the_last_update_as_large_as_the_data(run):
         np.testing.assert_allclose(images, expected, atol=1e-5)
         np.testing.assert_allclose(decode(variables, latents, {"label": label}), images, atol=1e-5)
     assert not np.array_equal(params["block4"]["conv"]["kernel"], state.params["generator"]["block4"]["conv"]["kernel"])
+    bright = {**params, "to_rgb8": {**params["to_rgb8"], "bias": params["to_rgb8"]["bias"] + 99.0}}
+    images = sample(sample_keys, {**variables, "params": bright}, {"label": label})
+    np.testing.assert_array_equal(images, np.ones_like(images))
+
+
+def test_the_plan_counts_all_images_of_a_step_and_the_networks_have_the_settings_of_the_run():
+    config = tiny()
+    config.gan.n_critic, config.train.microbatches, config.train.compute_dtype = 2, 2, "bfloat16"
+    model = build_model(config, SPEC)
+    given = {"batch_size": config.data.batch_size, "n_critic": 2, "microbatches": 2}
+    growth = plan(GrowthSettings(**config.growth), levels_of((8, 8)), **given)
+    assert growth.levels[1].first_step == 1  # after 32 images, of which 24 are of the first level
+    assert [model.phase(step).resolution for step in (0, 1)] == [4, 8]
+    assert model.microbatches == 4
+    shared = {"axis_name": "shards", "dtype": "bfloat16", **NETWORK}
+    networks = progan_method._networks(config, SPEC, 5, Env(axis_name="shards"))
+    assert networks == (Generator((8, 8, 1), 5, **shared), Discriminator(group_size=4, **shared))
+    config.growth.batch_sizes = (16, 9)
+    with pytest.raises(ValueError, match=r"growth\.batch_sizes has 9, but each must be a positive multiple of t.*, 2,"):
+        build_model(config, SPEC)
 
 
 def test_sizes_of_batches_are_checked_before_training():

@@ -11,6 +11,8 @@ from game_by_hand import KEY, StyledGameByHand, binary_cross_entropy
 from specs import data_spec
 
 from configs import stylegan2 as stylegan2_config
+from configs import stylegan3 as stylegan3_config
+from jaxgen.adversarial.players import players_of
 from jaxgen.core import keys
 from jaxgen.core.build import build_model
 from jaxgen.core.contract import CONSTANT, Env, ModelSpec, Phase
@@ -200,6 +202,26 @@ def test_generators_without_styles_are_refused_and_so_are_penalties_on_them():
     config.generator = {"name": "mlp.Generator"}
     with pytest.raises(ValueError, match=r"generator\.name is 'mlp\.Generator', which has no styles: set method"):
         style_based.make(config, DIGITS, Env())
+    config = stylegan3_config.get_config("tiny")
+    for mode in ("const", "none"):
+        config.sampler = {"noise_mode": mode}
+        with pytest.raises(
+            ValueError, match=rf"sampler\.noise_mode is '{mode}', but the generator has no noise: leave"
+        ):
+            style_based.make(config, DIGITS, Env())
+    config.sampler = {"noise_mode": "random"}
+    style_based.make(config, DIGITS, Env())
+
+
+def test_penalties_see_images_with_the_noise_of_their_own_keys():
+    generator = formulas.StyleGenerator()
+    players = style_based._styled(players_of(generator, formulas.Discriminator()), generator)
+    own_keys, ws = jax.random.split(KEY, 3), jax.random.normal(KEY, (3, formulas.LAYERS, formulas.STYLE_DIM))
+    state = {"buffers": {"w_avg": jnp.float32(W_AVG)}}
+    images = players.styled.synthesize(jax.tree.map(jnp.float32, STYLED), state, ws, own_keys)
+    noise = np.array(jax.vmap(jax.random.uniform)(own_keys), np.float64)
+    expected = formulas.synthesize(np, STYLED, np.array(ws, np.float64), noise)
+    np.testing.assert_allclose(images, expected.reshape(3, *SHAPE), rtol=1e-4, atol=1e-5)
 
 
 def test_networks_get_the_settings_of_their_sections_and_of_the_run(monkeypatch):

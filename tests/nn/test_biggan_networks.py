@@ -238,6 +238,17 @@ def test_a_bottleneck_of_the_discriminator_adds_channels_to_its_shortcut(halves,
     np.testing.assert_allclose(ours, skip + y, atol=1e-4)
 
 
+@pytest.mark.parametrize("module", ["biggan", "biggan_deep"])
+def test_features_are_sums_over_pixels_of_what_is_positive(module):
+    network = discriminator_of(module)
+    variables = init(network, X, LABEL)
+    apply = jax.jit(partial(network.apply, train=False, capture_intermediates=True))
+    critique, state = apply(variables, X, LABEL)
+    last = state["intermediates"]["block_1" if module == "biggan" else "block_0_1"]["__call__"][0]
+    assert last.min() < 0.0
+    np.testing.assert_allclose(critique.features, np.maximum(last, 0.0).sum((1, 2)), rtol=1e-4)
+
+
 def found_in(network, inputs):
     found = []
 

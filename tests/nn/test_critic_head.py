@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxgen.core import trees
+from jaxgen.nn.adversarial import make_discriminator, make_generator
 from jaxgen.nn.critic_head import CriticHead
 from jaxgen.nn.layers import GLOROT
 from jaxgen.nn.spectral_norm import PowerIteration
@@ -102,3 +103,14 @@ def test_labels_and_classes_go_together():
     assert run(CriticHead(num_classes=3, conditioning="classifier"), None)[1].classes.shape == (4, 3)
     with pytest.raises(ValueError, match="embedding_dim is 0, but must be at least 1"):
         run(CriticHead(num_classes=3, conditioning="cosine", embedding_dim=0))
+
+
+@pytest.mark.parametrize("module", ["dcgan", "biggan"])
+def test_players_are_networks_of_their_kind(module):
+    given = {"num_classes": 0, "axis_name": None, "dtype": jnp.float32}
+    with pytest.raises(ValueError, match=rf"discriminator\.name of {module} is 'Generator', but must be one of Discri"):
+        make_discriminator({"name": f"{module}.Generator"}, **given)
+    with pytest.raises(ValueError, match=rf"generator\.name of {module} is 'Discriminator', but must be one of Gener"):
+        make_generator({"name": f"{module}.Discriminator"}, image_shape=(8, 8, 1), latent_dim=3, **given)
+    with pytest.raises(ValueError, match=r"discriminator\.name of unet is 'UNet', but"):
+        make_discriminator({"name": "unet.UNet"}, **given)

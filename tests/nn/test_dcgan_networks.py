@@ -5,9 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from jaxgen.core import trees
 from jaxgen.nn.dcgan import Discriminator, Generator
+from jaxgen.nn.minibatch import MinibatchDiscrimination
+from jaxgen.nn.spectral_norm import SpectralDense
+from jaxgen.nn.strided_conv import DownConv, UpConv
 
 KEY = jax.random.key(0)
 
@@ -119,3 +123,89 @@ def test_a_discriminator_that_compares_images_sees_the_others_of_the_batch():
         assert ("minibatch" in variables["params"]) != alone
         logits, first = (network.apply(variables, x, train=True).logits for x in (images, images[:2]))
         assert np.allclose(logits[:2], first, atol=1e-6) == alone
+
+
+def filled(shapes):
+    """Parameters and statistics that are all random; variances are positive."""
+    draw = np.random.default_rng(0).normal
+
+    def fill(path, leaf):
+        values = draw(size=leaf.shape)
+        return jnp.float32(np.abs(values) + 0.1 if path[-1].key == "var" else 0.5 * values)
+
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def normalized(x, variables, name, train):
+    scale, bias = (variables["params"][name][leaf].reshape(1, 1, 1, -1) for leaf in ("scale", "bias"))
+    stats = variables["batch_stats"][name]
+    mean, var = (x.mean((0, 1, 2)), x.var((0, 1, 2))) if train else (stats["mean"], stats["var"])
+    return (x - mean.reshape(1, 1, 1, -1)) / jnp.sqrt(var.reshape(1, 1, 1, -1) + 1e-5) * scale + bias
+
+
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_networks_are_the_layers_of_the_paper(train):
+    """Convolution, normalization and activation, in this order; leaky by 0.2 in the discriminator, tanh at the end."""
+    z, images, label = jax.random.normal(KEY, (4, 5)), jax.random.normal(KEY, (4, 8, 8, 2)), jnp.array([2, 0, 1, 2])
+    generator = Generator((8, 8, 2), 5, width=3, base_side=2, num_classes=3)
+    critic = Discriminator(width=3, base_side=2, num_classes=3, conditioning="cosine", embedding_dim=6)
+    of_generator, of_critic = filled(variables_of(generator, z, label)), filled(variables_of(critic, images, label))
+
+    def made(variables):
+        own = variables["params"]
+        h = jnp.concatenate([z, own["label"]["embedding"][label]], axis=1) @ own["base"]["kernel"]
+        h = jax.nn.relu(normalized(h.reshape(4, 2, 2, 6), variables, "norm_0", train))
+        h = jax.lax.conv_transpose(h, own["conv_1"]["kernel"], (2, 2), "SAME", dimension_numbers=LAYOUT)
+        h = jax.nn.relu(normalized(h, variables, "norm_1", train))
+        return jnp.tanh(jax.lax.conv_transpose(h, own["out"]["kernel"], (2, 2), "SAME", dimension_numbers=LAYOUT))
+
+    def features(variables):
+        own, h = variables["params"], images
+        for i in range(2):
+            kernel = own[f"conv_{i}"]["kernel"]
+            h = jax.lax.conv_general_dilated(h, kernel, (2, 2), "SAME", dimension_numbers=LAYOUT)
+            h = normalized(h, variables, f"norm_{i}", train) if i else h
+            h = jnp.where(h > 0, h, 0.2 * h)
+        return h.reshape(4, -1)
+
+    @jax.jit
+    def everything(of_generator, of_critic):
+        options = {"train": train, "mutable": ["batch_stats"]}
+        ours = (
+            generator.apply(of_generator, z, label, **options)[0],
+            critic.apply(of_critic, images, label, **options)[0],
+        )
+        return ours, (made(of_generator), features(of_critic))
+
+    (ours, critique), (expected, seen) = everything(of_generator, of_critic)
+    np.testing.assert_allclose(ours, expected, atol=1e-4)
+    assert 0.7 < np.abs(expected).max() < 1.0
+    np.testing.assert_allclose(critique.features, seen, rtol=1e-3, atol=1e-4)
+    assert critique.embedding.shape == (4, 6)
+
+
+def test_layers_have_the_settings_of_their_network():
+    """The mapped axis of batches, the type of the computation, the momentum, the small weights at the start."""
+    found, settings = [], {"momentum": 0.7, "axis_name": "devices", "dtype": jnp.bfloat16, "width": 4, "base_side": 2}
+
+    def record(method, arguments, options, context):
+        found.append(context.module)
+        return method(*arguments, **options)
+
+    networks = [(Generator((8, 8, 1), 5, **settings), jnp.zeros((2, 5)))]
+    networks.append((Discriminator(minibatch_kernels=3, **settings), jnp.zeros((2, 8, 8, 1))))
+    with nn.intercept_methods(record):
+        for network, inputs in networks:
+            jax.eval_shape(lambda n=network, x=inputs: n.init(KEY, x, train=True))
+    norms = {id(module): module for module in found if isinstance(module, nn.BatchNorm)}.values()
+    assert [(norm.momentum, norm.axis_name) for norm in norms] == [(0.7, "devices")] * 3
+    (compare,) = (module for module in found if isinstance(module, MinibatchDiscrimination))
+    assert (compare.kernels, compare.axis_name, compare.dtype) == (3, "devices", jnp.bfloat16)
+    layers = [module for module in found if isinstance(module, DownConv | UpConv | SpectralDense | nn.BatchNorm)]
+    assert len({id(layer) for layer in layers}) == 8
+    assert {layer.dtype for layer in layers} == {jnp.bfloat16}
+    kernels = [layer.kernel_init(KEY, (100, 100)) for layer in layers if not isinstance(layer, nn.BatchNorm)]
+    np.testing.assert_allclose([jnp.std(kernel) for kernel in kernels], 0.02, rtol=0.05)

@@ -34,3 +34,9 @@ def test_equal_images_are_as_close_as_can_be():
     layer = MinibatchDiscrimination(kernels=2)
     same = jnp.ones((4, 5))
     np.testing.assert_allclose(layer.init_with_output(jax.random.key(1), same)[0][:, 5:], 3.0, rtol=1e-6)
+
+
+def test_vectors_have_16_numbers_that_are_small_at_the_start():
+    kernel = MinibatchDiscrimination(kernels=8).init(jax.random.key(1), FEATURES)["params"]["vectors"]["kernel"]
+    assert kernel.shape == (5, 8 * 16)
+    np.testing.assert_allclose(jnp.std(kernel), 0.05, rtol=0.1)

@@ -63,3 +63,32 @@ def test_outputs_are_float32_in_low_precision():
 def test_refusals(network, x_shape, message):
     with pytest.raises(ValueError, match=message):
         shapes_of(network, x_shape)
+
+
+def test_layers_are_those_of_the_paper():
+    """4x4 convolutions, normalization but in the first layer, leaky ReLU by 0.2; features are what it lets through."""
+    draw = np.random.default_rng(0).normal
+    params = jax.tree.map(lambda leaf: jnp.float32(0.5 * draw(size=leaf.shape)), shapes_of(TINY, X.shape)[0])
+
+    def conv(x, layer, stride):
+        padding = "SAME" if stride == 2 else ((1, 1), (1, 1))
+        y = jax.lax.conv_general_dilated(
+            x, layer["kernel"], (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return y + layer["bias"].reshape(1, 1, 1, -1) if "bias" in layer else y
+
+    def leaky(x):
+        return jnp.where(x > 0, x, 0.2 * x)
+
+    @jax.jit
+    def both(params):
+        first = leaky(conv(X, params["conv_0"], 2))
+        y = conv(first, params["conv_1"], 1)
+        groups = y.reshape(*y.shape[:3], 2, 4)
+        mean, var = (f(groups, axis=(1, 2, 4), keepdims=True) for f in (jnp.mean, jnp.var))
+        scale, bias = (params["norm_1"][name].reshape(1, 1, 1, -1) for name in ("scale", "bias"))
+        second = leaky(((groups - mean) / jnp.sqrt(var + 1e-6)).reshape(y.shape) * scale + bias)
+        return TINY.apply({"params": params}, X), (conv(second, params["out"], 1)[..., 0], (first, second))
+
+    ours, theirs = both(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), ours, theirs)

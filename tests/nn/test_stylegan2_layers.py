@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
+from jaxgen.core import keys
 from jaxgen.nn import stylegan2_layers as layers
 from jaxgen.nn.resample import blur
 
@@ -129,3 +131,46 @@ def test_noise_is_of_the_image_and_of_the_layer():
 def test_other_sides_than_powers_of_two_are_refused(shape):
     with pytest.raises(ValueError, match=f"these are {shape[0]}x{shape[1]}: set data.image_size"):
         layers.resolutions(shape)
+
+
+class TwoLayers(nn.Module):
+    """Two styled convolutions of the same map."""
+
+    @nn.compact
+    def __call__(self, x, w, noise_keys):
+        return [layers.StyledConv(5, name=name)(x, w, noise_keys, "random") for name in ("first", "second")]
+
+
+def test_each_layer_draws_its_own_normal_noise():
+    module, noise_keys = TwoLayers(), jax.random.split(KEY, 2)
+    variables = module.init(KEY, X, W, noise_keys)
+    loud = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.full_like(leaf, 0.5) if path[-1].key == "noise_strength" else leaf, variables
+    )
+    for name, y in zip(("first", "second"), module.apply(loud, jnp.zeros_like(X), W, noise_keys), strict=True):
+        noise = 0.5 * keys.normal(keys.fold_each(noise_keys, name), (4, 4, 1))
+        expected = np.sqrt(2.0) * jnp.where(noise > 0, noise, 0.2 * noise)
+        np.testing.assert_allclose(y, np.broadcast_to(expected, y.shape), rtol=1e-5, atol=1e-6)
+
+
+def test_layers_start_as_in_the_official_code():
+    """Styles scale by 1 at first; noise has no strength; slow layers have large parameters, all others normal ones."""
+    styled = layers.StyledConv(40).init(KEY, jnp.zeros((1, 8, 8, 30)), jnp.zeros((1, 30)), None, "const")
+    colors = layers.ToRGB(40).init(KEY, jnp.zeros((1, 8, 8, 30)), jnp.zeros((1, 30)))
+    for params in (styled["params"], colors["params"]):
+        np.testing.assert_array_equal(params["affine"]["bias"], np.ones(30))
+        np.testing.assert_array_equal(params["bias"], np.zeros(40))
+        np.testing.assert_allclose([jnp.std(params["affine"]["kernel"]), jnp.std(params["kernel"])], 1.0, rtol=0.1)
+    assert styled["params"]["noise_strength"] == 0.0
+    np.testing.assert_allclose(jnp.std(styled["buffers"]["noise_const"]), 1.0, rtol=0.3)
+    mapping = layers.Mapping(40, 2, 5).init(KEY, jnp.zeros((1, 30)), jnp.zeros(1, jnp.int32))["params"]
+    assert {name for name in mapping if name.startswith("fc")} == {"fc0", "fc1"}
+    np.testing.assert_allclose(jnp.std(mapping["fc1"]["kernel"]), 100.0, rtol=0.1)
+    np.testing.assert_allclose(jnp.std(mapping["embed"]["kernel"]), 1.0, rtol=0.2)
+    np.testing.assert_array_equal(mapping["fc1"]["bias"], np.zeros(40))
+
+
+def test_colors_are_cut_off_at_the_clamp_itself():
+    module = layers.ToRGB(2, clamp=0.75)
+    params = {**module.init(KEY, X, W)["params"], "bias": jnp.array([9.0, -9.0])}
+    np.testing.assert_array_equal(module.apply({"params": params}, X, W)[0, 0, 0], [0.75, -0.75])

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen
 
 from jaxgen.core import keys
+from jaxgen.nn import stylegan2_discriminator, stylegan2_layers
 from jaxgen.nn.minibatch import minibatch_std
 from jaxgen.nn.stylegan2_discriminator import Discriminator
 from jaxgen.nn.stylegan2_generator import Generator
@@ -192,3 +194,32 @@ def test_settings_that_cannot_be_are_refused(settings, sentence):
         jax.eval_shape(functools.partial(GENERATOR.clone(**settings).init, train=False), KEY, Z, LABEL)
     ends = GENERATOR.clone(style_mixing=1.0, w_avg_decay=0.0)
     jax.eval_shape(functools.partial(ends.init, train=False), KEY, Z, LABEL)
+
+
+@pytest.mark.parametrize("architecture", ["resnet", "orig"])
+def test_every_convolution_is_clamped_and_the_last_dense_layer_is_not(architecture, monkeypatch):
+    """Of both networks; branches of residual blocks are scaled down to keep the variance of their sum."""
+    seen = {}
+    for module in (stylegan2_discriminator, stylegan2_layers):
+
+        def record(x, *, gain=1.0, clamp=None, name=module.__name__, original=module.leaky_relu):
+            seen.setdefault(name, []).append((round(gain, 4), clamp))
+            return original(x, gain=gain, clamp=clamp)
+
+        monkeypatch.setattr(module, "leaky_relu", record)
+    critic = Discriminator(architecture, clamp=7.0, **SMALL)
+    jax.eval_shape(functools.partial(critic.init, train=False), KEY, jnp.zeros((2, 16, 16, 1)))
+    block = [(1.0, 7.0), (0.7071 if architecture == "resnet" else 1.0, 7.0)]
+    assert seen == {stylegan2_discriminator.__name__: [(1.0, 7.0), *block, *block, (1.0, 7.0), (1.0, None)]}
+    seen.clear()
+    colors = []
+    generator = GENERATOR.clone(clamp=7.0)
+
+    def record_colors(method, arguments, options, context):
+        colors.extend([context.module.clamp] if isinstance(context.module, stylegan2_layers.ToRGB) else [])
+        return method(*arguments, **options)
+
+    with linen.intercept_methods(record_colors):
+        jax.eval_shape(functools.partial(generator.init, train=False), KEY, Z, LABEL)
+    assert seen == {stylegan2_layers.__name__: [(1.0, None), *[(1.0, 7.0)] * 3]}
+    assert colors == [7.0, 7.0]

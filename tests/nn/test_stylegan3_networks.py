@@ -106,6 +106,17 @@ def test_fourier_features_are_waves_that_a_style_rotates_and_moves():
     np.testing.assert_allclose(turned[0], expected, atol=1e-5)
 
 
+def test_frequencies_fill_the_disc_and_favor_its_edge():
+    """Radii are cutoff * exp(-r^2 / 4) of normal numbers, whose mean is two thirds; phases are uniform turns."""
+    band = Band(features=800, size=4, sampling_rate=4, cutoff=1.5, half_width=0.5)
+    buffers = jax.jit(FourierInput(band).init)(KEY, jnp.ones((1, 2)))["buffers"]
+    freqs, phases = np.asarray(buffers["freqs"]), np.asarray(buffers["phases"])
+    np.testing.assert_allclose(np.linalg.norm(freqs, axis=1).mean(), 1.0, rtol=0.05)
+    angles = np.arctan2(freqs[:, 1], freqs[:, 0])
+    np.testing.assert_allclose(np.quantile(angles, [0.25, 0.5, 0.75]), [-np.pi / 2, 0.0, np.pi / 2], atol=0.25)
+    np.testing.assert_allclose(np.quantile(phases, [0.0, 0.25, 0.75, 1.0]), [-0.5, -0.25, 0.25, 0.5], atol=0.06)
+
+
 def test_the_given_transformation_replaces_that_of_the_buffer_and_fades_what_it_moves_out_of_band():
     band = Band(features=3, size=6, sampling_rate=4, cutoff=1.5, half_width=0.5)
     module = FourierInput(band)

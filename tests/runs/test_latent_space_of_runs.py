@@ -8,6 +8,8 @@ import untrained_runs
 
 import jaxgen
 from jaxgen.applications.latents.projection import ProjectionSettings
+from jaxgen.core import images as image_tools
+from jaxgen.core import keys, trees
 from jaxgen.runs import latent_space, projecting
 
 
@@ -137,6 +139,70 @@ def test_images_are_projected_into_the_styles_of_their_class_with_noise(styled):
     np.testing.assert_allclose(start[1], ws.mean(0), atol=0.05 * ws.std())
     np.testing.assert_array_equal(start[0], start[2])
     assert np.abs(start[0] - start[1]).max() > 1e-3
+
+
+STILL = ProjectionSettings(steps=1, learning_rate=0.0, exploration=0.0)
+
+
+def nearest(run, target, label=None):
+    """The one of 64 random latents whose image is nearest to a target."""
+    latents = latent_space.random_latents(run, 64, 7)
+    images = run.decode(latents, labels=None if label is None else np.full(64, label)).astype(np.float64)
+    return latents[np.argmin(((images - target) ** 2).mean((1, 2, 3)))]
+
+
+def test_searches_of_latents_start_from_the_nearest_of_some_and_explore_by_their_length(plain, styled):
+    """One search an image, whatever batches there are."""
+    targets = plain.decode(latent_space.random_latents(plain, 3, 5))
+    start = np.stack([nearest(plain, target) for target in targets])
+    found = projecting.project(plain, targets, settings=STILL._replace(exploration=0.5), seed=7)
+    np.testing.assert_array_equal(found.points, start)
+    image_keys = keys.per_example(keys.stream(keys.root_key(7), "project"), jnp.arange(3))
+    drawn = keys.normal(keys.fold_each(keys.fold_each(image_keys, "explore"), 0), (5,))
+    seen = plain.model.decode(plain.variables, start + np.sqrt(5.0) * 0.5 * drawn)
+    expected = ((seen - image_tools.to_float(jnp.asarray(targets))) ** 2).mean((1, 2, 3))
+    np.testing.assert_allclose(found.distances[0], expected, rtol=1e-3)
+    small, steps = jaxgen.open(plain.directory, **{"sample.batch_size": 2}), []
+    settings = STILL._replace(exploration=0.5)
+    again = projecting.project(small, targets, settings=settings, seed=7, on_progress=lambda *done: steps.append(done))
+    np.testing.assert_allclose(again.distances, found.distances, rtol=1e-5)
+    assert steps == [(projecting.PROJECTING, 2, 3), (projecting.PROJECTING, 3, 3)]
+    labels = np.array([1, 2])
+    found = projecting.project(styled, targets[:2], labels=labels, space="z", settings=STILL, seed=7)
+    own = [nearest(styled, target, label) for target, label in zip(targets, labels, strict=False)]
+    np.testing.assert_array_equal(found.points, own)
+    np.testing.assert_array_equal(found.images, styled.decode(found.points, labels=labels))
+
+
+def test_each_image_has_maps_of_noise_of_its_own(styled):
+    """In the place of the constant ones, by their names; searched with the styles, unless they are not to be."""
+    loud = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.full_like(leaf, 0.4) if path[-1].key == "noise_strength" else leaf, styled.variables
+    )
+    run = jaxgen.open(styled.directory)
+    run.__dict__["_restored"] = (loud, 0)
+    job = projecting._Targets(run, "w", STILL, True, 0, None, None)
+    maps = projecting._noise(job, jax.random.split(jax.random.key(0), 2))
+    names = [f"buffers/synthesis/{name}/noise_const" for name in ("b4/conv1", "b8/conv0", "b8/conv1")]
+    assert [(name, maps[name].shape) for name in names] == list(zip(names, [(2, 4, 4), *[(2, 8, 8)] * 2], strict=True))
+    assert set(maps) == set(names)
+    np.testing.assert_allclose(np.std(np.concatenate([np.ravel(leaf) for leaf in maps.values()])), 1.0, rtol=0.15)
+    assert np.abs(np.asarray(maps[names[1]]) - np.asarray(maps[names[2]])).min() > 0.0
+    styles = jax.random.normal(jax.random.key(1), (2, 4))
+    generate, synthesize = (jax.jit(f) for f in (projecting._generator(run.model, "w"), run.model.synthesize))
+    made = generate((loud, {"layers": jnp.zeros(4)}), styles, maps)
+    for i in range(2):
+        own = trees.map_named(lambda name, leaf, i=i: maps[name][i] if name in maps else leaf, loud)
+        alone = synthesize(own, jnp.tile(styles[i], (1, 4, 1)))[0]
+        np.testing.assert_allclose(made[i], alone, atol=1e-5)
+    for changes in ({"noise": False}, {"space": "z"}):
+        assert projecting._noise(job._replace(**changes), jax.random.split(jax.random.key(0), 2)) == {}
+    targets = np.full((1, 8, 8, 1), 90, np.uint8)
+    found = projecting.project(run, targets, labels=np.array([1]), settings=STILL, seed=4)
+    maps = projecting._noise(job, keys.per_example(keys.stream(keys.root_key(4), "project"), jnp.arange(1)))
+    seen = generate((loud, {"layers": jnp.zeros(4)}), jnp.asarray(found.points[:, 0]), maps)
+    expected = jnp.mean((seen - image_tools.to_float(jnp.asarray(targets))) ** 2)
+    np.testing.assert_allclose(found.distances, [[expected]], rtol=1e-4)
 
 
 @pytest.mark.parametrize(

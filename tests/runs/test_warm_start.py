@@ -217,6 +217,20 @@ def test_a_run_that_died_before_its_first_checkpoint_starts_from_the_same_one(ot
         find(other, source, tmp_path)
 
 
+def test_a_run_that_has_begun_finds_its_source_under_another_path_by_the_digest_alone(workdir, tmp_path):
+    recorded = {"run": "old/path", "step": 4, "digest": checkpoint.digest(workdir, 4)}
+    for changes, fits in (({}, True), ({"digest": "0"}, False), ({"step": 3}, False)):
+        (tmp_path / "init_from.json").write_text(json.dumps(recorded | changes))
+        for path in ("old/path", str(workdir)):
+            if fits or path == "old/path":
+                warm_start._check_moved(path, tmp_path)
+            else:
+                with pytest.raises(
+                    ValueError, match=rf"from step {(recorded | changes)['step']} of old/path, which is no"
+                ):
+                    warm_start._check_moved(path, tmp_path)
+
+
 def test_a_damaged_checkpoint_is_not_started_from(other, source, tmp_path):
     file = max((source / "checkpoints" / "4").rglob("*"), key=lambda path: path.stat().st_size)
     whole = file.read_bytes()
