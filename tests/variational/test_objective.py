@@ -9,9 +9,14 @@ from linear_vae import ENCODER, LATENTS, PIXELS, SPEC, decoder_weights
 from scipy import special, stats
 
 from jaxgen.core import keys
-from jaxgen.core.contract import Env
+from jaxgen.core.config import Section
+from jaxgen.core.contract import Context, Env
 from jaxgen.losses import logistic_mixture, maximum_mean_discrepancy, total_correlation
 from jaxgen.methods.vae import vae
+from jaxgen.variational import priors
+from jaxgen.variational.autoencoder import make_autoencoder
+from jaxgen.variational.inference import Inference
+from jaxgen.variational.objective import make_objective, make_terms
 
 KEY, STEP, B = keys.root_key(3), 3, 4
 LEVEL = jax.random.randint(KEY, (1, B, 2, 2, 1), 0, 17)
@@ -20,6 +25,7 @@ X = np.float64(BATCH["image"][0]).reshape(B, PIXELS)
 KEYS = keys.per_example(KEY, BATCH["index"][0])
 LATENT_KEYS = keys.fold_each(KEYS, "latent")
 SIGMA = 0.4
+TOTAL = "total_correlation(weight=2.0, dataset_size=40)"
 
 
 def run(monkeypatch, scale=0.7, **settings):
@@ -139,6 +145,32 @@ def test_optimal_gaussian(monkeypatch):
     images = BATCH["image"][0]
     expected = fixed.log_prob(KEYS, after.params, images)
     np.testing.assert_allclose(model.log_prob(KEYS, variables, images), expected, rtol=1e-3)
+
+
+def test_a_perfect_reconstruction_has_the_least_sigma(monkeypatch):
+    linear_vae.use(monkeypatch)
+    config = linear_vae.config_of(likelihood="optimal_gaussian", sigma=0.8).to_dict()
+    autoencoder = make_autoencoder(Section(config), SPEC)
+    params = {name: {"scale": jnp.zeros(())} for name in ("encoder", "decoder")}
+    batch = {"image": jnp.zeros((B, 2, 2, 1)), "index": BATCH["index"][0]}
+    context, state = Context(KEY, jnp.int32(STEP)), {"squared_error": jnp.float32(0.64)}
+    loss, (state, _) = make_objective(autoencoder, {}, None)(context, params, state, batch)
+    np.testing.assert_allclose(loss, -PIXELS * stats.norm.logpdf(0.0, 0.0, 1e-3), rtol=1e-4)
+    np.testing.assert_allclose(state["squared_error"], 0.99 * 0.64 + 0.01 * 1e-6, rtol=1e-6)
+
+
+def test_defaults_of_priors_and_terms():
+    pseudo = priors.vamp().init(KEY, (2, 2, 1))["pseudo_inputs"]
+    assert pseudo.shape == (500, 2, 2, 1)
+    np.testing.assert_allclose(pseudo.std(), 0.5, rtol=0.1)
+    arrays = [jnp.float32(a) for a in (MEAN, LOGVAR, Z)]
+    inference = Inference(Context(KEY, jnp.int32(STEP)), KEYS, *arrays, jnp.zeros((B, 2, 2, 1)))
+    found = {name: term(inference) for name, term in make_terms(("mmd", TOTAL)).items()}
+    prior = keys.normal(keys.fold_each(KEYS, "mmd"), (LATENTS,))
+    kernel = {"kernel": "inverse_multiquadric", "scale": 1.0}
+    np.testing.assert_allclose(found["mmd"].loss, 10.0 * maximum_mean_discrepancy.mmd(arrays[2], prior, **kernel))
+    weighted = total_correlation.total_correlation(arrays[2], *arrays[:2], dataset_size=40, estimate="weighted")
+    np.testing.assert_allclose(found["total_correlation"].loss, 2.0 * weighted)
 
 
 @pytest.mark.parametrize(("likelihood", "count"), [("logistic", 2), ("logistic_mixture", 6)])
