@@ -15,8 +15,9 @@ from jaxgen.core import keys
 from jaxgen.nn.autoregressive import AutoregressiveNetwork, make_autoregressive_network
 from jaxgen.nn.gated_pixelcnn import GatedPixelCNN
 from jaxgen.nn.layers import Dropout
-from jaxgen.nn.masked_conv import POINT, MaskedConv, above, around, before
+from jaxgen.nn.masked_conv import POINT, Geometry, MaskedConv, above, around, before
 from jaxgen.nn.pixelcnn import PixelCNN
+from jaxgen.nn.pixelcnnpp import GatedResidualBlock, WeightNormUpsample
 
 CONVOLUTIONS = {"head_features": 8, "first_kernel_size": 5, "kernel_size": 3}
 NETWORKS = {
@@ -222,6 +223,31 @@ def test_dropout_is_in_every_network_and_by_the_keys_given(name):
             jax.eval_shape(lambda t=train: network.apply({"params": params}, x, label, train=t, dropout_keys=own_keys))
         assert set(seen) == {(0.25, train)}
         seen.clear()
+
+
+def test_weights_are_normalized_for_each_output_or_input_of_a_transposed_convolution():
+    """A pixel of two channels makes 2x2 pixels of three: kernels of ones, of norm g."""
+    x = jnp.array([1.0, 10.0]).reshape(1, 1, 1, 2)
+    for norm, g in (("output", jnp.array([1.0, 2.0, 3.0])), ("input", jnp.array([1.0, 2.0]))):
+        params = {"kernel": jnp.ones((2, 2, 2, 3)), "g": g, "bias": jnp.array([0.0, 0.5, 0.0])}
+        found = WeightNormUpsample(3, 2, norm).apply({"params": params}, x)
+        expected = 11.0 * g / np.sqrt(8.0) if norm == "output" else np.full(3, (1.0 + 20.0) / np.sqrt(12.0))
+        np.testing.assert_allclose(found, np.broadcast_to(expected + params["bias"], (1, 2, 2, 3)), rtol=1e-5)
+
+
+def test_the_class_shifts_the_gates_of_pixelcnnpp():
+    """With a last convolution of zeros, values and gates are those of the class alone."""
+    block = GatedResidualBlock(Geometry((2, 3), (1, 1)), SHAPE[:2], conditional=True, dropout=0.0)
+    classes, x = jnp.eye(2)[jnp.array([1, 0, 1])], X * jnp.ones((1, 1, 1, 2))
+    shapes = jax.eval_shape(lambda: block.init(jax.random.key(0), x, None, classes, None, None))["params"]
+    params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.1), shapes)
+    params["conv_out"] |= {"g": jnp.zeros(4), "bias": jnp.zeros(4)}
+    params["classes"]["kernel"] = kernel = jnp.array([[0.5, -1.0, 2.0, 0.0], [1.5, 0.2, -0.3, 1.0]])
+    found = block.apply({"params": params}, x, None, classes, None, None)
+    values, gates = np.split(np.asarray(kernel)[[1, 0, 1]], 2, axis=1)
+    np.testing.assert_allclose(
+        found - x, np.broadcast_to((values / (1 + np.exp(-gates)))[:, None, None], x.shape), atol=1e-5
+    )
 
 
 def reach(network, side, row, column):

@@ -147,16 +147,30 @@ def test_optimal_gaussian(monkeypatch):
     np.testing.assert_allclose(model.log_prob(KEYS, variables, images), expected, rtol=1e-3)
 
 
-def test_a_perfect_reconstruction_has_the_least_sigma(monkeypatch):
+def optimal(monkeypatch, image, scale, **settings):
+    """Reconstruction loss and running mean of the squared error, of an optimal Gaussian."""
     linear_vae.use(monkeypatch)
-    config = linear_vae.config_of(likelihood="optimal_gaussian", sigma=0.8).to_dict()
-    autoencoder = make_autoencoder(Section(config), SPEC)
-    params = {name: {"scale": jnp.zeros(())} for name in ("encoder", "decoder")}
-    batch = {"image": jnp.zeros((B, 2, 2, 1)), "index": BATCH["index"][0]}
+    config = linear_vae.config_of(likelihood="optimal_gaussian", sigma=0.8, **settings).to_dict()
+    params = {name: {"scale": jnp.float32(scale)} for name in ("encoder", "decoder")}
     context, state = Context(KEY, jnp.int32(STEP)), {"squared_error": jnp.float32(0.64)}
-    loss, (state, _) = make_objective(autoencoder, {}, None)(context, params, state, batch)
+    objective = make_objective(make_autoencoder(Section(config), SPEC), {}, None)
+    _, (state, metrics) = objective(context, params, state, {"image": image, "index": BATCH["index"][0]})
+    return metrics["loss/reconstruction"], state["squared_error"]
+
+
+def test_a_perfect_reconstruction_has_the_least_sigma(monkeypatch):
+    loss, running = optimal(monkeypatch, jnp.zeros((B, 2, 2, 1)), 0.0)
     np.testing.assert_allclose(loss, -PIXELS * stats.norm.logpdf(0.0, 0.0, 1e-3), rtol=1e-4)
-    np.testing.assert_allclose(state["squared_error"], 0.99 * 0.64 + 0.01 * 1e-6, rtol=1e-6)
+    np.testing.assert_allclose(running, 0.99 * 0.64 + 0.01 * 1e-6, rtol=1e-6)
+
+
+def test_the_optimal_sigma_is_that_of_the_images_that_are_scored(monkeypatch):
+    """Of 3 levels: the images are rounded to them before the error is taken, too."""
+    loss, running = optimal(monkeypatch, BATCH["image"][0], 0.7, levels=3)
+    rounded = np.round(X + 1) - 1
+    error = ((rounded - outputs(Z)) ** 2).mean()
+    np.testing.assert_allclose(loss, -stats.norm.logpdf(rounded, outputs(Z), np.sqrt(error)).sum(1).mean(), rtol=1e-4)
+    np.testing.assert_allclose(running, 0.99 * 0.64 + 0.01 * error, rtol=1e-5)
 
 
 def test_defaults_of_priors_and_terms():
@@ -278,6 +292,10 @@ def test_two_devices_of_the_pmap_path_follow_one(monkeypatch, case):
         ({"likelihood": "bernoulli", "evaluation_samples": 2}, r"vae\.evaluation_samples is 2, but has no effect"),
         ({"likelihood": "logistic", "sigma": 0.3}, r"vae\.sigma is 0\.3, but has no effect without vae\.likelihood="),
         ({"likelihood": "optimal_gaussian", "learn_sigma": False}, r"vae\.learn_sigma is False, but has no effect"),
+        (
+            {"likelihood": "optimal_gaussian", "importance_samples": 2},
+            r"'optimal_gaussian', whose sigma is optimal for",
+        ),
         ({"prior": "uniform"}, r"vae\.prior is 'uniform', but must be one of"),
         ({"prior": "vamp(components=0)"}, "both must be positive"),
         ({"prior": "vamp(deviation=0.0)"}, "both must be positive"),
