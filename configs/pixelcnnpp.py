@@ -28,7 +28,7 @@ def cifar10() -> ConfigDict:
     config.train.num_steps = 400_000
     config.train.checkpoint_every_steps = 10_000
     config.train.sample_every_steps = 50_000
-    config.optimizer.learning_rate = 1e-3
+    config.optimizer.learning_rate = "exponential(start=1e-3, end=1.35335e-4, steps=400_000)"
     config.optimizer.b1 = 0.95
     config.optimizer.b2 = 0.9995
     config.ema.decay = 0.9995

@@ -113,6 +113,20 @@ def cosine(*, start: int | float, end: int | float, steps: int | float) -> Curve
     return _between(start, end, lambda step: 0.5 - 0.5 * jnp.cos(jnp.pi * progress(step)))
 
 
+def exponential(*, start: int | float, end: int | float, steps: int | float) -> Curve:
+    """Returns the schedule that goes from `start` to `end` by the same factor at each step, over the first `steps`.
+
+    The value is start (end / start)^(t / steps), and `end` from step `steps` on. Errors are those of `linear`, and:
+
+    Raises:
+      ValueError: if `start` or `end` is not positive.
+    """
+    if not (start > 0.0 and end > 0.0):
+        raise ValueError(f"A schedule exponential has start={start} and end={end}, but both must be positive.")
+    progress, ratio = _progress(steps, "exponential"), math.log(end / start)
+    return _curve(lambda step: jnp.float32(start * jnp.exp(ratio * progress(step))), min(start, end), max(start, end))
+
+
 def piecewise(*, boundaries: tuple[int, ...], values: tuple[int | float, ...]) -> Curve:
     """Returns the schedule of values[i] from step boundaries[i - 1] on, up to the step before boundaries[i].
 

@@ -26,8 +26,8 @@ class Settings(NamedTuple):
         discretized `logistic`; or the parameters of a `logistic_mixture`.
       sigma: standard deviation of the Gaussian, of pixels in [-1, 1].
       learn_sigma: whether `sigma` is only the start, and one value for all pixels is learned (Rybkin et al. 2021). The
-        optimal Gaussian has the root mean squared error of each batch instead (section 3.2), and, for likelihoods of
-        images, that of its running mean, which starts at `sigma`.
+        optimal Gaussian has the root mean squared error of each batch instead (section 3.2), by one latent an image,
+        and, for likelihoods of images, that of its running mean, which starts at `sigma`.
       mixtures: components of the mixture of logistics.
       levels: number of levels of the pixels, to the nearest of which images are rounded for the likelihood; None for
         those of the data. Of data that have fewer levels than their type, such as the digits' 17.
@@ -197,6 +197,11 @@ def _pieces(settings: Settings) -> tuple[PixelLikelihood, Prior]:
     if settings.sigma <= 0.0:
         raise ValueError(f"vae.sigma is {settings.sigma}, but must be positive.")
     likelihood = make_likelihood(settings.likelihood, settings.mixtures)
+    if likelihood.optimal and settings.importance_samples > 1:
+        raise ValueError(
+            f"vae.likelihood is {settings.likelihood!r}, whose sigma is optimal for one latent an image: set "
+            "vae.importance_samples to 1, or the likelihood to 'gaussian'."
+        )
     prior = call_text("jaxgen.variational.priors", settings.prior, where="vae.prior")
     if not prior.standard_normal and settings.class_conditional:
         raise ValueError(

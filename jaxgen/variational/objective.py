@@ -87,6 +87,7 @@ def _log_sigma(
     """Returns log sigma and the new model state; an optimal sigma minimizes the loss, so that it has no gradient."""
     if not autoencoder.likelihood.optimal:
         return autoencoder.log_sigma(params), model_state
+    images = autoencoder.levels.nearest(images)  # those that are scored
     error = jnp.maximum(_whole_mean(jnp.mean(jnp.square(images - inference.outputs)), inference), _SMALLEST)
     running = _DECAY * model_state["squared_error"] + (1.0 - _DECAY) * error
     return 0.5 * jnp.log(error), {**model_state, "squared_error": running}

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.autoregressive import logits
+from jaxgen.autoregressive.distribution import Choice, make_distribution
 from jaxgen.core import keys
 
 PROBABILITIES = np.array([0.05, 0.4, 0.15, 0.3, 0.1])
@@ -33,6 +34,12 @@ def test_the_nucleus_is_the_smallest_set_of_at_least_the_mass():
     ):
         assert kept(logits.keep_top_p(LOGITS, mass)) == expected, mass
     np.testing.assert_array_equal(logits.keep_top_p(LOGITS, 0.69)[0, [1, 3]], LOGITS[0, [1, 3]])
+
+
+def test_defaults_of_distributions():
+    assert Choice() == (1.0, None, 1.0)
+    pixel = make_distribution("logistic_mixture", channels=3, levels=256, choice=Choice())
+    assert (pixel.num_outputs, pixel.channelwise) == (100, False)  # ten components, as in the paper
 
 
 def frequencies(**choice):

@@ -92,3 +92,4 @@ def test_numbers_out_of_range_are_refused(settings, sentence):
 def test_numbers_at_the_ends_of_their_ranges_are_taken():
     Dynamics(step_size=1e-9, temperature=0.0, max_gradient=1e-9).check("langevin")
     Dynamics().check("langevin")
+    assert Dynamics() == (0.01, 1.0, None, False)

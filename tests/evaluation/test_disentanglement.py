@@ -50,7 +50,37 @@ def test_mutual_information_gap_by_hand():
 def test_numbers_are_discretized_between_their_ends():
     values = np.array([[0.0, 5.0], [0.49, 5.0], [0.51, 5.0], [1.0, 5.0]])
     np.testing.assert_array_equal(scores.discretized(values, 2), [[0, 0], [0, 0], [1, 0], [1, 0]])
-    assert scores.discretized(np.linspace(-3, 3, 100)[:, None]).max() == scores.BINS - 1
+    np.testing.assert_array_equal(np.unique(scores.discretized(np.linspace(-3, 3, 100)[:, None])), np.arange(20))
+
+
+FORESTS = []
+"""The settings of each."""
+
+
+class Forest:
+    """Importances of the least and greatest code and factor; its score tells what it was scored on."""
+
+    def __init__(self, trees, **more):
+        FORESTS.append((trees, more))
+
+    def fit(self, codes, factor):
+        self.feature_importances_ = np.array([codes.min(), codes.max(), factor.sum()])
+        return self
+
+    def score(self, codes, factor):
+        return 100.0 * codes.sum() + factor.sum()
+
+
+def test_forests_learn_from_some_images_and_are_scored_by_others(monkeypatch):
+    """One for each factor: their importances are the columns, accuracies a mean."""
+    monkeypatch.setattr("sklearn.ensemble.RandomForestClassifier", Forest)
+    codes, factors = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 9.0]]), np.array([[1, 0], [2, 5]])
+    found = scores.dci(codes, factors, codes[:1] + 0.5, np.array([[7, 4]]))
+    assert FORESTS == 2 * [(10, {"max_features": None, "random_state": 0})]
+    importance = np.array([[1.0, 1.0], [9.0, 9.0], [3.0, 5.0]])
+    np.testing.assert_allclose(found[:2], scores.scores_of_importance(importance))
+    assert found.informativeness == pytest.approx(100.0 * 7.5 + 5.5)
+    assert found.disentanglement != pytest.approx(found.completeness)
 
 
 def test_scores_of_importance_by_hand():

@@ -212,6 +212,10 @@ def test_sections_name_themselves_and_norms_are_logged():
     assert_sections_name_themselves(autoregressive.make, config, SPEC, *sections)
     stacked = jax.tree.map(lambda x: x[None], batch_of(2))
     assert norms_of(autoregressive.make, config, SPEC, stacked) == {"network"}
+    assert autoregressive.Settings() == ("categorical", False, 0.0)
+    assert autoregressive.Sampler() == (1.0, None, 1.0, 1.0, True)
+    low = tiny(train__compute_dtype="bfloat16")
+    assert autoregressive._pieces(low, SPEC).network.dtype == "bfloat16"
     require(make(config), "log_prob", "level_log_probs", by="The compressor")
     with pytest.raises(ValueError, match="has no classes"):
         make(config, data_spec((2, 2, 2), levels=LEVELS))

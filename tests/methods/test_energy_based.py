@@ -372,6 +372,10 @@ def test_sections_and_norms_have_names():
         "label": jax.ShapeDtypeStruct((1, 4), jnp.int32),
     }
     assert norms_of(energy_based.make, config, spec, batch) == {"network"}
+    config.train.compute_dtype = "bfloat16"
+    assert energy_based._energy_model(config, spec).network.dtype == "bfloat16"
+    assert energy_based.Settings() == ("contrastive", False, 0.0, 0.0, 10_000, 0.05, 60, 1.0, 0.01, 10)
+    assert energy_based.Sampler() == (60, False)
 
 
 def test_chains_are_no_part_of_the_average():

@@ -13,6 +13,7 @@ from configs import factor_vae as factor_config
 from configs import vae as vae_config
 from jaxgen.core import keys
 from jaxgen.core.contract import Env
+from jaxgen.losses.maximum_mean_discrepancy import mmd
 from jaxgen.methods.vae import factor_vae
 from jaxgen.variational.density_ratio import permuted
 
@@ -42,7 +43,7 @@ def latents_of(player):
 
 def test_an_update(monkeypatch):
     linear_vae.use(monkeypatch)
-    config = config_of(beta=2.0)
+    config = config_of(beta=2.0, terms=("mmd(weight=3.0)",))
     config.factor.weight = "linear(start=0.0, end=6.0, steps=4)"
     model = factor_vae.make(config, SPEC, Env())
 
@@ -67,13 +68,15 @@ def test_an_update(monkeypatch):
     bias = BIAS - RATE * (slopes[0] + slopes[1]).mean()
     np.testing.assert_allclose(after.params["discriminator"]["out"]["kernel"], kernel, rtol=1e-4)
 
-    _, mean, logvar, z = latents_of("generator")  # sees the discriminator after its update
+    key, mean, logvar, z = latents_of("generator")  # sees the discriminator after its update
     reconstruction = -stats.norm.logpdf(X, 0.7 * z @ decoder_weights(1), SIGMA).sum(1).mean()
     divergence = 0.5 * (mean**2 + np.exp(logvar) - 1 - logvar).sum(1).mean()
     correlation = (z @ kernel).mean() + bias
     np.testing.assert_allclose(metrics["loss/total_correlation"], correlation, rtol=1e-4)
+    prior = keys.normal(keys.fold_each(keys.per_example(key, BATCH["index"][0]), "mmd"), (LATENTS,))
+    np.testing.assert_allclose(metrics["loss/mmd"], mmd(jnp.float32(z), prior), rtol=1e-4)
     weight = 6.0 * STEP / 4
-    expected = reconstruction + 2.0 * divergence + weight * correlation
+    expected = reconstruction + 2.0 * divergence + weight * correlation + 3.0 * float(metrics["loss/mmd"])
     np.testing.assert_allclose(metrics["loss/generator"], expected, rtol=1e-4)
     assert model.eval_variables(after) is after.params["generator"]
 
@@ -95,9 +98,15 @@ def test_refusals():
         factor_vae.make(config_of(importance_samples=2), SPEC, Env())
 
 
-def test_the_discriminator_has_the_widths_of_its_section():
+def test_the_discriminator_has_the_widths_of_its_section_and_the_type_of_the_run(monkeypatch):
+    given = []
+    original = factor_vae.MLP
+    monkeypatch.setattr(factor_vae, "MLP", lambda *args, **more: given.append((args, more)) or original(*args, **more))
+    assert factor_vae.Settings() == (10.0, (1000,) * 6)
     config = factor_config.factor(vae_config.tiny(), weight=1.0, hidden=(7, 3))
+    config.train.compute_dtype = "bfloat16"
     model = factor_vae.make(config, linear_vae.data_spec((8, 8, 1), 3), Env())
+    assert given == [((1, (7, 3)), {"dtype": "bfloat16"})]
     batch = {
         "image": jnp.zeros((1, 2, 8, 8, 1)),
         "index": jnp.zeros((1, 2), jnp.int32),

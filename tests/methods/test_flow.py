@@ -262,6 +262,9 @@ def test_the_sections_and_the_norms():
     assert norms_of(flow.make, config, spec, batch) == {"network"}
     assert flow.Settings() == ("uniform", 0.05, 32, 4, 0.0, 1, False, 0.0)
     assert flow.Sampler() == (1.0, 1.0, "ab", False, 1.0, True)
+    config.train.compute_dtype = "bfloat16"
+    built = flow._flow(config, spec)
+    assert (built.network.dtype, built.dequantizer.dtype) == ("bfloat16", "bfloat16")
 
 
 @pytest.mark.parametrize(

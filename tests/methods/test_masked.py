@@ -240,6 +240,51 @@ def test_the_tokens_of_the_largest_confidence_are_decided_first():
     assert np.abs(hot - cold).sum() > 0.12
 
 
+def test_three_steps_by_hand():
+    """The temperature is that of draws, not of confidences; their noise is 2/3 of the first, then 1/3, then none."""
+    count, label = 200, np.arange(200) % CLASSES
+    sampler = {"num_steps": TOKENS, "schedule": "linear", "temperature": 0.6, "choice_temperature": 1.5}
+    found = jax.jit(make(sampler=sampler).sample)(SAMPLE_KEYS[:count], PARAMS, {"label": jnp.asarray(label)})
+    tokens = np.full((count, TOKENS), LEVELS)
+    for step, left in enumerate((2, 1, 0)):
+        own = keys.fold_each(SAMPLE_KEYS[:count], step)
+        logits = formula(np, tokens, label)
+        drawn = jax.vmap(jax.random.categorical)(keys.fold_each(own, "token"), jnp.float32(logits / 0.6))
+        proposed = np.where(tokens == LEVELS, drawn, tokens)
+        noise = jax.vmap(lambda key: jax.random.gumbel(key, (TOKENS,)))(keys.fold_each(own, "choice"))
+        confidence = np.take_along_axis(log_softmax(logits), proposed[..., None], axis=-1)[..., 0]
+        heat = 1.5 * (1 - (step + 1) / TOKENS)
+        confidence = np.where(tokens == LEVELS, confidence + heat * np.asarray(noise), np.inf)
+        np.put_along_axis(proposed, np.argsort(confidence, axis=1)[:, :left], LEVELS, axis=1)
+        tokens = proposed
+    np.testing.assert_array_equal(np.rint(np.asarray(found).reshape(count, TOKENS) + 1.0), tokens)
+
+
+def test_the_passes_of_a_bound_by_hand():
+    """Numbers of masked tokens are spread evenly from one random start; each pass has a mask of its own."""
+    tokens, label, own_keys = ALL[[5, 14, 22, 7]], np.array([0, 1, 1, 0]), SAMPLE_KEYS[:4]
+    model = make(masked={"likelihood_passes": 2})
+    found = model.log_prob(own_keys, PARAMS, jnp.asarray(image_of(tokens)), {"label": jnp.asarray(label)})
+    start, total = np.asarray(keys.uniform(keys.fold_each(own_keys, "progress"))), np.zeros(4)
+    for i in range(2):
+        number = 1 + np.floor((i + start) / 2 * TOKENS)
+        scores = np.asarray(keys.uniform(keys.fold_each(keys.fold_each(own_keys, "mask"), i), (TOKENS,)))
+        mask = scores.argsort(axis=1).argsort(axis=1) < number[:, None]
+        log_probs = log_softmax(formula(np, np.where(mask, LEVELS, tokens), label))
+        chosen = np.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
+        total += (chosen * mask).sum(1) / mask.sum(1)
+    np.testing.assert_allclose(found, TOKENS * total / 2, rtol=1e-5)
+
+
+def test_defaults_and_the_type_of_the_computation():
+    assert masked.Settings() == ("cosine", 0.0, False, 0.0, 0)
+    assert masked.SamplerSettings() == (8, "cosine", "confidence", 1.0, 4.5, 1.0)
+    config = config_of()
+    config.train.compute_dtype = "bfloat16"
+    network = masked._model(config, masked.Settings(class_conditional=True), SPEC).network
+    assert network == FormulaNetwork(LEVELS, CLASSES, dtype="bfloat16")
+
+
 @pytest.mark.parametrize(
     ("sections", "sentence"),
     [

@@ -336,6 +336,14 @@ def test_computation_is_of_the_type_of_the_settings():
     assert {dtype for *_, dtype in CALLS} == {"bfloat16"}
 
 
+def test_the_defaults_are_these_and_no_others():
+    assert masked_diffusion.Settings() == (1, 1.0, 0.25, 0.7, False, 0.0)
+    pieces = ("variance_preserving", "eps", "cosine", "timestep", "uniform", "uniform")
+    assert masked_diffusion.DiffusionSettings() == (*pieces, True, 4)
+    levels = "timesteps(spacing='linspace')"
+    assert masked_diffusion.Sampler() == ("ancestral_learned", levels, 100, True, 64, 1.0, "linear")
+
+
 @pytest.mark.parametrize(
     ("sections", "sentence"),
     [

@@ -11,6 +11,7 @@ from configs import vdvae as vdvae_config
 from jaxgen.core import keys
 from jaxgen.core.contract import Env
 from jaxgen.losses import logistic_mixture
+from jaxgen.methods.vae import vdvae
 from jaxgen.methods.vae.vdvae import make
 from jaxgen.nn.vdvae import BlockPlan, VeryDeepNetwork, parse_blocks
 
@@ -200,6 +201,13 @@ def test_other_notation_is_refused(text):
 def test_refusals(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         build(**changes)
+
+
+def test_defaults_and_the_type_of_the_computation():
+    assert vdvae.Settings() == (10, 0.0, 0.5, None)
+    assert vdvae.Sampler() == (1.0,)
+    found = vdvae._very_deep_vae(config_of(train__compute_dtype="bfloat16"), SPEC).network
+    assert found == network().clone(dtype="bfloat16")
 
 
 def test_oblong_images_are_refused():

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from jaxgen.autoregressive import raster
 from jaxgen.autoregressive.distribution import Choice, make_distribution
@@ -13,7 +14,10 @@ from jaxgen.core import images as ranges
 from jaxgen.core import keys
 from jaxgen.nn.autoregressive import AutoregressiveNetwork, make_autoregressive_network
 from jaxgen.nn.gated_pixelcnn import GatedPixelCNN
+from jaxgen.nn.layers import Dropout
+from jaxgen.nn.masked_conv import POINT, Geometry, MaskedConv, above, around, before
 from jaxgen.nn.pixelcnn import PixelCNN
+from jaxgen.nn.pixelcnnpp import GatedResidualBlock, WeightNormUpsample
 
 CONVOLUTIONS = {"head_features": 8, "first_kernel_size": 5, "kernel_size": 3}
 NETWORKS = {
@@ -65,7 +69,7 @@ def test_probabilities_of_all_images_sum_to_one(case):
 
 SEQUENCES = {
     "pixelcnn": ("pixelcnn", "categorical", {}),
-    "gated": ("gated", "categorical", {}),
+    "gated with vectors": ("gated", "categorical", {"level_features": 3}),
     "pixelcnnpp": ("pixelcnnpp", "logistic_mixture(mixtures=2)", {}),
     "wavenet with vectors": ("wavenet", "logistic_mixture(mixtures=2)", {"level_features": 3}),
     "transformer": ("transformer", "categorical", {}),
@@ -115,6 +119,135 @@ def test_an_element_depends_on_those_before_it_alone_and_cached_draws_are_those_
     np.testing.assert_array_equal(slope * np.triu(np.ones((count, count))), 0.0)
     takes_numbers = not more and not (name == "transformer" and pieces.channelwise)
     assert (slope.max() > 0) == takes_numbers
+
+
+def masked(params, x, geometry=POINT, center="B", groups=2, parts=1):
+    """A masked convolution, whose masks the tests above have shown to be right."""
+    features = params["kernel"].shape[-1]
+    return MaskedConv(features, geometry, x.shape[1:3], center, groups, parts).apply({"params": params}, x)
+
+
+def dense(params, x):
+    return np.asarray(x) @ np.asarray(params["kernel"]) + np.asarray(params.get("bias", 0.0))
+
+
+def headed(params, h):
+    """The two hidden layers before the outputs, each after a ReLU."""
+    for name in ("head_0", "head_1", "out"):
+        h = masked(params[name], jax.nn.relu(h))
+    return np.asarray(h).reshape(*h.shape[:3], 2, LEVELS)
+
+
+def gated(x):
+    values, gates = np.split(np.asarray(x), 2, axis=-1)
+    return np.tanh(values) / (1.0 + np.exp(-gates))
+
+
+LABEL = np.array([1, CLASSES, 0])
+ONE_HOT = np.eye(CLASSES + 1)[LABEL][:, :CLASSES]  # the null token has no part of its own
+INDICES = np.random.default_rng(4).integers(0, LEVELS, (3, *SHAPE))
+X = ranges.from_indices(jnp.asarray(INDICES), LEVELS)
+
+
+def pixelcnn_by_hand(params):
+    """Residual blocks of 1x1, masked and 1x1 convolutions, each after a ReLU; levels of each channel have vectors."""
+    vectors = np.asarray(params["levels_in"]["table"]["embedding"]).reshape(2, LEVELS, 3)
+    x = vectors[np.arange(2), INDICES].reshape(3, 2, 4, 6)
+    h = masked(params["first"], jnp.asarray(x), around(5), "A")
+    r = masked(params["middle_0"], jax.nn.relu(masked(params["reduce_0"], jax.nn.relu(h))), around(3))
+    r = r + jnp.asarray(dense(params["class_shift_0"], ONE_HOT), jnp.float32)[:, None, None]
+    return headed(params, h + masked(params["expand_0"], jax.nn.relu(r)))
+
+
+def gated_by_hand(params):
+    """The vertical stack adds to the horizontal one before its class; the head gets the sum of all skips."""
+    v = h = X
+    skips = []
+    for i, (size, center) in enumerate(((5, "A"), (3, "B"))):
+        v = masked(params[f"vertical_conv_{i}"], v, above(size, shifted=i == 0), "all", 1)
+        across = dense(params[f"vertical_{i}"]["across"], v)
+        v = jnp.float32(gated(v + dense(params[f"vertical_{i}"]["classes"], ONE_HOT)[:, None, None]))
+        own = params[f"horizontal_{i}"]
+        z = masked(params[f"horizontal_conv_{i}"], h, before(size), center, 2, 2) + across
+        z = jnp.float32(gated(z + dense(own["classes"], ONE_HOT)[:, None, None]))
+        skips.append(masked(own["skip"], z))
+        h = masked(own["out"], z) + (h if i else 0.0)
+    return headed(params, skips[0] + skips[1])
+
+
+def wavenet_by_hand(params):
+    """Gates of each element and one before it, at growing distance; residual and skip connections."""
+    earlier = np.pad(np.asarray(X).reshape(3, 16, 1), ((0, 0), (1, 0), (0, 0)))[:, :-1]
+    h = dense(params["first"], earlier) + np.asarray(params["positions"])
+    skips = 0.0
+    for i, distance in enumerate(NETWORKS["wavenet"]["dilations"]):
+        before_it = np.pad(h, ((0, 0), (distance, 0), (0, 0)))[:, :16]
+        z = dense(params[f"dilated_{i}"]["own"], h) + dense(params[f"dilated_{i}"]["earlier"], before_it)
+        z = gated(z + dense(params[f"class_shift_{i}"], ONE_HOT)[:, None])
+        skips = skips + dense(params[f"skip_{i}"], z)
+        h = h + dense(params[f"residual_{i}"], z)
+    hidden = dense(params["head"], np.maximum(skips, 0.0))
+    return dense(params["out"], np.maximum(hidden, 0.0)).reshape(3, *SHAPE, LEVELS)
+
+
+BY_HAND = {
+    "pixelcnn": (pixelcnn_by_hand, {"level_features": 3}),
+    "gated": (gated_by_hand, {}),
+    "wavenet": (wavenet_by_hand, {}),
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_outputs_by_hand(name):
+    by_hand, more = BY_HAND[name]
+    network, _, params = build(name, "categorical", SHAPE, **more)
+    found = jax.jit(network.apply)({"params": params}, X, jnp.asarray(LABEL))
+    expected = by_hand(params)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_dropout_is_in_every_network_and_by_the_keys_given(name):
+    distribution = "logistic_mixture(mixtures=2)" if name == "pixelcnnpp" else "categorical"
+    network, _, params = build(name, distribution, SHAPE, dropout=0.25)
+    seen = []
+
+    def record(call, args, kwargs, context):
+        if isinstance(context.module, Dropout):
+            seen.append((context.module.rate, args[1] is not None))
+        return call(*args, **kwargs)
+
+    x, label, own_keys = jnp.zeros((1, *SHAPE)), jnp.zeros(1, jnp.int32), jax.random.split(jax.random.key(0), 1)
+    for train in (True, False):
+        with nn.intercept_methods(record):
+            jax.eval_shape(lambda t=train: network.apply({"params": params}, x, label, train=t, dropout_keys=own_keys))
+        assert set(seen) == {(0.25, train)}
+        seen.clear()
+
+
+def test_weights_are_normalized_for_each_output_or_input_of_a_transposed_convolution():
+    """A pixel of two channels makes 2x2 pixels of three: kernels of ones, of norm g."""
+    x = jnp.array([1.0, 10.0]).reshape(1, 1, 1, 2)
+    for norm, g in (("output", jnp.array([1.0, 2.0, 3.0])), ("input", jnp.array([1.0, 2.0]))):
+        params = {"kernel": jnp.ones((2, 2, 2, 3)), "g": g, "bias": jnp.array([0.0, 0.5, 0.0])}
+        found = WeightNormUpsample(3, 2, norm).apply({"params": params}, x)
+        expected = 11.0 * g / np.sqrt(8.0) if norm == "output" else np.full(3, (1.0 + 20.0) / np.sqrt(12.0))
+        np.testing.assert_allclose(found, np.broadcast_to(expected + params["bias"], (1, 2, 2, 3)), rtol=1e-5)
+
+
+def test_the_class_shifts_the_gates_of_pixelcnnpp():
+    """With a last convolution of zeros, values and gates are those of the class alone."""
+    block = GatedResidualBlock(Geometry((2, 3), (1, 1)), SHAPE[:2], conditional=True, dropout=0.0)
+    classes, x = jnp.eye(2)[jnp.array([1, 0, 1])], X * jnp.ones((1, 1, 1, 2))
+    shapes = jax.eval_shape(lambda: block.init(jax.random.key(0), x, None, classes, None, None))["params"]
+    params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.1), shapes)
+    params["conv_out"] |= {"g": jnp.zeros(4), "bias": jnp.zeros(4)}
+    params["classes"]["kernel"] = kernel = jnp.array([[0.5, -1.0, 2.0, 0.0], [1.5, 0.2, -0.3, 1.0]])
+    found = block.apply({"params": params}, x, None, classes, None, None)
+    values, gates = np.split(np.asarray(kernel)[[1, 0, 1]], 2, axis=1)
+    np.testing.assert_allclose(
+        found - x, np.broadcast_to((values / (1 + np.exp(-gates)))[:, None, None], x.shape), atol=1e-5
+    )
 
 
 def reach(network, side, row, column):

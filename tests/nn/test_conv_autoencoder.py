@@ -3,9 +3,11 @@
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxgen.nn.conv_autoencoder import ConvDecoder, ConvEncoder, num_halvings
+from jaxgen.nn.strided_conv import DownConv, UpConv
 
 KEY = jax.random.key(0)
 
@@ -53,3 +55,39 @@ def test_labels_change_the_output_and_must_fit_the_network():
         ConvDecoder((8, 8, 1), num_classes=3).init(KEY, z)
     with pytest.raises(ValueError, match="unconditional"):
         ConvEncoder(4).init(KEY, jnp.zeros((2, 8, 8, 1)), labels)
+
+
+def swish(x):
+    return x / (1.0 + jnp.exp(-x))
+
+
+def dense(params, x):
+    return x @ params["kernel"] + params["bias"][None]
+
+
+def test_both_networks_by_hand():
+    """Swish follows every layer but the last one; the embedding of the class is appended to what is flat."""
+    sizes = {"width": 2, "max_width": 3, "hidden": 4, "base_side": 1, "num_classes": 2}
+    x, z, label = jax.random.normal(KEY, (2, 4, 8, 1)), jax.random.normal(KEY, (2, 5)), jnp.array([1, 0])
+    networks = (ConvEncoder(3, **sizes), x), (ConvDecoder((4, 8, 1), **sizes), z)
+    shapes = jax.eval_shape(lambda: [network.init(KEY, given, label)["params"] for network, given in networks])
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.normal(0.0, 0.4, leaf.shape).astype(np.float32), shapes)
+
+    @jax.jit
+    def compute(encoder, decoder):
+        h = x
+        for name, width in (("conv_0", 2), ("conv_1", 3)):
+            h = swish(DownConv(width).apply({"params": encoder[name]}, h))
+        hidden = dense(encoder["hidden"], with_label(encoder, h.reshape(2, -1)))
+        of_decoder = dense(decoder["base"], swish(dense(decoder["hidden"], with_label(decoder, z))))
+        up = UpConv(2).apply({"params": decoder["conv_0"]}, swish(of_decoder).reshape(2, 1, 2, 3))
+        by_hand = dense(encoder["out"], swish(hidden)), UpConv(1).apply({"params": decoder["out"]}, swish(up))
+        pairs = zip((encoder, decoder), networks, strict=True)
+        return by_hand, tuple(network.apply({"params": own}, given, label) for own, (network, given) in pairs)
+
+    def with_label(params, h):
+        return jnp.concatenate([h, params["label"]["embedding"][label]], axis=1)
+
+    for expected, found in zip(*compute(*params), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

@@ -1,5 +1,6 @@
 """Invertible layers: both directions, log-determinants, starts, and the closed forms of masks and orders."""
 
+import functools
 import math
 
 import jax
@@ -30,13 +31,14 @@ from jaxgen.nn.flow_layers import (
     to_latents,
 )
 from jaxgen.nn.glow import GlowConv, GlowNet, GlowPriorNet, ZeroConv
-from jaxgen.nn.jet import JetCoupling, spatial_order
+from jaxgen.nn.jet import JetCoupling, JetNet, spatial_order
 from jaxgen.nn.spline_coupling import SplineCoupling, knots, spline
 
 KEY = jax.random.key(5)
 X = jax.random.normal(KEY, (2, 4, 2, 4))
 TOKENS = jax.random.normal(jax.random.key(6), (2, 4, 4))
 LABEL = jnp.array([2, 0])
+RNG = np.random.default_rng(0)
 CONTEXT = FlowContext(jax.nn.one_hot(LABEL, 3))
 
 
@@ -289,6 +291,81 @@ def test_networks_of_couplings_start_at_zero_and_see_class_features_and_dropout(
         first, out, outputs = compute()
         np.testing.assert_array_equal(first, 0.0)
         assert {name for name, other in outputs.items() if np.abs(out - other).max() > 1e-3} == seen
+
+
+class FormulaTokens(nn.Module):
+    """The shift x + 3 and the raw scale 2 x - 1."""
+
+    def __call__(self, x, context):
+        return x + 3.0, 2.0 * x - 1.0
+
+
+def test_couplings_of_patches_by_hand():
+    """(x + shift) * 2 sigmoid(h), of the values, or patches, that are not kept."""
+    x = np.asarray(TOKENS, np.float64)
+    for channels, axis in ((True, 2), (False, 1)):
+        y, log_det = JetCoupling(FormulaTokens(), (2, 0, 3, 1), channels).apply({}, TOKENS, CONTEXT)
+        kept, moved = np.split(np.take(x, (2, 0, 3, 1), axis=axis), 2, axis=axis)
+        scale = 2.0 / (1.0 + np.exp(1.0 - 2.0 * kept))
+        expected = np.concatenate([kept, (moved + kept + 3.0) * scale], axis=axis)
+        np.testing.assert_allclose(np.take(y, (2, 0, 3, 1), axis=axis), expected, rtol=1e-5)
+        np.testing.assert_allclose(log_det, np.log(scale).sum((1, 2)), rtol=1e-5)
+
+
+def random_variables(init):
+    """Variables of the shapes of these, all of them random, without a program to compile."""
+    return jax.tree.map(lambda leaf: np.float32(RNG.normal(0.0, 0.5, leaf.shape)), jax.eval_shape(init))
+
+
+def test_couplings_of_patches_start_as_the_identity_and_see_all_patches_that_are_kept():
+    coupling = JetCoupling(JetNet(8, 1, 2), (2, 0, 3, 1), channels=False)
+    init = functools.partial(coupling.init, KEY, TOKENS, CONTEXT)
+    zeros = jax.jit(lambda: init()["params"]["net"]["out"])()  # of the shift and the raw scale
+    assert not any(leaf.any() for leaf in zeros.values())
+    variables = random_variables(init)
+
+    @jax.jit
+    def compute(classes):
+        def moved(x, classes):
+            return jnp.sum(coupling.apply(variables, x, FlowContext(classes))[0][:, 3])
+
+        return jax.grad(moved, argnums=(0, 1))(TOKENS, classes)
+
+    slopes, of_class = compute(CONTEXT.classes)
+    np.testing.assert_array_equal(np.abs(slopes).max((0, 2)) > 1e-4, [True, False, True, True])  # patch 1 is moved, too
+    assert np.abs(of_class).min() > 1e-4
+
+
+def test_the_residual_network_of_couplings_by_hand():
+    """Class and features are added to the first layer; each convolution of a block follows a ReLU."""
+    module, context = CouplingNet(3, 4, 2), FlowContext(CONTEXT.classes, features=2.0 * X)
+    variables = random_variables(functools.partial(module.init, KEY, X, context))
+
+    @jax.jit
+    def both(own):
+        def conv(name, x):
+            return WeightNormConv(4).apply({"params": own[name]}, x)
+
+        h = conv("in", jnp.concatenate([X, 2.0 * X], axis=-1)) + own["class"]["kernel"][LABEL][:, None, None]
+        for i in range(2):
+            h = h + conv(f"block_{i}_conv_1", jax.nn.relu(conv(f"block_{i}_conv_0", jax.nn.relu(h))))
+        out = jax.nn.relu(h) @ own["out"]["kernel"][0, 0] + own["out"]["bias"].reshape(1, 1, 1, 3)
+        return module.apply({"params": own}, X, context), out
+
+    found, expected = both(variables["params"])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_class_in_a_prior_of_glow_by_hand():
+    """Its part is scaled by the exponential of three times a learned number, and added to the convolution's."""
+    conv = {"conv": {"kernel": jnp.full((3, 3, 5, 2), 0.1), "bias": jnp.ones(2)}, "log_scale": jnp.full(2, 0.1)}
+    kernel, bias, log_scale = jnp.arange(6.0).reshape(3, 2), jnp.array([0.5, -1.0]), jnp.array([0.2, -0.3])
+    own = {"class": {"kernel": kernel, "bias": bias}, "log_scale": log_scale}
+    of_class = (np.asarray(kernel)[LABEL] + np.asarray(bias)) * np.exp(3.0 * np.asarray(log_scale))
+    of_conv = ZeroConv(2).apply({"params": conv}, X)
+    for convolution, params, rest in ((False, own, 0.0), (True, {**own, "conv": conv}, of_conv)):
+        found = GlowPriorNet(2, convolution).apply({"params": params}, X, CONTEXT)
+        np.testing.assert_allclose(found - rest, np.broadcast_to(of_class[:, None, None], found.shape), rtol=1e-4)
 
 
 def test_splines_are_the_identity_at_zero_and_outside_and_go_through_their_knots():

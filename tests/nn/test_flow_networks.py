@@ -1,6 +1,7 @@
 """Flow networks: exact in both directions, conditioned on classes, with dropout; their starts, names and refusals."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,13 @@ from flax import linen as nn
 from flow_exactness import assert_exact, measured, shaken
 
 from jaxgen.nn import jet
-from jaxgen.nn.flow_layers import ActNorm, context_of, squeeze
+from jaxgen.nn.flow_layers import ActNorm, ConditionalPrior, InvertibleConv, MaskedCoupling, context_of, squeeze
 from jaxgen.nn.flow_network import FlowNetwork, GuidedFlowNetwork, make_flow_network
 from jaxgen.nn.glow import Glow
 from jaxgen.nn.jet import Jet
 from jaxgen.nn.layers import Dropout
 from jaxgen.nn.realnvp import RealNVP
+from jaxgen.nn.spline_coupling import SplineCoupling
 from jaxgen.nn.spline_flow import SplineFlow
 from jaxgen.nn.tarflow import TarFlow, TarFlowBlock, class_weights, from_tokens, to_tokens
 
@@ -223,6 +225,50 @@ def test_the_order_of_couplings_of_jet():
     np.testing.assert_array_equal(first[1], np.random.default_rng(1).permutation(4))
     assert couplings[4].kept == tuple(jet.spatial_order((4, 4), "checkerboard", parity=0))
     assert couplings[9].kept == tuple(jet.spatial_order((4, 4), "checkerboard", parity=1))
+    spatial = Jet((4, 4, 2), 0, 1, couplings=12, channel_couplings=1, width=2, depth=1, num_heads=1)
+    splits = itertools.product(("checkerboard", "columns", "rows"), (0, 1))
+    expected = [tuple(jet.spatial_order((4, 4), split, parity=parity)) for split, parity in splits]
+    assert [own.kept for own in layers_of(spatial, jet.JetCoupling) if not own.channels] == expected
+
+
+def layers_of(network, *kinds):
+    """The layers of these classes, in the order in which an image goes through them."""
+    found = []
+
+    def record(call, args, kwargs, context):
+        if isinstance(context.module, kinds) and context.method_name == "__call__":
+            found.append(context.module)
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        jax.eval_shape(lambda: network.init(KEY, jnp.zeros((1, *network.image_shape))))
+    return found
+
+
+def test_the_order_of_couplings_of_realnvp():
+    """Dinh et al. 2017, section 3.6: three of either mask, which alternate, then four checkerboards; widths double."""
+    network = RealNVP((4, 4, 1), levels=2, couplings=3, width=2, blocks=5, dropout=0.25)
+    layers = layers_of(network, MaskedCoupling, ActNorm)
+    assert all(isinstance(layer, ActNorm) and not layer.linear for layer in layers[1::2])
+    found = [(own.mask, own.parity, own.net.outputs, own.net.width) for own in layers[::2]]
+    first = [("checkerboard", 2, 2), ("channels", 8, 2)]
+    expected = [(mask, j % 2, *sizes) for mask, *sizes in first for j in range(3)]
+    assert found == expected + [("checkerboard", j % 2, 4, 4) for j in range(4)]
+    assert {(own.net.blocks, own.net.dropout) for own in layers[::2]} == {(5, 0.25)}
+
+
+def test_the_order_of_layers_of_spline_flows():
+    network = SplineFlow((4, 4, 1), levels=2, steps=2, width=3, blocks=2, bins=3, bound=1.5, dropout=0.25)
+    kinds = (ActNorm, InvertibleConv, SplineCoupling)
+    layers = layers_of(network, *kinds, ConditionalPrior)
+    prior = layers.pop(6)  # after the first level
+    assert [type(layer) for layer in layers] == 4 * list(kinds)
+    assert all(layer.lu for layer in layers[1::3])
+    assert {(own.bins, own.bound) for own in layers[2::3]} == {(3, 1.5)}
+    outputs = [2 * 8, 2 * 8, 4 * 8, 4 * 8]  # 3 bins have 8 numbers, of each channel of the second half
+    nets = [own.net for own in (*layers[2::3], prior)]
+    found = [(net.outputs, net.width, net.blocks, net.dropout) for net in nets]
+    assert found == [(n, 3, 2, 0.25) for n in (*outputs, 4)]
 
 
 FITS = {"image_shape": (8, 8, 1), "num_classes": 0, "dtype": jnp.float32}

@@ -86,6 +86,26 @@ def test_logits_are_products_with_the_table_of_tokens(outputs):
     assert 1e-5 < np.abs(outputs["low"] - outputs["plain"]).max() < 0.3
 
 
+def layer_norm(params, x):
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    return x * params["scale"] + params["bias"]
+
+
+def test_embedding_and_head_by_hand():
+    """Without blocks: positions are those of tokens alone, and the place of the class has no logits."""
+    network = NET.clone(depth=0)
+    shapes = jax.eval_shape(lambda: network.init(KEY, TOKENS, LABEL, train=False))["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+    table = params["tokens"]["embedding"]
+    h = layer_norm(params["norm_out"], table[np.asarray(TOKENS)] + params["positions"])
+    h = h @ params["out"]["kernel"] + params["out"]["bias"]
+    h = 0.5 * h * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (h + 0.044715 * h**3)))
+    expected = layer_norm(params["norm_logits"], h) @ table[:5].T + params["bias"]
+    found = network.apply({"params": params}, TOKENS, LABEL, train=False)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("network", "options", "sentence"),
     [

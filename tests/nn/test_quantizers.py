@@ -14,7 +14,7 @@ from jaxgen.losses import quantization as losses
 from jaxgen.nn.quantization import make_quantizer, perplexity
 from jaxgen.nn.quantizers.finite_scalar import FiniteScalarQuantizer
 from jaxgen.nn.quantizers.residual import ResidualQuantizer
-from jaxgen.nn.quantizers.vector_quantizer import VectorQuantizer, drawn_vectors
+from jaxgen.nn.quantizers.vector_quantizer import VectorQuantizer, drawn_vectors, unit_vectors
 
 KEY = keys.root_key(0)
 VQ, FSQ = {"name": "vector_quantizer"}, {"name": "finite_scalar"}
@@ -243,6 +243,34 @@ def test_each_codebook_quantizes_what_the_ones_before_have_left():
     np.testing.assert_allclose(looked_up, found.output, atol=1e-6)
     gradient = jax.jit(jax.grad(lambda z: jnp.sum(jnp.square(quantizer.apply({"params": params}, z).output))))(z)
     np.testing.assert_allclose(gradient, 2.0 * found.output, rtol=1e-5)
+
+
+def test_what_is_left_over_moves_no_codebook_by_the_commitment_loss():
+    """It is constant but for the input: its gradient is the sum of those of all stages."""
+    quantizer, z = ResidualQuantizer(2, 5, 2), jax.random.normal(KEY, (2, 1, 3, 2))
+    params = {f"codebook_{i}": {"codebook": jax.random.normal(keys.root_key(i), (5, 2))} for i in range(2)}
+
+    def loss(params, z):
+        stages = quantizer.apply({"params": params}, z).stages
+        return sum(jnp.mean(losses.commitment_loss(stage.inputs, stage.vectors)) for stage in stages), stages
+
+    (of_params, of_z), stages = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, z)
+    assert all(not leaf.any() for leaf in jax.tree.leaves(of_params))
+    expected = sum(2.0 * np.asarray(stage.inputs - stage.vectors) / z.size for stage in stages)
+    np.testing.assert_allclose(of_z, expected, rtol=1e-5)
+
+
+def test_codes_start_within_one_over_their_number_or_on_the_unit_sphere():
+    z = jnp.zeros((1, 1, 1, 3))
+    codes = VectorQuantizer(64, 3).init(KEY, z)["params"]["codebook"]
+    assert 0.95 / 64 < np.abs(codes).max() <= 1 / 64
+    for decay, kind in ((None, "params"), (0.9, "codebooks")):
+        found = VectorQuantizer(64, 3, unit_norm=True, decay=decay).init(KEY, z)[kind]["codebook"]
+        codes = found if decay is None else found["sum"]
+        np.testing.assert_allclose(np.linalg.norm(codes, axis=1), 1.0, rtol=1e-5)
+    values, slope = jax.value_and_grad(lambda x: jnp.sum(unit_vectors(x)))(jnp.zeros(3))
+    assert values == 0.0
+    assert np.isfinite(slope).all()
 
 
 def test_each_codebook_has_averages_of_its_own():

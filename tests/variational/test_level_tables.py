@@ -39,3 +39,12 @@ def test_channels_in_turn_have_the_likelihood_of_the_image(name):
 
 def test_probabilities_of_binary_images_have_no_table():
     assert make_likelihood("bernoulli", 1).level_log_probs is None
+
+
+def test_scales_of_one_logistic_have_the_bound_of_the_mixtures():
+    images, mean = from_indices(SYMBOLS, LEVELS), jnp.zeros(SHAPE)
+    narrow, at_bound = (jnp.concatenate([mean, jnp.full(SHAPE, log_scale)], axis=-1) for log_scale in (-9.0, -7.0))
+    likelihood = make_likelihood("logistic", 1)
+    found = likelihood.training(images, narrow, jnp.zeros(()), levels=LEVELS)
+    np.testing.assert_array_equal(found, likelihood.training(images, at_bound, jnp.zeros(()), levels=LEVELS))
+    assert np.isfinite(found).all()

@@ -9,9 +9,14 @@ from linear_vae import ENCODER, LATENTS, PIXELS, SPEC, decoder_weights
 from scipy import special, stats
 
 from jaxgen.core import keys
-from jaxgen.core.contract import Env
+from jaxgen.core.config import Section
+from jaxgen.core.contract import Context, Env
 from jaxgen.losses import logistic_mixture, maximum_mean_discrepancy, total_correlation
 from jaxgen.methods.vae import vae
+from jaxgen.variational import priors
+from jaxgen.variational.autoencoder import make_autoencoder
+from jaxgen.variational.inference import Inference
+from jaxgen.variational.objective import make_objective, make_terms
 
 KEY, STEP, B = keys.root_key(3), 3, 4
 LEVEL = jax.random.randint(KEY, (1, B, 2, 2, 1), 0, 17)
@@ -20,6 +25,7 @@ X = np.float64(BATCH["image"][0]).reshape(B, PIXELS)
 KEYS = keys.per_example(KEY, BATCH["index"][0])
 LATENT_KEYS = keys.fold_each(KEYS, "latent")
 SIGMA = 0.4
+TOTAL = "total_correlation(weight=2.0, dataset_size=40)"
 
 
 def run(monkeypatch, scale=0.7, **settings):
@@ -141,6 +147,46 @@ def test_optimal_gaussian(monkeypatch):
     np.testing.assert_allclose(model.log_prob(KEYS, variables, images), expected, rtol=1e-3)
 
 
+def optimal(monkeypatch, image, scale, **settings):
+    """Reconstruction loss and running mean of the squared error, of an optimal Gaussian."""
+    linear_vae.use(monkeypatch)
+    config = linear_vae.config_of(likelihood="optimal_gaussian", sigma=0.8, **settings).to_dict()
+    params = {name: {"scale": jnp.float32(scale)} for name in ("encoder", "decoder")}
+    context, state = Context(KEY, jnp.int32(STEP)), {"squared_error": jnp.float32(0.64)}
+    objective = make_objective(make_autoencoder(Section(config), SPEC), {}, None)
+    _, (state, metrics) = objective(context, params, state, {"image": image, "index": BATCH["index"][0]})
+    return metrics["loss/reconstruction"], state["squared_error"]
+
+
+def test_a_perfect_reconstruction_has_the_least_sigma(monkeypatch):
+    loss, running = optimal(monkeypatch, jnp.zeros((B, 2, 2, 1)), 0.0)
+    np.testing.assert_allclose(loss, -PIXELS * stats.norm.logpdf(0.0, 0.0, 1e-3), rtol=1e-4)
+    np.testing.assert_allclose(running, 0.99 * 0.64 + 0.01 * 1e-6, rtol=1e-6)
+
+
+def test_the_optimal_sigma_is_that_of_the_images_that_are_scored(monkeypatch):
+    """Of 3 levels: the images are rounded to them before the error is taken, too."""
+    loss, running = optimal(monkeypatch, BATCH["image"][0], 0.7, levels=3)
+    rounded = np.round(X + 1) - 1
+    error = ((rounded - outputs(Z)) ** 2).mean()
+    np.testing.assert_allclose(loss, -stats.norm.logpdf(rounded, outputs(Z), np.sqrt(error)).sum(1).mean(), rtol=1e-4)
+    np.testing.assert_allclose(running, 0.99 * 0.64 + 0.01 * error, rtol=1e-5)
+
+
+def test_defaults_of_priors_and_terms():
+    pseudo = priors.vamp().init(KEY, (2, 2, 1))["pseudo_inputs"]
+    assert pseudo.shape == (500, 2, 2, 1)
+    np.testing.assert_allclose(pseudo.std(), 0.5, rtol=0.1)
+    arrays = [jnp.float32(a) for a in (MEAN, LOGVAR, Z)]
+    inference = Inference(Context(KEY, jnp.int32(STEP)), KEYS, *arrays, jnp.zeros((B, 2, 2, 1)))
+    found = {name: term(inference) for name, term in make_terms(("mmd", TOTAL)).items()}
+    prior = keys.normal(keys.fold_each(KEYS, "mmd"), (LATENTS,))
+    kernel = {"kernel": "inverse_multiquadric", "scale": 1.0}
+    np.testing.assert_allclose(found["mmd"].loss, 10.0 * maximum_mean_discrepancy.mmd(arrays[2], prior, **kernel))
+    weighted = total_correlation.total_correlation(arrays[2], *arrays[:2], dataset_size=40, estimate="weighted")
+    np.testing.assert_allclose(found["total_correlation"].loss, 2.0 * weighted)
+
+
 @pytest.mark.parametrize(("likelihood", "count"), [("logistic", 2), ("logistic_mixture", 6)])
 def test_likelihoods_of_levels(monkeypatch, likelihood, count):
     mixtures = {"mixtures": 2} if likelihood == "logistic_mixture" else {}
@@ -246,6 +292,10 @@ def test_two_devices_of_the_pmap_path_follow_one(monkeypatch, case):
         ({"likelihood": "bernoulli", "evaluation_samples": 2}, r"vae\.evaluation_samples is 2, but has no effect"),
         ({"likelihood": "logistic", "sigma": 0.3}, r"vae\.sigma is 0\.3, but has no effect without vae\.likelihood="),
         ({"likelihood": "optimal_gaussian", "learn_sigma": False}, r"vae\.learn_sigma is False, but has no effect"),
+        (
+            {"likelihood": "optimal_gaussian", "importance_samples": 2},
+            r"'optimal_gaussian', whose sigma is optimal for",
+        ),
         ({"prior": "uniform"}, r"vae\.prior is 'uniform', but must be one of"),
         ({"prior": "vamp(components=0)"}, "both must be positive"),
         ({"prior": "vamp(deviation=0.0)"}, "both must be positive"),
