@@ -39,7 +39,7 @@ def imagenet128() -> ConfigDict:
     config.optimizer.generator.learning_rate = 1e-4
     config.optimizer.discriminator.learning_rate = 4e-4
     for player in config.optimizer.values():
-        player.b1, player.b2 = 0.0, 0.999
+        player.b1, player.b2, player.eps = 0.0, 0.999, 1e-6
     config.gan.loss = "hinge"
     config.gan.latent_dim = 120  # 20 for the first layer, and 20 for each block
     config.gan.class_conditional = True
@@ -108,6 +108,7 @@ def cifar10() -> ConfigDict:
     config.ema.decay = average_from(1_000)
     for player in config.optimizer.values():
         player.learning_rate = 2e-4
+        player.eps = 1e-8
     config.gan.latent_dim = 128
     config.gan.n_critic = 4
     config.generator.channels = scaled(64, (4, 4, 4, 4))

@@ -148,6 +148,7 @@ def optimizer() -> ConfigDict:
     config.decay_steps = config_dict.placeholder(int)  # of schedule "inverse_sqrt"
     config.b1 = 0.9
     config.b2 = scheduled(0.999)
+    config.eps = 1e-8
     config.weight_decay = 0.0
     # ((pattern, factor), ...): regular expressions over names, the first that matches counts; a rate of 0.0 freezes
     config.learning_rate_multipliers = ()

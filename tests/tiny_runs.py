@@ -55,8 +55,9 @@ def config_on(name: str, layout: str) -> ConfigDict:
 
 
 def train_by_sgd(section: ConfigDict, *, learning_rate: float, **settings) -> None:
-    """Makes an `optimizer` section one of SGD, which has no `b2`; all else stays but for the settings given."""
-    section.update({"name": "sgd", "learning_rate": learning_rate, "b2": common.optimizer().b2, **settings})
+    """Makes an `optimizer` section one of SGD, with no `b2` and no `eps`; all else stays but for the settings given."""
+    unused = {name: common.optimizer()[name] for name in ("b2", "eps")}
+    section.update({"name": "sgd", "learning_rate": learning_rate, **unused, **settings})
 
 
 class Tiny(NamedTuple):

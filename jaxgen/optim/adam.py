@@ -9,10 +9,8 @@ from jaxtyping import Array, Int, PyTree
 
 from jaxgen.core.schedules import Curve
 
-_EPS = 1e-8
 
-
-def scale_by_adam_of_step(b1: float, b2: Curve) -> optax.GradientTransformationExtraArgs:
+def scale_by_adam_of_step(b1: float, b2: Curve, eps: float = 1e-8) -> optax.GradientTransformationExtraArgs:
     """Returns Adam's rule (Kingma and Ba 2015, algorithm 1) with beta2 a function of the run's step.
 
     As in the official code of R3GAN, which sets beta2 of PyTorch's optimizer before each of its updates, update t has
@@ -21,6 +19,7 @@ def scale_by_adam_of_step(b1: float, b2: Curve) -> optax.GradientTransformationE
     Args:
       b1: decay of the first moment.
       b2: decay of the second moment by the step, in [0, 1).
+      eps: added to the root of the second moment.
 
     Returns:
       A transformation: `update(updates, state, params, step=step)`.
@@ -38,7 +37,7 @@ def scale_by_adam_of_step(b1: float, b2: Curve) -> optax.GradientTransformationE
         mu = jax.tree.map(lambda m, g: b1 * m + (1.0 - b1) * g, state.mu, updates)
         nu = jax.tree.map(lambda v, g: decay * v + rest * g**2, state.nu, updates)
         first, second = 1.0 - b1**count, -jnp.expm1(count * jnp.log1p(-rest))
-        scaled = jax.tree.map(lambda m, v: (m / first) / (jnp.sqrt(v / second) + _EPS), mu, nu)
+        scaled = jax.tree.map(lambda m, v: (m / first) / (jnp.sqrt(v / second) + eps), mu, nu)
         return scaled, optax.ScaleByAdamState(count, mu, nu)
 
     return optax.GradientTransformationExtraArgs(init, update)

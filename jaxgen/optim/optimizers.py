@@ -20,29 +20,29 @@ class Rule(NamedTuple):
     """An update rule.
 
     Attributes:
-      make: `(b1, b2) -> transformation`.
-      decays: the settings of `b1` and `b2` that the rule has.
+      make: `(b1, b2, eps) -> transformation`.
+      settings: those of `b1`, `b2` and `eps` that the rule has.
     """
 
-    make: Callable[[float, float], optax.GradientTransformation]
-    decays: tuple[str, ...]
+    make: Callable[[float, float, float], optax.GradientTransformation]
+    settings: tuple[str, ...]
 
 
 RULES = {
-    "adam": Rule(optax.scale_by_adam, ("b1", "b2")),
-    "radam": Rule(optax.scale_by_radam, ("b1", "b2")),
-    "sgd": Rule(lambda b1, _: optax.trace(b1) if b1 else optax.identity(), ("b1",)),
-    "rmsprop": Rule(lambda _, b2: optax.scale_by_rms(b2), ("b2",)),
-    "lion": Rule(optax.scale_by_lion, ("b1", "b2")),
+    "adam": Rule(optax.scale_by_adam, ("b1", "b2", "eps")),
+    "radam": Rule(optax.scale_by_radam, ("b1", "b2", "eps")),
+    "sgd": Rule(lambda b1, _b2, _eps: optax.trace(b1) if b1 else optax.identity(), ("b1",)),
+    "rmsprop": Rule(lambda _b1, b2, eps: optax.scale_by_rms(b2, eps), ("b2", "eps")),
+    "lion": Rule(lambda b1, b2, _eps: optax.scale_by_lion(b1, b2), ("b1", "b2")),
 }
 """Every update rule by the name that configs give it."""
 
 
-def _need_of(decay: str) -> Need:
-    return Need(f"an optimizer.name that has a {decay}", lambda optimizer: decay in RULES[optimizer.name].decays)
+def _need_of(setting: str) -> Need:
+    return Need(f"an optimizer.name that has a {setting}", lambda optimizer: setting in RULES[optimizer.name].settings)
 
 
-NEEDS = {decay: _need_of(decay) for decay in ("b1", "b2")} | {
+NEEDS = {setting: _need_of(setting) for setting in ("b1", "b2", "eps")} | {
     "weight_decay_multipliers": Need("a positive optimizer.weight_decay", lambda optimizer: optimizer.weight_decay > 0)
 }
 """Settings without an effect, unless others are as said."""
@@ -58,6 +58,7 @@ def make_optimizer(
     decay_steps: int | None = None,
     b1: float = 0.9,
     b2: float | str | Curve = 0.999,
+    eps: float = 1e-8,
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
     skip_norm: float | None = None,
@@ -77,6 +78,7 @@ def make_optimizer(
       decay_steps: of `inverse_sqrt`: steps until the rate starts to fall.
       b1: decay of the first moment.
       b2: decay of the second moment; of `adam`, it may be a schedule, too.
+      eps: added to the root of the second moment, by which updates are divided; by `rmsprop`, under the root.
       weight_decay: decoupled decay (Loshchilov & Hutter 2019) of kernels and embeddings; biases and scales have none.
       clip_norm: global norm that a gradient is scaled down to.
       skip_norm: global norm from which on a gradient, not clipped yet, makes no update and leaves moments alone.
@@ -88,11 +90,11 @@ def make_optimizer(
       weight_decay_multipliers: the same for weight decay; the rest has a factor of 1 for kernels and embeddings.
 
     Raises:
-      ValueError: if the name is unknown, a number is out of range, a decay is set that the rule does not have, or, by
-        `init`, a pattern is the first to match no parameter.
+      ValueError: if the name is unknown, a number is out of range, a setting is given that the rule does not have, or,
+        by `init`, a pattern is the first to match no parameter.
     """
     choose(RULES, name, where="optimizer.name")
-    decays, given = weight_decay_multipliers, {"b1": b1, "b2": b2, "weight_decay": weight_decay}
+    decays, given = weight_decay_multipliers, {"b1": b1, "b2": b2, "eps": eps, "weight_decay": weight_decay}
     refuse_unused(make_optimizer, {"name": name, **given, "weight_decay_multipliers": decays}, NEEDS, where="optimizer")
     _check(learning_rate=learning_rate, **given)
     _check_limits(clip_norm=clip_norm, skip_norm=skip_norm, weight_limit=weight_limit)
@@ -100,7 +102,7 @@ def make_optimizer(
     rate = learning_rate_schedule(num_steps, learning_rate, **times)
     links = [
         optax.clip_by_global_norm(clip_norm) if clip_norm is not None else None,
-        _rule(name, b1, b2),
+        _rule(name, b1, b2, eps),
         _decay(weight_decay, decays) if weight_decay else None,
         scale_by_schedule_of_step(rate),
         multipliers.scale_by_multipliers(learning_rate_multipliers) if learning_rate_multipliers else None,
@@ -119,12 +121,12 @@ def _projections(forced_normalization: str | None, weight_limit: float | None) -
     return found
 
 
-def _rule(name: str, b1: float, b2: float | str | Curve) -> optax.GradientTransformation:
+def _rule(name: str, b1: float, b2: float | str | Curve, eps: float) -> optax.GradientTransformation:
     if not isinstance(b2, str | Curve):
-        return RULES[name].make(b1, b2)
+        return RULES[name].make(b1, b2, eps)
     if name != "adam":
         raise ValueError(f"optimizer.b2 is {b2!r}, but only that of adam may be a schedule: give {name} a number.")
-    return scale_by_adam_of_step(b1, Curve.of(b2, where="optimizer.b2", low=0.0, high=1.0, below_high=True))
+    return scale_by_adam_of_step(b1, Curve.of(b2, where="optimizer.b2", low=0.0, high=1.0, below_high=True), eps)
 
 
 def _decay(weight_decay: float, factors: Multipliers) -> optax.GradientTransformation:
@@ -196,9 +198,10 @@ def with_lazy_updates(section: Mapping[str, Any], every_steps: int) -> dict[str,
     """
     c = every_steps / (every_steps + 1)
     rule = choose(RULES, section.get("name", "adam"), where="optimizer.name")
+    decays = {"b1", "b2"}.intersection(rule.settings)
 
     def corrected(name: str, value: Any) -> Any:
-        if name != "learning_rate" and name not in rule.decays:
+        if name not in ("learning_rate", *decays):
             return value
         if isinstance(value, str | Curve):
             curve = Curve.of(value, where=f"optimizer.{name}", low=0.0)

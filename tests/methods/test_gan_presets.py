@@ -12,14 +12,15 @@ from jaxgen.core.build import build_model
 from jaxgen.core.schedules import Curve
 
 
-def adam(*rates, b1=0.0, b2, schedule="constant"):
+def adam(*rates, b1=0.0, b2, eps=1e-8, schedule="constant"):
     """The optimizer of both players: one rate, or those of generator and discriminator."""
     of_players = zip(("generator", "discriminator"), (rates[0], rates[-1]), strict=True)
     return {
         f"optimizer.{player}.{name}": value
         for player, rate in of_players
         for name, value in {
-            "name": "adam", "learning_rate": rate, "b1": b1, "b2": b2, "schedule": schedule, "weight_decay": 0.0,
+            "name": "adam", "learning_rate": rate, "b1": b1, "b2": b2, "eps": eps, "schedule": schedule,
+            "weight_decay": 0.0,
         }.items()
     }  # fmt: skip
 
@@ -40,7 +41,7 @@ BIGGAN = {
     "ema.decay": "piecewise(boundaries=(20000,), values=(0.0, 0.9999))", "ema.warmup": False,
     "generator.attention": (64,), "discriminator.attention": (64,), "discriminator.num_downsampling": 5,
     "generator.kernel_init": "orthogonal", "discriminator.kernel_init": "orthogonal",
-    "generator.power_iterations": 1, "discriminator.conditioning": "projection", **adam(1e-4, 4e-4, b2=0.999),
+    "generator.power_iterations": 1, "discriminator.conditioning": "projection", **adam(1e-4, 4e-4, b2=0.999, eps=1e-6),
 }  # fmt: skip
 STYLEGAN2 = {
     "data.batch_size": 32, "data.flip": True, "train.num_steps": 781_250, "ema.decay": 0.5 ** (32 / 10_000),

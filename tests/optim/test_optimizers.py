@@ -97,14 +97,35 @@ def second_step(name, b1, b2):
 @pytest.mark.parametrize("name", RULES)
 def test_the_second_step_of_each_rule_with_the_decays_that_it_has(name):
     decays = {"b1": 0.75, "b2": 0.5} if name != "lion" else {"b1": 0.95, "b2": 0.5}
-    own = {key: value for key, value in decays.items() if key in RULES[name].decays}
+    own = {key: value for key, value in decays.items() if key in RULES[name].settings}
     optimizer = make_optimizer(num_steps=10, name=name, learning_rate=RATE, **own)
     first, second = steps(optimizer, jnp.zeros(()), [jnp.array(1.0), jnp.array(-3.0)])
     np.testing.assert_allclose(second - first, second_step(name, **decays), rtol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "key", "default"), [("sgd", "b2", 0.999), ("rmsprop", "b1", 0.9)])
-def test_a_decay_that_a_rule_does_not_have_is_refused(name, key, default):
+@pytest.mark.parametrize(
+    ("name", "b2", "ratio"),
+    [
+        ("adam", 0.9, 1.0 / (1.0 + 0.5)),
+        ("adam", "constant(value=0.9)", 1.0 / (1.0 + 0.5)),
+        ("radam", 0.9, 1.0 / (1.0 + 0.5)),
+        ("rmsprop", 0.9, np.sqrt((1.0 - 0.9**9) / (1.0 - 0.9**9 + 0.5))),
+    ],
+)
+def test_eps_is_beside_the_root_of_the_second_moment(name, b2, ratio):
+    """Of which the gradient 1 has an unbiased estimate of 1 at every step; that of rmsprop is biased, and under it."""
+    ends = []
+    for eps in (0.5, 0.0):
+        optimizer = make_optimizer(num_steps=9, name=name, learning_rate=RATE, b2=b2, eps=eps)
+        found = steps(optimizer, jnp.zeros(()), [jnp.ones(())] * 9)
+        ends.append(found[-1] - found[-2])
+    np.testing.assert_allclose(ends[0] / ends[1], ratio, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "default"), [("sgd", "b2", 0.999), ("rmsprop", "b1", 0.9), ("lion", "eps", 1e-8)]
+)
+def test_a_setting_that_a_rule_does_not_have_is_refused(name, key, default):
     sentence = rf"optimizer\.{key} is 0\.5, but has no effect without an optimizer\.name .*{key}: set it to {default}\."
     with pytest.raises(ValueError, match=sentence):
         make_optimizer(num_steps=10, name=name, **{key: 0.5})
@@ -127,6 +148,7 @@ def test_the_section_that_configs_start_from_is_one_for_every_rule():
         ({"learning_rate": float("nan")}, "learning_rate is nan, but must be finite"),
         ({"learning_rate": float("inf")}, "learning_rate is inf, but must be finite"),
         ({"b1": 1.0}, r"b1 is 1\.0, but must be in \[0, 1\)"),
+        ({"eps": -1e-8}, r"eps is -1e-08, but must be finite and at least 0"),
         ({"b2": -0.1}, r"b2 is -0\.1, but must be in \[0, 1\)"),
         ({"weight_decay": -0.1}, r"weight_decay is -0\.1, but must be finite and at least 0"),
         ({"clip_norm": 0.0}, r"clip_norm is 0\.0, but must be positive, or None"),
@@ -236,12 +258,12 @@ def test_sections_of_players_that_are_missing_unknown_or_wrong_are_refused(secti
 
 def test_lazy_updates_forget_as_much_in_an_interval():
     """After k + 1 updates in the place of k, decays have done as much, and so have steps of a constant size."""
-    section = ConfigDict({"name": "adam", "learning_rate": RATE, "b1": 0.5, "b2": 0.99, "clip_norm": 3.0})
+    section = ConfigDict({"name": "adam", "learning_rate": RATE, "b1": 0.5, "b2": 0.99, "eps": 0.25, "clip_norm": 3.0})
     adjusted = with_lazy_updates(section, 4)
     np.testing.assert_allclose(adjusted["b1"] ** 5, 0.5**4)
     np.testing.assert_allclose(adjusted["b2"] ** 5, 0.99**4)
     np.testing.assert_allclose(5 * adjusted["learning_rate"], 4 * RATE)
-    assert (adjusted["name"], adjusted["clip_norm"]) == ("adam", 3.0)
+    assert (adjusted["name"], adjusted["eps"], adjusted["clip_norm"]) == ("adam", 0.25, 3.0)
     assert with_lazy_updates(ConfigDict({"b1": 0.0}), 16) == {"b1": 0.0}
 
 
