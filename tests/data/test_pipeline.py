@@ -337,6 +337,15 @@ def test_batches_are_those_of_the_arrays_and_smaller_where_images_are_large(limi
     np.testing.assert_array_equal(whole["image"][:, 0, 0, 0], subset_indices(dataset, 201))
 
 
+def test_batches_are_smaller_the_larger_the_numbers_of_an_image(monkeypatch):
+    monkeypatch.setattr(pipeline, "_CHUNK_BYTES", 6 * 30)
+    for dtype, size in (("uint8", 30), ("uint16", 15), ("float32", 7)):
+        images = decoded_dataset(range(40), lambda _, dtype=dtype: {"image": np.zeros((2, 3, 1), dtype)}, str)
+        batch = next(read_batches(images))
+        assert batch["image"].dtype == dtype
+        assert len(batch["image"]) == size
+
+
 def test_batches_are_read_a_few_ahead_of_their_use_and_no_more():
     read = []
 

@@ -1,5 +1,6 @@
 """The statuses of an adaptive integration, and the sentence that a model gives for its failures."""
 
+import inspect
 from functools import partial
 
 import jax
@@ -42,6 +43,13 @@ def test_each_image_has_a_status(level):
     others = rk45(keys_of(2), ideal_denoiser(), X[:2], SIGMAS, **TIGHT)
     np.testing.assert_allclose(images[:2], others, rtol=1e-5)
     assert run(8)[1].tolist()[:2] == [Status.TOO_MANY_TRIES] * 2
+
+
+@pytest.mark.parametrize("function", [rk45, rk45_with_status])
+def test_the_tolerances_and_the_number_of_tries_by_default(function):
+    parameters = inspect.signature(function).parameters
+    defaults = {name: parameters[name].default for name in ("rtol", "atol", "max_tries")}
+    assert defaults == {"rtol": 1e-3, "atol": 1e-3, "max_tries": 1000}
 
 
 def test_an_estimate_that_is_not_finite_at_the_last_level_is_not_for_want_of_tries():

@@ -75,6 +75,13 @@ def test_attention_is_where_the_feature_maps_have_the_given_height():
     assert attended == {"input_3", "middle_0", "output_2", "output_3"}
 
 
+@pytest.mark.parametrize(("scales", "width"), [(True, 16), (False, 8)])
+def test_the_embedding_scales_and_shifts_or_is_added(scales, width):
+    """Two numbers a channel, or one."""
+    params = shapes(ADMUNet(3, 8, (1,), 1, (), num_heads=1, use_scale_shift_norm=scales), 4)["params"]
+    assert {params[name]["affine"]["kernel"].shape for name in params if "affine" in params[name]} == {(32, width)}
+
+
 @pytest.mark.parametrize(
     ("options", "message"), [({"head_channels": 5}, "head_channels=5"), ({"num_heads": 3}, "divides")]
 )

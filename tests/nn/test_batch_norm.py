@@ -47,16 +47,26 @@ def test_initialization_leaves_the_statistics_at_their_start():
     np.testing.assert_array_equal(variables["batch_stats"]["var"], np.ones(5))
 
 
-def test_statistics_are_those_of_the_whole_batch_on_a_mapped_axis():
-    variables = {"batch_stats": STATISTICS}
-    one, updated = UnbiasedBatchNorm(affine=False).apply(variables, X, train=True, mutable=["batch_stats"])
-    spread = UnbiasedBatchNorm(affine=False, axis_name="devices")
+FORMS = {
+    "plain": lambda **options: UnbiasedBatchNorm(affine=False, **options),
+    "class": lambda **options: ClassBatchNorm(3, **options),
+    "conditional": lambda **options: ConditionalBatchNorm(3, PowerIteration(stores_v=False), INIT, **options),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_statistics_are_those_of_the_whole_batch_on_a_mapped_axis(form):
+    make, labels = FORMS[form], [] if form == "plain" else [LABEL]
+    params = make().init(KEY, X, *labels, train=False).get("params", {})
+    variables = {"params": params, "batch_stats": STATISTICS if form == "plain" else {"norm": STATISTICS}}
+    one, updated = make().apply(variables, X, *labels, train=True, mutable=["batch_stats"])
+    spread = make(axis_name="devices")
     parts, updates = jax.vmap(
-        lambda x: spread.apply(variables, x, train=True, mutable=["batch_stats"]), axis_name="devices"
-    )(X.reshape(2, 2, *X.shape[1:]))
+        lambda *args: spread.apply(variables, *args, train=True, mutable=["batch_stats"]), axis_name="devices"
+    )(X.reshape(2, 2, *X.shape[1:]), *[label.reshape(2, 2) for label in labels])
     np.testing.assert_allclose(parts.reshape(X.shape), one, atol=1e-5)
-    for name, value in updated["batch_stats"].items():
-        np.testing.assert_allclose(updates["batch_stats"][name], np.broadcast_to(value, (2, 5)), rtol=1e-5)
+    for spread_out, value in zip(*map(jax.tree.leaves, (updates, updated)), strict=True):
+        np.testing.assert_allclose(spread_out, np.broadcast_to(value, (2, 5)), rtol=1e-5)
 
 
 def test_each_class_has_its_scale_and_bias():
@@ -99,14 +109,7 @@ def test_scale_and_bias_are_functions_of_a_vector_or_of_the_class(by_class):
     np.testing.assert_allclose(y, expected + bias[:, None, None], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        UnbiasedBatchNorm,
-        lambda **options: ClassBatchNorm(3, **options),
-        lambda **options: ConditionalBatchNorm(3, PowerIteration(stores_v=False), INIT, **options),
-    ],
-)
+@pytest.mark.parametrize("make", FORMS.values(), ids=FORMS)
 def test_statistics_are_float32_whatever_the_output_is(make):
     norm = make(dtype=jnp.bfloat16, momentum=0.5)
     arguments = [] if isinstance(norm, UnbiasedBatchNorm) else [LABEL]

@@ -49,6 +49,16 @@ def test_unrolled_blocks_have_as_many_parameters():
     assert trees.count(shapes) == 32_865_056
 
 
+def test_the_width_of_the_mlp_and_the_normalization_of_queries_are_options():
+    for scan_layers, blocks, stacked in ((False, ("block_0", "block_1"), ()), (True, ("blocks",), (2,))):
+        net = SMALL.clone(scan_layers=scan_layers)
+        plain, changed = shapes_of(net), shapes_of(net.clone(mlp_ratio=3.0, qk_norm=True))
+        for block in blocks:
+            assert plain[block]["mlp"]["in"]["kernel"].shape == (*stacked, 16, 64)
+            assert changed[block]["mlp"]["in"]["kernel"].shape == (*stacked, 16, 48)
+            assert {"q_norm", "k_norm"} == set(changed[block]["attention"]) - set(plain[block]["attention"])
+
+
 def test_the_deep_features_are_what_all_blocks_but_the_last_add():
     """Without numbers for the parameters of the last layers, or of the first blocks, the other part can be computed."""
     net, label = SMALL.clone(depth=3), jnp.array([0, 2])

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from jaxgen.core import trees
 from jaxgen.nn.edm2_unet import CLIP, EDM2UNet, MPResidualBlock
@@ -129,6 +130,54 @@ def test_half_precision_is_close_and_remat_the_same(params):
     assert low.dtype == jnp.float32
     assert 1e-4 < np.abs(low - full).max() / full.std() < 0.2
     np.testing.assert_allclose(apply(tiny(remat=True), params, x, noise_label), full, rtol=1e-5, atol=1e-6)
+    evaluate = lambda net: net.apply({"params": params}, x, noise_label, train=False)  # noqa: E731
+    jaxprs = [str(jax.make_jaxpr(lambda net=net: evaluate(net))()) for net in (tiny(), tiny(remat=True))]
+    assert ["remat" in jaxpr or "checkpoint" in jaxpr for jaxpr in jaxprs] == [False, True]
+
+
+def observed(net: EDM2UNet, params) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The first argument and the output of each layer, by its path."""
+    seen = {}
+
+    def watch(call, args, kwargs, context):
+        out = call(*args, **kwargs)
+        if context.method_name == "__call__":
+            seen["/".join(context.module.path)] = (args[0], out)
+        return out
+
+    @jax.jit
+    def run():
+        with nn.intercept_methods(watch):
+            net.apply({"params": params}, *inputs(), jnp.array([0, 2, 1]), train=False)
+        return {name: pair for name, pair in seen.items() if isinstance(pair[1], jax.Array)}
+
+    return jax.device_get(run())
+
+
+def blend(a, b, share):
+    """Karras et al. 2024, eq. 88."""
+    return ((1.0 - share) * a + share * b) / np.hypot(1.0 - share, share)
+
+
+def test_class_skips_branches_and_attention_have_the_share_of_their_own_setting(params):
+    shares = {"label_balance": 0.7, "concat_balance": 0.35, "res_balance": 0.2, "attn_balance": 0.6}
+    seen = observed(tiny(**shares), params)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    emb = blend(seen["emb/noise"][1], seen["emb/label"][1], 0.7)
+    close(seen["emb"][1], emb / (1.0 + np.exp(-emb)) / 0.596)
+    # Of 16 and 8 channels (eq. 103), and of 8 and 8.
+    for name, below, skip in (
+        ("dec_4_block0", "dec_4_up", "enc_4_block0"),
+        ("dec_4_block1", "dec_4_block0", "enc_4_conv"),
+    ):
+        parts = [seen[below][1], seen[skip][1]]
+        widths = [part.shape[-1] for part in parts]
+        weights = np.sqrt(sum(widths) / np.array(widths)) * [0.65, 0.35] / np.hypot(0.65, 0.35)
+        close(seen[name][0], np.concatenate([w * part for w, part in zip(weights, parts, strict=True)], axis=-1))
+    main = seen["enc_2_block0/conv_skip"][1]
+    main = main / (1e-4 + np.sqrt(np.mean(main**2, axis=-1, keepdims=True)))
+    close(seen["enc_2_block0/attn"][0], blend(main, seen["enc_2_block0/conv_res1"][1], 0.2))
+    close(seen["enc_2_block0"][1], blend(*seen["enc_2_block0/attn"], 0.6))
 
 
 def test_the_uncertainty_is_one_number_a_noise_level():
@@ -137,6 +186,7 @@ def test_the_uncertainty_is_one_number_a_noise_level():
     u = head.apply(params, noise_label)
     assert u.shape == (3,)
     assert u[0] == u[2] != u[1]
+    assert params["params"]["fourier"]["freqs"].shape == (512,)
 
 
 @pytest.mark.parametrize(

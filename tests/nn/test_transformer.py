@@ -64,6 +64,7 @@ def test_rotary_scores_depend_on_relative_position_alone():
     rows, columns, head_dim = 3, 4, 8
     q, k = jax.random.normal(jax.random.key(0), (2, head_dim))
     angles = jnp.asarray(transformer.rotary_angles((rows, columns), head_dim))
+    np.testing.assert_allclose(angles[1 * columns + 3], [1.0, 0.01, 3.0, 0.03], rtol=1e-6)
     everywhere = [jnp.broadcast_to(v, (1, rows * columns, 1, head_dim)) for v in (q, k)]
     q_turned, k_turned = (transformer.rotate(v, angles)[0, :, 0] for v in everywhere)
     scores = np.asarray(q_turned @ k_turned.T).reshape(rows, columns, rows, columns)
@@ -201,6 +202,13 @@ def test_dropout_depends_on_the_example_and_is_off_outside_training(net):
 def test_misuse_is_refused(net, options, call, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda: net.clone(**options).init(jax.random.key(0), X, T, **call))
+
+
+@pytest.mark.parametrize("sides", [(4, 6), (6, 4)])
+def test_both_sides_of_an_image_must_be_multiples_of_the_patches(sides):
+    message = rf"Images of {sides[0]}x{sides[1]} pixels cannot be cut into patches of patch_size=4: both sides must"
+    with pytest.raises(ValueError, match=message):
+        transformer.validate(jnp.zeros((1, *sides, 2)), None, patch_size=4, hidden_size=8, num_heads=2, num_classes=0)
 
 
 @pytest.mark.parametrize("exact", [False, True])

@@ -112,3 +112,25 @@ def test_a_branch_counts_as_the_longest():
 
     index = jax.ShapeDtypeStruct((), np.int32, sharding=NamedSharding(MESH, P()))
     assert read(choose, index, shape(3, 5), shape(5, 5)).flops == 2 * 2 * 3 * 5 * 5
+
+
+@pytest.mark.parametrize(("pairs", "span"), [("{{0,1},{1,0}}", 2), ("{{0,3},{3,6},{6,0}}", 7)])
+def test_a_permutation_is_between_pairs_and_spans_the_farthest(pairs, span):
+    text = f"""ENTRY %main (x: f32[4]) -> f32[4] {{
+  %x = f32[4]{{0}} parameter(0)
+  %begun = f32[4]{{0}} collective-permute-start(%x), channel_id=1, source_target_pairs={pairs}
+  ROOT %moved = f32[4]{{0}} collective-permute-done(%begun)
+}}"""
+    program = hlo.read(text)
+    assert program.collectives == {Collective("collective-permute", 2, span): 16.0}
+    assert program.bytes == 2 * 16
+
+
+@pytest.mark.parametrize(("dilation", "summed"), [("", 2 * 2 * 3), (" lhs_dilate=2x2", 3)])
+def test_zeros_between_dilated_inputs_are_not_counted(dilation, summed):
+    text = f"""ENTRY %main (x: f32[1,4,4,3], w: f32[2,2,3,5]) -> f32[1,8,8,5] {{
+  %x = f32[1,4,4,3] parameter(0)
+  %w = f32[2,2,3,5] parameter(1)
+  ROOT %y = f32[1,8,8,5] convolution(%x, %w), window={{size=2x2 pad=1_1x1_1{dilation}}}, dim_labels=b01f_01io->b01f
+}}"""
+    assert hlo.read(text).flops == 2 * (8 * 8 * 5) * summed

@@ -38,3 +38,16 @@ def test_put_batch_refuses_what_does_not_divide_and_says_what_to_do():
 def test_replicated_puts_the_whole_on_every_device():
     x = jax.device_put(np.arange(3), meshes.replicated(meshes.make_mesh(4)))
     assert [shard.data.shape for shard in x.addressable_shards] == [(3,)] * 4
+
+
+def test_devices_say_which_slice_they_are_of(monkeypatch):
+    numbers = dict(zip(jax.devices(), [1, 0, 0, 1, 2, 2, 2, 2], strict=True))
+    monkeypatch.setattr(type(jax.devices()[0]), "slice_index", property(numbers.__getitem__), raising=False)
+    arranged = meshes.make_mesh(4, data=2, tensor=2).devices[:, 0]
+    assert [[numbers[device] for device in row] for row in arranged] == [[0, 0], [1, 1]]
+    with pytest.raises(ValueError, match=r"parallel\.data is 1, but must be a multiple of the 2 slices"):
+        meshes.make_mesh(4, data=1, tensor=4)
+    with pytest.raises(
+        ValueError, match=r"The slices have 2, 2, 4 devices: set parallel\.num_devices so that all have"
+    ):
+        meshes.make_mesh()

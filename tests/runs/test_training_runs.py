@@ -1,23 +1,32 @@
 """Training from Python: nothing is printed, errors are exceptions, and a signal saves before it is passed on."""
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from launching import TINY, contents, environment, launch
 
 import jaxgen
+from jaxgen.core.contract import TrainState
 from jaxgen.data.faults import DataFaultError
+from jaxgen.parallel.runner import Compiled
 from jaxgen.runs import training
 from jaxgen.runs.refusals import RefusedError, agreed
+from jaxgen.training import loop
 from jaxgen.training import run as training_run
 from jaxgen.training.durability.health import NonFiniteError
+from jaxgen.training.means import Means
+from jaxgen.training.waiting import DataWait
 
 pytestmark = pytest.mark.xdist_group("runs")
 
@@ -154,6 +163,52 @@ def test_the_config_of_the_caller_stays_as_it_is(tmp_path, monkeypatch):
     assert config.to_json() == before
     config.train.num_steps = 3  # and what the run has does not change with it
     assert seen[0].train.num_steps == 4
+
+
+def standing(**parts):
+    """A run of which there are only some parts."""
+    return training_run.TrainingRun(**dict.fromkeys(training_run.TrainingRun._fields) | parts)
+
+
+@pytest.mark.parametrize(("microbatches", "unit"), [(1, "step"), (4, "microbatch")])
+def test_a_run_says_what_its_program_takes(microbatches, unit):
+    said, clocks = [], []
+    progress = SimpleNamespace(say=said.append, restart_clock=clocks.append)
+    run = standing(model=SimpleNamespace(microbatches=microbatches), progress=progress, started=0.0)
+    with contextlib.closing(DataWait()) as waiting:
+        on_compiled = training_run._on_compiled(run, waiting)
+        for flops, size in ((2.5e9, 1_234 * 2**20), (None, None)):
+            on_compiled(loop.Dispatch(8, 12, None), Compiled(print, flops, size), 1.23)
+    end = r", \d+\.\d s since the start"
+    assert re.fullmatch(rf"Compiled in 1\.2 s, 2\.5 GFLOP a {unit}, 1,234 MiB on a device{end}", said[0])
+    assert re.fullmatch(rf"Compiled in 1\.2 s{end}", said[1])
+    assert clocks == [8, 8]
+
+
+def test_a_line_comes_with_the_dispatch_that_passes_its_step_and_with_the_last():
+    lines, logged = [], []
+    run = standing(
+        settings=SimpleNamespace(log_every_steps=10, num_steps=24, nonfinite="stop"),
+        health=SimpleNamespace(spike_sigmas=None),
+        progress=SimpleNamespace(
+            update=lambda *args, line: lines.append((*args, line)), images_per_second=5.0, say=print
+        ),
+        log=SimpleNamespace(metrics=lambda *args: logged.append(args), clock=lambda *args: None),
+    )
+    with contextlib.closing(DataWait()) as waiting:
+        on_metrics = training_run._on_metrics(run, training_run.Statistics({}, Means()), waiting)
+        for step in (4, 8, 12, 16, 20, 24):
+            on_metrics(step, {"loss": np.arange(step, step - 4, -1.0), "grad_norm": np.ones(4)})
+    due = [12, 20, 24]
+    assert lines == [(step, f"loss {step - 1.5}", step in due) for step in (4, 8, 12, 16, 20, 24)]
+    assert logged == [(step, {"loss": step - 1.5, "grad_norm": 1.0}) for step in due]
+
+
+def test_the_parameters_of_players_are_also_counted_by_player():
+    params = {"generator": np.zeros((40, 30)), "discriminator": np.zeros(7), "augment": np.zeros(1)}
+    state = TrainState(jnp.int32(0), params, opt_state={"generator": (), "discriminator": ()}, model_state=())
+    assert training_run._size(state) == "1,208 parameters (generator 1,200, discriminator 7)"
+    assert training_run._size(state._replace(opt_state=())) == "1,208 parameters"
 
 
 @pytest.mark.parametrize(

@@ -134,8 +134,9 @@ def test_a_config_of_a_version_that_kept_no_checksum_is_read(tmp_path):
 def test_what_is_kept_may_change_when_a_run_goes_on(tmp_path):
     workdir.prepare(tmp_path, config())
     other = config(train_keep_checkpoints=7, train_keep_every_steps=10, train_keep_best="loss")
-    other.train.on_write_error = "continue"
+    other.train.on_write_error, other.train.keep_best_count, other.train.keep_best_mode = "continue", 3, "higher"
     other.train.sample_num_images, other.train.sample_share = 20, None
+    other.data.max_faults, other.health.spike_sigmas = 7, 3.0
     assert workdir.prepare(tmp_path, other)
 
 

@@ -164,6 +164,17 @@ def test_records_of_steps_that_are_done_again_are_replaced(tmp_path):
     assert spikes.load(tmp_path, 30) == {}
 
 
+def test_the_records_of_the_last_checkpoints_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(spikes, "_KEPT", 2)
+    for step in (5, 20, 100):  # in the order of the numbers, not that of their digits
+        spikes.save(tmp_path, step, {"loss": spikes.LossStatistics(step)})
+    assert [spikes.load(tmp_path, step) for step in (5, 20, 100)] == [
+        {},
+        {"loss": spikes.LossStatistics(20)},
+        {"loss": spikes.LossStatistics(100)},
+    ]
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"x": {}}'])
 def test_damaged_records_are_refused(tmp_path, text):
     (tmp_path / "spikes.json").write_text(text)
