@@ -78,7 +78,7 @@ def make_optimizer(
       decay_steps: of `inverse_sqrt`: steps until the rate starts to fall.
       b1: decay of the first moment.
       b2: decay of the second moment; of `adam`, it may be a schedule, too.
-      eps: added to the root of the second moment, by which updates are divided; by `rmsprop`, under the root.
+      eps: added to the root of the second moment; by `rmsprop`, under the root.
       weight_decay: decoupled decay (Loshchilov & Hutter 2019) of kernels and embeddings; biases and scales have none.
       clip_norm: global norm that a gradient is scaled down to.
       skip_norm: global norm from which on a gradient, not clipped yet, makes no update and leaves moments alone.
@@ -90,14 +90,12 @@ def make_optimizer(
       weight_decay_multipliers: the same for weight decay; the rest has a factor of 1 for kernels and embeddings.
 
     Raises:
-      ValueError: if the name is unknown, a number is out of range, a setting is given that the rule does not have, or,
-        by `init`, a pattern is the first to match no parameter.
+      ValueError: if a setting is wrong, or not of this rule; or, by `init`, a pattern is the first of no parameter.
     """
     choose(RULES, name, where="optimizer.name")
     decays, given = weight_decay_multipliers, {"b1": b1, "b2": b2, "eps": eps, "weight_decay": weight_decay}
     refuse_unused(make_optimizer, {"name": name, **given, "weight_decay_multipliers": decays}, NEEDS, where="optimizer")
-    _check(learning_rate=learning_rate, **given)
-    _check_limits(clip_norm=clip_norm, skip_norm=skip_norm, weight_limit=weight_limit)
+    _check(**given, learning_rate=learning_rate, clip_norm=clip_norm, skip_norm=skip_norm, weight_limit=weight_limit)
     times: dict[str, Any] = {"schedule": schedule, "warmup_steps": warmup_steps, "decay_steps": decay_steps}
     rate = learning_rate_schedule(num_steps, learning_rate, **times)
     links = [
@@ -135,25 +133,22 @@ def _decay(weight_decay: float, factors: Multipliers) -> optax.GradientTransform
     return optax.add_decayed_weights(weight_decay, mask=multipliers.decayed)
 
 
-def _check(**numbers: float | str | Curve) -> None:
+_WITHOUT_LIMIT = {"clip_norm": "for no clipping", "skip_norm": "to skip no update", "weight_limit": "for no limit"}
+
+
+def _check(**numbers: float | str | Curve | None) -> None:
     """Raises an error for numbers that are out of range; schedules are checked where they are read."""
     for key, value in numbers.items():
-        if isinstance(value, str | Curve):
+        if value is None or isinstance(value, str | Curve):
+            continue
+        if key in _WITHOUT_LIMIT:
+            if not value > 0.0:
+                raise ValueError(f"optimizer.{key} is {value}, but must be positive, or None {_WITHOUT_LIMIT[key]}.")
             continue
         most = 1.0 if key in ("b1", "b2") else float("inf")
         if not 0.0 <= value < most:
             allowed = "in [0, 1)" if key in ("b1", "b2") else "finite and at least 0"
             raise ValueError(f"optimizer.{key} is {value}, but must be {allowed}.")
-
-
-def _check_limits(*, clip_norm: float | None, skip_norm: float | None, weight_limit: float | None) -> None:
-    """Raises an error for limits that are not positive."""
-    if skip_norm is not None and not skip_norm > 0.0:
-        raise ValueError(f"optimizer.skip_norm is {skip_norm}, but must be positive, or None to skip no update.")
-    if clip_norm is not None and not clip_norm > 0.0:
-        raise ValueError(f"optimizer.clip_norm is {clip_norm}, but must be positive, or None for no clipping.")
-    if weight_limit is not None and not weight_limit > 0.0:
-        raise ValueError(f"optimizer.weight_limit is {weight_limit}, but must be positive, or None for no limit.")
 
 
 def learning_rates(section: Mapping[str, Any], *, num_steps: int) -> dict[str, optax.Schedule]:
