@@ -109,7 +109,7 @@ def _flags(name: str, command: Command, arguments: list[str]) -> flags.FlagValue
             raise ValueError(f"--{flag_name} is {value}, but must {allowed}.")
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"--{flag_name} is {value}, but must be a finite number.")
-        if value == "":
+        if value in ("", []):
             raise ValueError(f"--{flag_name} is empty: give a value, or leave the flag out.")
         if flag.is_path and value is not None:
             values[flag_name].value = str(paths.expanded(value, where=f"--{flag_name}"))

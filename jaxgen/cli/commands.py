@@ -69,8 +69,8 @@ def _number(value: str, help: str) -> Flag:
     return Flag(value, help, flags.DEFINE_float, must_be="a number")
 
 
-def _list(value: str, help: str, default: list[str] | None = None) -> Flag:
-    return Flag(value, help, flags.DEFINE_list, default)
+def _list(value: str, help: str) -> Flag:
+    return Flag(value, help, flags.DEFINE_list)
 
 
 def _several(value: str, help: str) -> Flag:
@@ -242,7 +242,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
                 "workdir": _RUN,
                 "output": _path("DIR", "The directory to make."),
                 "num_samples": _whole("How many of the training images, at most, a drawn subset; by default all."),
-                "dtype": _choice(["float32", "float16"], "The type of latents that are no codes.", "float32"),
+                "dtype": _choice(["float32", "float16"], "The type of latents that are no codes; by default float32."),
                 "numbers": _switch("Of a tokenizer: cache the vectors before quantization in the place of codes."),
                 "step": _STEP,
             },
@@ -285,8 +285,8 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
                 "image_shape": _SHAPE,
                 "num_classes": _CLASSES,
                 "autoencoder": _path("DIR", "For a model of latents: the run whose latents they are."),
-                "latent_shift": _list("X", "The numbers subtracted from latents; one, or one a channel.", ["0"]),
-                "latent_scale": _list("X", "The numbers they are then divided by, such as 5.489981.", ["1"]),
+                "latent_shift": _list("X", "The numbers subtracted from latents; one, or one a channel; by default 0."),
+                "latent_scale": _list("X", "The numbers they are then divided by, such as 5.489981; by default 1."),
             },
             "import_weights",
         ),

@@ -1,6 +1,8 @@
 """`launch.py compress`: compress images without loss, by a model with likelihoods and an entropy coder."""
 
 import math
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,10 @@ def _held_out(run: Run) -> tuple[np.ndarray, np.ndarray | None]:
 
 def _archive(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     try:
-        with np.load(path) as file:
-            return file["images"], file.get("labels")
-    except (OSError, ValueError, KeyError) as error:
+        with path.open("rb") as raw:  # NumPy leaves a damaged file open
+            arrays = np.load(raw)
+            if isinstance(arrays, np.ndarray):
+                raise ValueError("it is a single array")
+            return arrays["images"], arrays.get("labels")
+    except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is no .npz with an array `images`, such as sample writes: {error}") from error

@@ -17,6 +17,8 @@ def main(config: Section, flags: Any, *, started: float) -> int:
         if flags.input is None or flags.output is None:
             raise ValueError("decompress needs --input=FILE, which compress has written, and --output=FILE, an .npz.")
         output = Path(flags.output)
+        if output.suffix != ".npz":
+            raise ValueError(f"--output is {output}, but what decompress writes is a file that ends in .npz.")
         sample_files.check_free(output)
         compressed = compressing.read(Path(flags.input))
         run = Run(Path(flags.workdir), config, step=compressed.step if flags.step is None else flags.step)

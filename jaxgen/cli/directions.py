@@ -20,6 +20,8 @@ def main(config: Section, flags: Any, *, started: float) -> int:
         space = latent_space.choose_space(run, flags.space)
         label = classes(run, flags.labels) or None
         distance = 3.0 if flags.distance is None else flags.distance
+        if distance <= 0.0:
+            raise ValueError(f"--distance is {distance:g}, but must be positive: images move as far to either side.")
         asked = f"{flags.by}_k{flags.num_directions}_seed{flags.seed}_n{flags.num_samples}_{distance:g}x{flags.steps}"
         words = [f"labels{','.join(map(str, label))}"] if label else []
         words += [flags.weights] if flags.weights else []

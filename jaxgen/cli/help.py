@@ -68,8 +68,7 @@ def _rows(flags: Mapping[str, Flag]) -> list[tuple[str, str]]:
 
 def _about(flag: Flag) -> str:
     shown = flag.default not in (None, False)
-    default = ",".join(flag.default) if isinstance(flag.default, list) else flag.default
-    return f"{flag.help} Default: {default}." if shown else flag.help
+    return f"{flag.help} Default: {flag.default}." if shown else flag.help
 
 
 def table(rows: Iterable[tuple[str, str]], *, indent: int = 2, most: int = 24) -> list[str]:

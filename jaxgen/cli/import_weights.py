@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgen.cli import import_features
+from jaxgen.cli.import_features import check_latents
 from jaxgen.cli.main import image_shape, refusals
 from jaxgen.cli.program import program
 from jaxgen.core.config import Section
@@ -42,11 +43,16 @@ def main(config: Section | None, flags: Any, *, started: float) -> int:
 
 
 def _import(directory: Path, format: RunFormat, config: Section | None, flags: Any) -> importing.Imported:
+    check_latents(flags)
+    if flags.autoencoder and flags.image_shape is not None:
+        raise ValueError("--image_shape is that of the latents of --autoencoder: leave it out.")
     candidates = None if config is None else {flags.config: config}
     weights = read_state_dict(Path(flags.weights), entry=flags.entry)
     latents = None
     if flags.autoencoder:
-        latents = importing.Latents(Path(flags.autoencoder), flags.latent_shift, flags.latent_scale)
+        given = {"shift": flags.latent_shift, "scale": flags.latent_scale}
+        named = {name: value for name, value in given.items() if value is not None}
+        latents = importing.Latents(Path(flags.autoencoder), **named)
     return importing.import_run(
         directory,
         format,

@@ -21,6 +21,8 @@ from jaxgen.runs import config_files
 from jaxgen.runs.refusals import RefusedError, agreed
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+_UNUSABLE = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+"""Errors of paths that the user has given, which no check of the commands has found before."""
 
 
 @contextlib.contextmanager
@@ -50,7 +52,7 @@ def run(line: CommandLine, *, started: float) -> NoReturn:
     with refusals():
         _join(line)
     try:
-        with hosts.ending_at_once():
+        with hosts.ending_at_once(), _paths_that_cannot_be_used():
             code = _run(line, started=started)
             hosts.gather("")  # nobody leaves before process 0 has written everything
     except KeyboardInterrupt:
@@ -106,6 +108,17 @@ def _full_disks() -> Iterator[None]:
         sys.unraisablehook = before
 
 
+@contextlib.contextmanager
+def _paths_that_cannot_be_used() -> Iterator[None]:
+    """Turns the error of a path without permission, or of a name that no file has, into a refusal."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNUSABLE or error.filename is None:
+            raise
+        raise Refusal(f"{error.filename} cannot be used ({error.strerror}).") from error
+
+
 def _is_late(error: BaseException | None) -> bool:
     """Returns whether an error is of a write of Orbax's that ended after another one of the same save had failed."""
     return isinstance(error, RuntimeError) and "Event loop is closed" in str(error)
@@ -143,6 +156,10 @@ def _config(line: CommandLine) -> ConfigDict | None:
     named, workdir = line.given("config"), line.given("workdir")
     if line.command == "import":
         return config_files.load_config_file(line.flags.config) if named else None
+    if line.command == "plan" and workdir is not None:  # which needs a run there, where train makes one
+        if named is not None:
+            raise ValueError("plan takes --config or --workdir, the run whose config it is: leave one of them out.")
+        return _config_of_run(line)
     goes_on = named is None and workdir is not None and (Path(line.flags.workdir) / "config.json").exists()
     if "config" in line.flags and not goes_on:
         return config_files.load_config_file(line.flags.config or config_files.DEFAULT)

@@ -11,6 +11,7 @@ from jaxgen.cli import progress_bar
 from jaxgen.cli.main import refusals
 from jaxgen.cli.sample import classes
 from jaxgen.core import images as image_tools
+from jaxgen.core import paths
 from jaxgen.core.config import Section
 from jaxgen.data import pictures
 from jaxgen.runs import latent_files, latent_space, projecting
@@ -25,7 +26,7 @@ def main(config: Section, flags: Any, *, started: float) -> int:
             raise ValueError("project needs --images=FILE, a picture, or several with commas between them.")
         run = Run(Path(flags.workdir), config, step=flags.step)
         space = latent_space.choose_space(run, flags.space)
-        targets = _read(run, [Path(word) for word in flags.images])
+        targets = _read(run, [paths.expanded(word, where="--images") for word in flags.images])
         labels = classes(run, flags.labels) or None
         words = [*(Path(word).stem for word in flags.images[:3]), f"n{len(targets)}_seed{flags.seed}"]
         name = f"project_step{run.step}_{space}_steps{flags.steps}"

@@ -6,6 +6,9 @@ from pathlib import Path
 
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
+_LONGEST_NAME = 200
+"""Bytes of a new file's name: file systems take 255, and names of unfinished files are longer by some."""
+
 
 def expanded(path: str | os.PathLike[str], *, where: str = "The path") -> Path:
     """Returns a path whose `~`, `~user`, `$NAME` and `${NAME}` are replaced; one that exists as it is stays.
@@ -15,13 +18,20 @@ def expanded(path: str | os.PathLike[str], *, where: str = "The path") -> Path:
       where: what the path is of, for the error message, such as `--workdir`.
 
     Raises:
-      ValueError: if the home directory, the user or the variable is not known.
+      ValueError: if the home directory, the user or the variable is not known, or no file can have such a name.
     """
     text = os.fspath(path)
     if "\0" in text:
         raise ValueError(f"{where} is {text!r}, but a path has no null characters.")
-    if (not text.startswith("~") and "$" not in text) or os.path.lexists(text):
+    if os.path.lexists(text):
         return Path(text)
+    found = Path(text) if not text.startswith("~") and "$" not in text else _replaced(text, where)
+    if not os.path.lexists(found) and any(len(os.fsencode(part)) > _LONGEST_NAME for part in found.parts):
+        raise ValueError(f"{where} is {text!r}, but a name in it is longer than {_LONGEST_NAME} bytes: choose another.")
+    return found
+
+
+def _replaced(text: str, where: str) -> Path:
     whole = os.path.expanduser(text)
     if whole.startswith("~"):
         user = text[1:].partition("/")[0]

@@ -12,7 +12,10 @@ from jaxtyping import Shaped
 
 from jaxgen.data.dataset import CACHE_BYTES
 
-_UNREADABLE = (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError)
+_UNREADABLE = (
+    *(OSError, EOFError, ValueError, OverflowError, zlib.error, zipfile.BadZipFile, NotImplementedError),
+    RuntimeError,
+)
 _LOCAL_HEADER_BYTES = 30
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from jaxgen.core.numbers import LARGEST
 from jaxgen.data import folders
 from jaxgen.data.folders import Members
 from jaxgen.data.stored_arrays import numbered_classes, to_classes
@@ -95,7 +96,7 @@ def _read_labels(content: bytes, files: Sequence[str], where: str) -> _FileLabel
     if missing:
         raise ValueError(f"{where} gives no label for {missing[0]}, nor for {len(missing) - 1} others: add them.")
     found = [labels[file] for file in files]
-    wrong = [label for label in found if type(label) is not int or label < 0]
+    wrong = [label for label in found if type(label) is not int or not 0 <= label <= LARGEST]
     if wrong:
-        raise ValueError(f"{where} holds the label {wrong[0]!r}, but labels are whole numbers from 0.")
+        raise ValueError(f"{where} holds the label {wrong[0]!r}, but labels are whole numbers from 0 to {LARGEST:,}.")
     return _FileLabels(np.array(found, np.int64))

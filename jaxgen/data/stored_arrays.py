@@ -116,6 +116,16 @@ def array_dataset(
     return dataset._replace(image_dtype=dtype, window=window, notes=notes)
 
 
+def check_pixels(images: Shaped[np.ndarray, "n ..."], *, where: str) -> None:
+    """Refuses an array without images, or of images without pixels.
+
+    Raises:
+      ValueError: if there are none.
+    """
+    if 0 in images.shape:
+        raise ValueError(f"{where} has the shape {images.shape}, in which there are no pixels: make the data again.")
+
+
 def _resize(image: UInt[np.ndarray, "h w c"], height: int, width: int) -> UInt[np.ndarray, "height width c"]:
     """Returns the central part of an image that has the aspect ratio of a size, resized to it, bicubic, antialiased."""
     box = crop_box(image.shape[1], image.shape[0], image_size=(height, width), crop="center")

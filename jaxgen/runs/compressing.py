@@ -168,6 +168,8 @@ def read(path: Path) -> Compressed:
     if not content.startswith(_MARK) or words < 0 or rest:
         raise ValueError(f"{path} is no whole file of compressed images: give one that compress has written.")
     _, count, model, predictions, images, num_labels, step = _HEADER.unpack(content[: _HEADER.size])
+    if not count or num_labels > words:
+        raise ValueError(f"{path} is damaged: it says that it holds {count} images, and classes in {num_labels} words.")
     code = np.frombuffer(content, "<u4", offset=_HEADER.size).astype(np.uint32)
     return Compressed(count, step, model, predictions, images, code[:num_labels], code[num_labels:])
 

@@ -205,9 +205,9 @@ def _find(name: str) -> tuple[Path, str | None]:
 
 
 def _path(file: str) -> Path:
+    given = paths.expanded(file, where="The config")
     if file.isidentifier():  # always of the package
         return _existing(file, [HOME / f"{file.lower()}.py"])
-    given = paths.expanded(file, where="The config")
     tried = [given, HOME.parent / file, *([] if given.parent.name else [HOME / file])]
     return _existing(
         file, [*tried, *(path.with_name(f"{path.name}.py") for path in tried if path.name and not path.suffix)]

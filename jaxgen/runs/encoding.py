@@ -75,7 +75,7 @@ def encode(
     output: Path,
     *,
     num_train: int | None = None,
-    dtype: Literal["float32", "float16"] = "float32",
+    dtype: Literal["float32", "float16"] | None = None,
     numbers: bool = False,
     say: Say = silent,
 ) -> Encoded:
@@ -87,7 +87,7 @@ def encode(
       run: of an autoencoder.
       output: the directory to make.
       num_train: how many images of the training split, at most; see `write_splits`.
-      dtype: of the latents in the files; codes have the smallest type of integers that holds them.
+      dtype: of the latents in the files, float32 if None; codes have the smallest type of integers that holds them.
       numbers: whether those of a tokenizer before quantization are cached in the place of codes.
       say: takes the faulty examples that are skipped.
 
@@ -102,10 +102,13 @@ def encode(
         _check_autoencoder(run)
         config, mesh = run.config, run.experiment.runner.mesh
         encoder = make_encoder(run.model, run.variables, mesh, run.batch_size, numbers=numbers)
+        if encoder.latent_levels is not None and dtype is not None:
+            raise ValueError(f"--dtype is {dtype}, but has no effect on codes, which are integers: leave it out.")
         faults = {split: experiments.make_faults(run.settings, split, say=say) for split in ("train", "test")}
         data = {split: experiments.load_data(run.settings, split, faults[split]) for split in faults}
     with whole_directory(output) as unfinished:
-        cached = write_splits(unfinished, encoder, data, num_train=num_train, mirror=config.data.flip, dtype=dtype)
+        kept_as = "float32" if dtype is None else dtype
+        cached = write_splits(unfinished, encoder, data, num_train=num_train, mirror=config.data.flip, dtype=kept_as)
         home, spec = unfinished / latents.AUTOENCODER, run.experiment.spec
         window = data["train"].window
         frozen.save_autoencoder(

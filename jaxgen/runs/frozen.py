@@ -202,14 +202,11 @@ def autoencoder(directory: Path) -> Source:
     try:
         with (directory / _ARRAYS).open("rb") as file, np.load(file) as loaded:
             found = dict(loaded)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        standardized = {name: found[name] for name in ("shift", "scale")}
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{directory} holds no autoencoder ({error}): give launch.py encode again.") from error
     own = {name.removeprefix(_VARIABLES): x for name, x in found.items() if name.startswith(_VARIABLES)}
-    variables = {
-        "variables": traverse_util.unflatten_dict(own, sep="/"),
-        "shift": found["shift"],
-        "scale": found["scale"],
-    }
+    variables = {"variables": traverse_util.unflatten_dict(own, sep="/"), **standardized}
     model = build_model(workdir.load_config(directory), workdir.load_spec(directory))
     return Source(model, shapes_of(variables), lambda: variables, directory)
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import tarfile
 import zipfile
@@ -167,13 +168,17 @@ def _suffix(labeled: Labeled, i: int) -> str:
 
 
 def check_free(path: Path) -> None:
-    """Refuses to write over a file.
+    """Refuses to write over a file, or where there can be none; makes no directory.
 
     Raises:
-      ValueError: if there is one of that name.
+      ValueError: if there is one of that name, or no directory for it can be made.
     """
     if path.exists():
         raise ValueError(f"{path} is there already: remove it, or give another --output.")
+    above = next(place for place in path.absolute().parents if place.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        reason = "Permission denied" if above.is_dir() else "Not a directory"
+        raise ValueError(f"{above} cannot be written ({reason}): choose another --output.")
 
 
 def write_arrays(path: Path, **arrays: np.ndarray | None) -> None:

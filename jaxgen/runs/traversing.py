@@ -10,7 +10,7 @@ from jaxgen.applications.latents import traversal
 from jaxgen.core import images as image_tools
 from jaxgen.core import keys
 from jaxgen.core.contract import Posterior, require
-from jaxgen.data import read_arrays
+from jaxgen.data import Dataset, read_arrays
 from jaxgen.losses.divergence import kl_of_dimensions
 from jaxgen.parallel import sampling
 from jaxgen.runs.opened import Run
@@ -59,13 +59,14 @@ def traverse(run: Run, *, dimensions: int | None = None, steps: int = 9, example
     count = size if dimensions is None else dimensions
     if not 1 <= count <= size:
         raise ValueError(f"{count} dimensions are to be traversed, but the latents have {size}: choose 1 to {size}.")
-    held_out = read_arrays(run.data("test"), limit=NUM_IMAGES)
-    images, labels = held_out["image"], held_out["label"] if run.spec.num_classes else None
-    if not 0 <= example < len(images):
-        raise ValueError(f"The held-out image {example} is asked for, but must be one of 0 to {len(images) - 1}.")
-    chosen = None if labels is None else labels[example : example + 1]
-    latent = run.encode(images[example : example + 1], labels=chosen)[0]
-    divergences = None if run.model.posterior is None else _divergences(run, run.model.posterior, images, labels)
+    data = run.data("test")
+    if not 0 <= example < len(data.examples):
+        last = len(data.examples) - 1
+        raise ValueError(f"The held-out image {example} is asked for, but must be one of 0 to {last}.")
+    own = data.examples[example]
+    chosen = np.array([own["label"]], np.int32) if run.spec.num_classes else None
+    latent = run.encode(own["image"][None], labels=chosen)[0]
+    divergences = None if run.model.posterior is None else _divergences(run, run.model.posterior, data)
     order = np.arange(size) if divergences is None else np.argsort(-divergences, kind="stable")
     rows = order[:count]
     points = np.asarray(traversal.traverse(jnp.asarray(latent), values))[rows]
@@ -88,11 +89,9 @@ def _dimensions(run: Run) -> int:
     return shape[0]
 
 
-def _divergences(
-    run: Run, posterior: Posterior, images: UInt[np.ndarray, "n h w c"], labels: Int[np.ndarray, " n"] | None
-) -> Float[np.ndarray, " d"]:
-    """Returns the mean over images of KL(q(z_j | x) || N(0, 1)) of each dimension, in nats."""
-    levels = run.spec.levels
+def _divergences(run: Run, posterior: Posterior, data: Dataset) -> Float[np.ndarray, " d"]:
+    """Returns the mean over some images of KL(q(z_j | x) || N(0, 1)) of each dimension, in nats."""
+    levels, images = run.spec.levels, read_arrays(data, limit=NUM_IMAGES)
 
     def divergence(row_keys: Key[Array, " n"], variables: PyTree, rows: PyTree) -> Float[Array, "n d"]:
         del row_keys
@@ -100,7 +99,7 @@ def _divergences(
         mean, deviation = posterior(variables, image_tools.to_float(rows["image"], levels), cond)
         return kl_of_dimensions(mean, 2.0 * jnp.log(deviation))
 
-    rows = {"image": images} | ({} if labels is None else {"label": labels})
-    row_keys, mesh = keys.per_example(keys.root_key(0), jnp.arange(len(images))), run.experiment.runner.mesh
+    rows = {name: array for name, array in images.items() if name == "image" or run.spec.num_classes}
+    row_keys, mesh = keys.per_example(keys.root_key(0), jnp.arange(len(rows["image"]))), run.experiment.runner.mesh
     parts = sampling.map_batches(divergence, mesh, row_keys, run.variables, rows, batch_size=run.batch_size)
     return np.concatenate(list(parts)).mean(axis=0)

@@ -84,9 +84,9 @@ def _load(workdir: Path, step: int, stored: tuple[float, ...]) -> dict[str, np.n
     try:
         with path.open("rb") as raw, np.load(raw) as file:  # NumPy leaves a damaged file open
             arrays = dict(file)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        widths = tuple(arrays.pop("sigma_rel").tolist())
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read ({error}): remove it, to do without this snapshot.") from error
-    widths = tuple(arrays.pop("sigma_rel").tolist())
     if widths != stored:
         raise ValueError(f"{path} holds averages of the widths {widths}, but ema.sigma_rel is {stored}.")
     return arrays

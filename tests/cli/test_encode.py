@@ -154,9 +154,11 @@ def test_a_run_keeps_the_autoencoder_that_it_was_started_with(second_stage, cach
 def test_an_autoencoder_that_cannot_be_read_is_refused(cache, tmp_path):
     shutil.copytree(cache / "autoencoder", tmp_path / "autoencoder")
     arrays = tmp_path / "autoencoder" / "arrays.npz"
-    arrays.write_bytes(arrays.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="holds no autoencoder"):
-        frozen.autoencoder(tmp_path / "autoencoder")
+    np.savez(tmp_path / "others.npz", shift=np.zeros(2))
+    for content in (arrays.read_bytes()[:1000], b"", (tmp_path / "others.npz").read_bytes()):
+        arrays.write_bytes(content)
+        with pytest.raises(ValueError, match="holds no autoencoder"):
+            frozen.autoencoder(tmp_path / "autoencoder")
 
 
 def test_a_failed_encode_leaves_nothing(first_stage, tmp_path, monkeypatch):

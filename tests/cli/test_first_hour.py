@@ -262,6 +262,7 @@ CONFIGS = {
         r"no config 'configs/plain\.py'.* Did you mean plain\.py, the file",
     ),
     "home of nobody": ("--config=~nobody-at-all/x.py", "there is no user 'nobody-at-all'"),
+    "name that no file has": (f"--config={'x' * 300}", "The config is 'x+', but a name in it is longer than 200 bytes"),
 }
 
 
@@ -297,6 +298,10 @@ COMMAND_LINES = {
     "no switch": (["checkpoints", "--verify=perhaps"], "--verify is 'perhaps', but must be True or False"),
     "no finite number": (["ema", "--sigma_rel=nan"], "--sigma_rel is nan, but must be a finite number"),
     "no path": (["train", "--workdir="], "--workdir is empty: give a value"),
+    "no list": (["sample", "--labels="], "--labels is empty: give a value, or leave the flag out"),
+    "name that no file has": (["sample", f"--output={'x' * 300}.npz"], "--output is .* is longer than 200 bytes"),
+    "plan of no run": (["plan", "--devices=1", "--workdir=none"], r"none holds no run \(no config\.json\)"),
+    "plan of two": (["plan", "--config=vae:tiny", "--workdir=none"], "--config or --workdir, .* leave one of them out"),
     "negative step": (["evaluate", "--step=-1"], "--step is -1, but must be at least 0"),
     "large number": (["sample", f"--num_samples={10**30}"], "but must be at most 2,147,483,647"),
     "devices of sample": (["sample", "--devices=2"], "sample does not take --devices, which is a flag of plan"),

@@ -203,6 +203,9 @@ REFUSED = {
     ),
     "classes": (["--config={directory}/config.py", "--num_classes=7"], r"embedding_table.* has shape \(11, 16\), but"),
     "image shape": (["--image_shape=32,32", "--config={directory}/config.py"], r"--image_shape is 32,32, but must be"),
+    "shift of no latents": (["--latent_shift=1"], "--latent_shift has no effect without --autoencoder: leave it out"),
+    "scale of no latents": (["--latent_scale=1"], "--latent_scale has no effect without --autoencoder: leave it out"),
+    "shape of latents": (["--autoencoder=x", "--image_shape=8,8,4"], "that of the latents of --autoencoder: leave it"),
     "no data": (
         ["--config={directory}/config.py", "--config.data.name=folder"],
         r"data lacks path: .* Or give --image_shape=H,W,C and --num_classes=N",

@@ -89,6 +89,7 @@ def test_weights_of_another_inception_are_refused_by_name_and_leave_nothing(tmp_
     [
         ("--config=configs/vae.py", "generates nothing: leave --config out"),
         ("--num_classes=10", "generates nothing: leave --num_classes out"),
+        ("--latent_scale=2", "--latent_scale has no effect without --autoencoder: leave it out"),
         ("--workdir={place}/network", "is there already, and not empty"),
     ],
 )

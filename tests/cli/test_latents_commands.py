@@ -92,6 +92,10 @@ def test_directions_are_written_with_images_along_them(plain):
     together = expected.images.swapaxes(0, 1).reshape(-1, 8, 8, 1)  # the images of a direction
     np.testing.assert_array_equal(picture, shown(together, columns=5))
     refused = launch("directions", f"--workdir={plain}", "--by=ganspace")
+    for distance in ("0", "-1.5"):
+        still = launch("directions", f"--workdir={plain}", f"--distance={distance}")
+        sentence = f"error: --distance is {distance}, but must be positive: images move as far to either side.\n"
+        assert (still.code, still.err) == (2, sentence)
     assert refused.err == "error: GANSpace needs the styles of a generator, and this space has none: choose sefa.\n"
 
 
@@ -111,6 +115,7 @@ def test_pictures_are_projected(plain, tmp_path):
     for words, sentence in (
         ([], r"project needs --images=FILE"),
         ([f"--images={tmp_path}/none.png"], "none.png cannot be read as a picture"),
+        ([f"--images={tmp_path}/one.png,~nobody-at-all/x.png"], "--images is '~nobody-at-all/x.png', but there is no"),
         ([f"--images={tmp_path}/one.png", "--labels=1"], "This model is unconditional: it takes no --labels."),
     ):
         refused = launch("project", f"--workdir={plain}", *words)

@@ -1,9 +1,12 @@
 """Whatever a command is asked for that cannot be had: one sentence, exit code 2, and nothing is written."""
 
+import errno
 import re
 
 import pytest
 from launching import TINY, contents, launch
+
+from jaxgen.cli import main
 
 pytestmark = pytest.mark.xdist_group("cli")
 
@@ -123,6 +126,21 @@ def test_evaluate_refuses_what_cannot_be_judged(setting, trained):
 def test_evaluate_refuses_an_empty_sampling_batch(trained):
     outcome = launch("evaluate", f"--workdir={trained.workdir}", "--config.sample.batch_size=0")
     assert_refused(outcome, r"sample\.batch_size is 0")
+
+
+def test_paths_without_permission_are_refused_and_other_errors_are_none_of_the_users(monkeypatch):
+    def failing(*error):
+        def fail(line):
+            raise OSError(*error)
+
+        monkeypatch.setattr(main, "_config", fail)
+
+    failing(errno.EACCES, "Permission denied", "/secret/run")
+    assert_refused(launch(TINY), r"^error: /secret/run cannot be used \(Permission denied\)\.$")
+    for error in ((errno.EACCES, "Permission denied"), (errno.EIO, "Input/output error", "/secret/run")):
+        failing(*error)
+        with pytest.raises(OSError, match=error[1]):
+            launch(TINY)
 
 
 def test_train_refuses_the_directory_of_another_run(trained, tmp_path):

@@ -66,6 +66,20 @@ def test_the_class_of_the_image_is_kept(tmp_path):
     np.testing.assert_array_equal(found.images[1], decoded)
 
 
+def test_an_example_is_any_held_out_image_and_divergences_are_means_over_some(directory, monkeypatch):
+    run = jaxgen.open(directory)
+    monkeypatch.setattr(traversing, "NUM_IMAGES", 7)
+    found = traversing.traverse(run, steps=2, example=200)
+    data = run.data("test")
+    some = read_arrays(data, limit=7)["image"]
+    mean, deviation = run.model.posterior(run.variables, image_tools.to_float(jnp.asarray(some)))
+    divergences = np.mean(0.5 * (mean**2 + deviation**2 - 1.0) - np.log(deviation), axis=0)
+    np.testing.assert_allclose(found.divergences, np.sort(divergences)[::-1], rtol=1e-3)
+    latent = run.encode(data.examples[200]["image"][None])[0]
+    row = found.dimensions[0]
+    np.testing.assert_allclose(np.delete(found.points[0, 1], row), np.delete(latent, row), atol=1e-6)
+
+
 def test_a_model_that_does_not_tell_its_posterior_is_traversed_in_order(directory, monkeypatch):
     run = jaxgen.open(directory)
     monkeypatch.setattr(type(run), "model", run.model._replace(posterior=None))

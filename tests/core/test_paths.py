@@ -31,10 +31,17 @@ def test_a_path_that_exists_stays_as_it_is(monkeypatch, tmp_path):
     ("$NOT_SET_HERE/x", "but the variable NOT_SET_HERE is not set"),
     ("a/${NOT_SET_HERE}", "but the variable NOT_SET_HERE is not set"),
     ("a\0b", "but a path has no null characters"),
+    (f"a/{'ü' * 101}/b", "but a name in it is longer than 200 bytes: choose another"),
 ])  # fmt: skip
 def test_what_is_not_known_is_refused(path, sentence):
     with pytest.raises(ValueError, match=rf"^--output is .*, {sentence}\.$"):
         paths.expanded(path, where="--output")
+
+
+def test_long_names_of_what_is_there_are_known(tmp_path):
+    assert paths.expanded("a/" + "ü" * 100) == Path("a") / ("ü" * 100)
+    (tmp_path / ("a" * 230)).touch()
+    assert paths.expanded(tmp_path / ("a" * 230)) == tmp_path / ("a" * 230)
 
 
 def test_without_a_home_directory_a_path_in_it_is_refused(monkeypatch):

@@ -1,14 +1,15 @@
 """Images come back from their codes exactly, and the codes are as long as the likelihood says."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import untrained_runs
-from launching import launch
+from launching import contents, launch
 
 import jaxgen
-from jaxgen.applications import compression
+from jaxgen.applications import bits_back, compression
 from jaxgen.core import images as image_tools
-from jaxgen.runs import compressing
+from jaxgen.runs import codecs, compressing
 
 MODELS = {
     "pixel_transformer": {"autoregressive.class_conditional": True, "sample.batch_size": 8},
@@ -108,6 +109,96 @@ def test_what_cannot_come_back_is_refused(run, drawn, compressed, tmp_path):
     compressing.write(tmp_path / "file.jxg", compressed)
     with pytest.raises(ValueError, match="is there already"):
         compressing.write(tmp_path / "file.jxg", compressed)
+    for at, number in ((4, 0), (20, len(compressed.labels) + len(compressed.code) + 1)):  # of images, and of words
+        content = bytearray((tmp_path / "file.jxg").read_bytes())
+        content[at : at + 4] = number.to_bytes(4, "little")
+        (tmp_path / "damaged.jxg").write_bytes(content)
+        with pytest.raises(ValueError, match=r"damaged\.jxg is damaged: it says that it holds"):
+            compressing.read(tmp_path / "damaged.jxg")
+
+
+def test_the_commands_refuse_other_files_before_they_begin(runs, tmp_path):
+    here = f"--workdir={runs['vae'].directory}"
+    np.save(tmp_path / "array.npy", np.zeros((2, 8, 8, 1), np.uint8))
+    for name, content in (("empty.npz", b""), ("zip.npz", b"PK\3\4 and more"), ("text.npz", b"text"), ("file", b"")):
+        (tmp_path / name).write_bytes(content)
+    np.savez(tmp_path / "other.npz", labels=np.zeros(2))
+    before = contents(tmp_path)
+    for name in ("array.npy", "empty.npz", "zip.npz", "text.npz", "other.npz", "none.npz"):
+        done = launch("compress", here, f"--input={tmp_path / name}", f"--output={tmp_path}/x.jxg")
+        assert (done.code, done.err.count("\n")) == (2, 1), done.err
+        assert f"{tmp_path / name} is no .npz with an array `images`, such as sample writes: " in done.err
+    for command, output, sentence in (
+        ("compress", "file/x.jxg", "file cannot be written (Not a directory): choose another --output."),
+        ("decompress", "file/new/x.npz", "file cannot be written (Not a directory): choose another --output."),
+        ("decompress", "x.jxg", "x.jxg, but what decompress writes is a file that ends in .npz."),
+    ):
+        done = launch(command, here, f"--input={tmp_path}/none", f"--output={tmp_path / output}")
+        assert (done.code, done.err.count("\n")) == (2, 1), done.err
+        assert sentence in done.err
+    assert contents(tmp_path) == before
+
+
+def test_an_unknown_class_is_stored_beside_the_classes(runs, drawn, monkeypatch):
+    run, label, told = runs["vae"], np.array([3, 0, 3], np.int32), []
+    raw = codecs.Codec(
+        256,
+        lambda symbols, on_done: compression.Coded(symbols.astype(np.uint32).ravel(), 0.0, 0),
+        lambda words, count, on_done: words.reshape(count, 64, 1).astype(int),
+        lambda count: count,
+    )
+
+    def raw_codec_of(run, label):
+        told.append(label.tolist())
+        return raw
+
+    monkeypatch.setattr(compressing, "codec_of", raw_codec_of)
+    monkeypatch.setattr(type(run), "checked", lambda self, images, labels: (images, label))
+    images, labels = compressing.decompress(run, compressing.compress(run, drawn[0][:3]))
+    np.testing.assert_array_equal(images, drawn[0][:3])
+    assert [labels.tolist(), *told] == [[3, 0, 3]] * 3
+
+
+def test_every_prediction_that_rounds_otherwise_is_noticed(runs, drawn, monkeypatch):
+    run = runs["vae"]
+    own = codecs._predictions(run, run.model.latent_coding, drawn[1])
+
+    def up(x):
+        return np.nextafter(x, np.float32(np.inf))
+
+    def probe(**changed):
+        monkeypatch.setattr(codecs, "_predictions", lambda *_: own._replace(**changed))
+        return codecs.codec_of(run, drawn[1]).probe(11)
+
+    def raised(mean=lambda x: x, deviation=lambda x: x):
+        def posterior(i, symbols, latents):
+            found = own.posterior(i, symbols, latents)
+            return mean(found[0]), deviation(found[1])
+
+        return posterior
+
+    sums = [
+        probe(),
+        probe(likelihood=lambda *at: up(own.likelihood(*at))),
+        probe(posterior=raised(mean=up)),
+        probe(posterior=raised(deviation=up)),
+    ]
+    medians = bits_back.MEDIANS.copy()
+    medians[1] = up(medians[1])
+    monkeypatch.setattr(bits_back, "MEDIANS", medians)
+    assert len({*sums, probe()}) == 5
+
+
+def test_a_probe_is_of_the_last_element_that_sees_all_others(runs, drawn, monkeypatch):
+    run = runs["pixel_transformer"]
+    own, plain = run.model.level_log_probs, codecs.codec_of(run, drawn[1]).probe(11)
+
+    def raised(variables, images, position, cond):
+        found = own(variables, images, position, cond)
+        return jnp.where(position == 63, found * (1.0 + 1e-6), found)
+
+    monkeypatch.setattr(type(run), "model", run.model._replace(level_log_probs=raised))
+    assert codecs.codec_of(run, drawn[1]).probe(11) != plain
 
 
 def test_pixels_between_levels_are_refused(drawn, tmp_path):

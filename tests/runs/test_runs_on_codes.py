@@ -57,6 +57,8 @@ def test_codes_are_what_the_tokenizer_says_of_the_images(run, caches):
     assert data.facts.of_latents
     assert len(load("latents", "test", path=str(caches / "codes")).examples) == 360
     assert np.load(caches / "codes" / "train" / "codes.npy").dtype == np.uint8  # the smallest that holds 12 values
+    with pytest.raises(RefusedError, match="--dtype is float32, but has no effect on codes, which are integers"):
+        encoding.encode(run, caches / "others", dtype="float32")
     originals = read_arrays(experiments.load_data(run.settings, "train"))
     cached = read_arrays(data)
     same = [np.flatnonzero(originals["label"] == label) for label in cached["label"]]
@@ -108,6 +110,7 @@ def test_a_vae_without_classes_has_vectors_to_cache_and_one_with_classes_does_no
     plain = jaxgen.open(untrained_runs.make(tmp_path / "plain", "vae.py:tiny", **{"vae.class_conditional": False}))
     with pytest.raises(RefusedError, match="are numbers already: leave --numbers out"):
         encoding.encode(plain, tmp_path / "other", numbers=True)
+    assert not (tmp_path / "other").exists()
     made = encoding.encode(plain, tmp_path / "latents", num_train=8)
     assert (made.kind, made.latent_shape) == ("moments", (1, 1, 4))
     images_of = read_arrays(experiments.load_data(plain.settings, "test"))["image"][:3]

@@ -55,6 +55,8 @@ def test_snapshots_that_are_missing_damaged_or_of_other_widths_are_refused(tmp_p
     with pytest.raises(ValueError, match=r"100\.npz holds averages of .* \(0\.05, 0\.1\), but .* \(0\.05, 0\.2\)"):
         reconstruct(tmp_path, 200, stored=(0.05, 0.2))
     path = tmp_path / "ema" / "100.npz"
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(ValueError, match=r"100\.npz cannot be read"):
-        reconstruct(tmp_path, 200)
+    np.savez(tmp_path / "others.npz", a=np.zeros(2))
+    for content in (path.read_bytes()[:200], b"", (tmp_path / "others.npz").read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"100\.npz cannot be read"):
+            reconstruct(tmp_path, 200)

@@ -20,6 +20,7 @@ from jaxgen.data.number_pictures import Range, check_window, window_of
 from jaxgen.data.pictures import ImageSize
 from jaxgen.data.stored_arrays import (
     array_dataset,
+    check_pixels,
     content_digest,
     held_out_rows,
     numbered_classes,
@@ -196,6 +197,7 @@ def _images(
     if array.dtype.kind not in "buif":
         raise ValueError(f"{array} holds {array.dtype}, but images are numbers.")
     images = array.open()
+    check_pixels(images, where=str(array))
     if order == "nhw":
         images = images[..., None]
     elif order == "nchw":
@@ -246,7 +248,7 @@ def _labels(
     training = _numbers(found.train.labels)
     values, names = numbered_classes(training, class_names)
     labels = training if own is found.train else _numbers(own.labels)
-    if class_names is None and found.class_names is not None:
+    if class_names is None and found.class_names is not None and values.dtype.kind != "U":  # texts are names already
         names = _stored_names(found.class_names, values)
     return to_classes(labels, values, where=str(own.labels)), names
 

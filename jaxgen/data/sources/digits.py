@@ -5,6 +5,7 @@ Alpaydin & Kaynak, Optical Recognition of Handwritten Digits, https://doi.org/10
 
 import contextlib
 import io
+import json
 import os
 import pathlib
 import tempfile
@@ -73,7 +74,13 @@ def load(split: str, *, data_dir: str | None = None) -> Dataset:
     home = root / "digits" / _VERSION
     if not home.exists():
         _prepare(root, home)
-    return read(tfds.builder_from_directory(home), split)._replace(pixel_levels=LEVELS)
+    try:
+        json.loads((home / "dataset_info.json").read_text())  # TFDS has errors of its own for one that is damaged
+        return read(tfds.builder_from_directory(home), split)._replace(pixel_levels=LEVELS)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"The digits in {home} are damaged ({error}): remove this directory, and they are prepared anew."
+        ) from error
 
 
 def facts(*, data_dir: str | None = None) -> Facts:

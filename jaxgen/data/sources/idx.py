@@ -21,7 +21,7 @@ from jaxtyping import UInt8
 
 from jaxgen.data.dataset import CACHE_BYTES, Dataset, facts_by_loading
 from jaxgen.data.pictures import ImageSize
-from jaxgen.data.stored_arrays import array_dataset, content_digest, numbered_classes, to_classes
+from jaxgen.data.stored_arrays import array_dataset, check_pixels, content_digest, numbered_classes, to_classes
 
 _NAME = re.compile(
     r"(?:(?P<subset>.+)-)?(?P<split>train|t10k|test)-(?P<kind>images|labels)[-.]idx[13]-ubyte(?P<gz>\.gz)?", re.I
@@ -85,6 +85,7 @@ def load(
     values, names = numbered_classes(train_labels, class_names or _known_names(found["train"].labels, train_labels))
     labels = to_classes(_read(files.labels, "labels"), values, where=str(files.labels))
     images = _read(files.images, "images")
+    check_pixels(images, where=str(files.images))
     if len(images) != len(labels):
         raise ValueError(
             f"{files.images} holds {len(images)} images, but {files.labels} {len(labels)} labels: they do not belong "

@@ -79,7 +79,9 @@ def load(split: str, *, path: str) -> Dataset:
         arrays = {name: _mapped(directory, split, name) for name in (kind, *conditioning)}
         shape = (height, width, _WIDTHS[kind] * channels)
         values = arrays.pop(kind).reshape(known["num_examples"][split], *shape)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if others := [name for name, array in arrays.items() if len(array) != len(values)]:
+            raise ValueError(f"{others[0]}.npy is not of {len(values)} examples")
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise ValueError(
             f"data.path={path} holds no latents ({error}): make them from a trained autoencoder, with launch.py encode "
             f"--workdir=RUN --output={path}."
@@ -108,7 +110,10 @@ def facts(*, path: str | None = None) -> Facts:
 
 
 def _mapped(directory: Path, split: str, name: str) -> np.ndarray:
-    return np.load(directory / split / f"{name}.npy", mmap_mode="r")
+    found = np.load(directory / split / f"{name}.npy", mmap_mode="r")
+    if not isinstance(found, np.ndarray):
+        raise ValueError(f"{name}.npy is no array")
+    return found
 
 
 def save_values(

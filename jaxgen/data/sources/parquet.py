@@ -242,6 +242,12 @@ def _dataset(
     settings: PictureSettings,
 ) -> Dataset:
     """The rows of some files that belong to a split."""
+    for shard in own:
+        if names.image not in (has := parquet_files.columns_of(shard)).images:
+            raise ValueError(
+                f"{shard.path} has no column {names.image} of encoded pictures, as the first file of the data; it has "
+                f"{', '.join(has.all) or 'none'}."
+            )
     labels, all_names = _classes(chosen, own, names, class_names)
     pictures = PictureColumn(own, names.image)
     more = pictures.note()

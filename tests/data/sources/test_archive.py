@@ -211,6 +211,7 @@ def test_a_directory_with_dataset_json_holds_the_same(tmp_path):
         (labeled([1] * 39), r"gives no label for 00003/img00000039\.png, nor for 0 others: add them"),
         (labeled([1] * 39 + [0.5]), r"holds the label 0\.5, but labels are whole numbers from 0"),
         (labeled([1] * 39 + [-1]), r"holds the label -1, but"),
+        (labeled([1] * 39 + [2**70]), r"holds the label 1180591620717411303424, but .* from 0 to 2,147,483,647"),
         (
             labeled([1] * 40) | {"dataset.json": b"{"},
             r"dataset\.json in .* does not hold \{\"labels\".*JSONDecodeError",

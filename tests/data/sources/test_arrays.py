@@ -282,6 +282,9 @@ def test_names_of_classes(tmp_path):
     path = save(tmp_path / "b.npz", images=GRAY, labels=LABELS, class_names=np.array(["cat", "dog"]))
     with pytest.raises(ValueError, match=r"class_names of .* does not hold the name of each class"):
         load("arrays", "train", path=path)
+    names = np.array(["cat", "dog", "eel"])
+    path = save(tmp_path / "c.npz", images=GRAY, labels=names[LABELS], class_names=names[::-1])
+    assert load("arrays", "train", path=path).class_names == ("cat", "dog", "eel")
 
 
 @pytest.mark.parametrize(
@@ -298,6 +301,7 @@ def test_names_of_classes(tmp_path):
         ({"images": GRAY[:1]}, {}, r"too few images in .* for the split 'test'"),
         ({"images": np.array(["a"])}, {"axes": "nhw"}, r"of 1 axes"),
         ({"images": np.full((9, 4, 5), "a")}, {}, r"holds <U1, but images are numbers"),
+        ({"images": np.zeros((9, 0, 5))}, {}, r"has the shape \(9, 0, 5\), in which there are no pixels"),
         ({"images": np.array([None])}, {}, r"cannot be read \(images holds pickled Python objects, which are not"),
     ],
 )
@@ -317,6 +321,11 @@ def test_damaged_files_are_refused(tmp_path):
             (tmp_path / name).write_bytes(content)
             with pytest.raises(ValueError, match=rf"{tmp_path / name} cannot be read .*: restore it, or save it again"):
                 load("arrays", "train", path=str(tmp_path / name))
+    np.save(tmp_path / "a.npy", GRAY)
+    negative = (tmp_path / "a.npy").read_bytes().replace(b"(30", b"(-3")
+    (tmp_path / "a.npy").write_bytes(negative)
+    with pytest.raises(ValueError, match=r"a\.npy cannot be read \(.*\): restore it"):
+        load("arrays", "train", path=str(tmp_path / "a.npy"))
     for content in (b"", b"something else"):
         (tmp_path / "a.npy").write_bytes(content)
         with pytest.raises(ValueError, match=r"is no file of NumPy, neither \.npz nor \.npy"):

@@ -79,3 +79,13 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"prepared in .*file.*set data\.data_dir"):
         digits.load("train", data_dir=str(tmp_path / "file"))
+
+
+def test_what_is_damaged_is_named(tmp_path):
+    home = tmp_path / "digits" / "1.0.0"
+    home.mkdir(parents=True)
+    for content in (None, "{", "{}"):
+        if content is not None:
+            (home / "dataset_info.json").write_text(content)
+        with pytest.raises(ValueError, match=rf"The digits in {home} are damaged .*: remove this directory"):
+            digits.load("train", data_dir=str(tmp_path))

@@ -148,6 +148,12 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path):
         load("idx", "test", path=str(tmp_path))
 
 
+def test_files_without_pixels_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(IMAGES, "train", np.zeros((len(LABELS["train"]), 0, 4), np.uint8))
+    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte has the shape \(6, 0, 4\), in which there are no"):
+        load("idx", "train", path=str(save(tmp_path)))
+
+
 def test_what_is_no_such_directory_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no files such as train-images-idx3-ubyte or"):
         load("idx", "train", path=str(tmp_path))

@@ -87,6 +87,17 @@ def test_latents_that_do_not_fit_their_description_are_refused(tmp_path):
     (tmp_path / "latents.json").write_text(json.dumps({**known, "num_examples": {"train": 6, "test": 2}}))
     with pytest.raises(ValueError, match="holds no latents"):
         load("latents", "train", path=path)
+    (tmp_path / "latents.json").write_text(json.dumps(known))
+    for count in (4, 6):
+        latents.save_labels(tmp_path / "train", np.zeros(count, int))
+        with pytest.raises(ValueError, match=r"holds no latents \(label\.npy is not of 5 examples\)"):
+            load("latents", "train", path=path)
+    latents.save_labels(tmp_path / "train", np.zeros(5, int))
+    np.savez(tmp_path / "several.npz", a=MOMENTS)
+    for content in (b"", (tmp_path / "several.npz").read_bytes()):
+        (tmp_path / "train" / "moments.npy").write_bytes(content)
+        with pytest.raises(ValueError, match=r"holds no latents \(.*\): make them from a trained autoencoder"):
+            load("latents", "train", path=path)
 
 
 def test_a_label_out_of_range_is_a_fault(tmp_path):

@@ -297,6 +297,10 @@ def test_damaged_files_are_refused(tmp_path):
     pq.write_table(pa.table({"x": [1], "text": ["a"]}), path)
     with pytest.raises(ValueError, match=r"has no column of encoded pictures, .*; it has x, text"):
         load("parquet", "train", path=path)
+    save(tmp_path / "shards" / "train-00000-of-00002.parquet", range(9))
+    pq.write_table(pa.table({"x": [1], "text": ["a"]}), tmp_path / "shards" / "train-00001-of-00002.parquet")
+    with pytest.raises(ValueError, match=r"train-00001-of-00002\.parquet has no column image .* it has x, text"):
+        load("parquet", "train", path=str(tmp_path / "shards"))
     save(tmp_path / "a.parquet", [1])
     with pytest.raises(ValueError, match=r"too few pictures in .* for the split 'test'"):
         load("parquet", "test", path=path)
