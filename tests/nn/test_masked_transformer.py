@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
-from jaxgen.nn.masked_transformer import MaskedTransformer
+from jaxgen.nn.masked_transformer import BidirectionalBlock, MaskedTransformer
+from jaxgen.nn.transformer import FeedForward, SelfAttention
 
 KEY = jax.random.key(0)
 NET = MaskedTransformer(5, 3, hidden_size=8, depth=2, num_heads=2, mlp_ratio=3.0, dropout=0.3)
@@ -98,12 +100,52 @@ def test_embedding_and_head_by_hand():
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
     table = params["tokens"]["embedding"]
-    h = layer_norm(params["norm_out"], table[np.asarray(TOKENS)] + params["positions"])
-    h = h @ params["out"]["kernel"] + params["out"]["bias"]
-    h = 0.5 * h * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (h + 0.044715 * h**3)))
-    expected = layer_norm(params["norm_logits"], h) @ table[:5].T + params["bias"]
+    embedded = table[np.asarray(TOKENS)] + params["positions"]
+
+    def head(h):
+        h = layer_norm(params["norm_out"], h) @ params["out"]["kernel"] + params["out"]["bias"]
+        h = 0.5 * h * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (h + 0.044715 * h**3)))
+        return layer_norm(params["norm_logits"], h) @ table[:5].T + params["bias"]
+
     found = network.apply({"params": params}, TOKENS, LABEL, train=False)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found, head(embedded), rtol=1e-4, atol=1e-4)
+    in_training = {"train": True, "dropout_keys": DROPOUT_KEYS}
+    dropped = network.clone(dropout=1.0).apply({"params": params}, TOKENS, LABEL, **in_training)
+    np.testing.assert_allclose(dropped, head(np.zeros_like(embedded)), rtol=1e-4, atol=1e-4)
+
+
+def test_a_block_normalizes_what_its_branches_get_and_drops_what_each_rate_is_of():
+    """A rate of 1 leaves a branch its last bias, or nothing."""
+    h, network = jax.random.normal(KEY, (2, 3, 8)), BidirectionalBlock(2, 3.0, 0.0, jnp.float32)
+    shapes = jax.eval_shape(lambda: network.init(KEY, h, None))["params"]
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+
+    def block(keys=DROPOUT_KEYS, **options):
+        return network.clone(**options).apply({"params": params}, h, keys)
+
+    def branch(layer, name, norm, h):
+        return layer.apply({"params": params[name]}, nn.LayerNorm().apply({"params": params[norm]}, h))
+
+    def with_mlp(h, **options):
+        return h + branch(FeedForward(3.0, **options), "mlp", "norm_1", h)
+
+    def pairs():
+        attended = h + branch(SelfAttention(2), "attention", "norm_0", h)
+        of_nothing, last = (h + params[name]["out"]["bias"][None, None] for name in ("attention", "mlp"))
+        return {
+            "plain": (block(), with_mlp(attended)),
+            "no keys": (block(None, dropout=1.0), with_mlp(attended)),
+            "dropout": (block(dropout=1.0), last),
+            "attention": (block(attention_dropout=1.0), with_mlp(of_nothing)),
+            "out": (block(out_dropout=1.0), attended),
+            "exact": (block(exact_gelu=True), with_mlp(attended, exact_gelu=True)),
+        }
+
+    found = jax.jit(pairs)()
+    for name, (ours, expected) in found.items():
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4, err_msg=name)
+    assert np.abs(found["exact"][0] - found["plain"][0]).max() > 1e-3
 
 
 @pytest.mark.parametrize(
