@@ -258,8 +258,9 @@ DIFFUSION = {
     # Song and Dhariwal 2024; Geng et al. 2025, appendix on CIFAR-10.
     "consistency:cifar10": {
         "data.batch_size": 1_024, "train.num_steps": 400_000, "optimizer.name": "radam",
-        "optimizer.learning_rate": 1e-4, "ema.decay": 0.99993, "model.dropout": 0.3, "consistency.sigma_min": 0.002, "consistency.sigma_max": 80.0,
-        "consistency.sigma_data": 0.5, "consistency.curriculum": "ict(start=10, end=1280, mean=-1.1, std=2.0)",
+        "optimizer.learning_rate": 1e-4, "ema.decay": 0.99993, "model.dropout": 0.3,
+        "consistency.sigma_min": 0.002, "consistency.sigma_max": 80.0, "consistency.sigma_data": 0.5,
+        "consistency.curriculum": "ict(start=10, end=1280, mean=-1.1, std=2.0)",
         "consistency.weighting": "inverse_step", "consistency.huber": 0.00054, "sampler.sigmas": (0.821,),
     },
     "meanflow:cifar10": {

@@ -20,11 +20,12 @@ import jaxgen
 from jaxgen.core.contract import TrainState
 from jaxgen.data.faults import DataFaultError
 from jaxgen.parallel.runner import Compiled
+from jaxgen.parallel.sampling import SampleSettings
 from jaxgen.runs import training
 from jaxgen.runs.refusals import RefusedError, agreed
 from jaxgen.training import loop
 from jaxgen.training import run as training_run
-from jaxgen.training.drawing import SampleGrids
+from jaxgen.training.drawing import GridSettings, SampleGrids
 from jaxgen.training.durability.health import HealthSettings, NonFiniteError, SpikeError
 from jaxgen.training.durability.watchdog import Watchdog
 from jaxgen.training.durability.write_errors import Tolerance, WriteError
@@ -191,14 +192,14 @@ def test_a_run_says_what_its_program_takes(microbatches, unit):
 
 
 def test_a_line_comes_with_the_dispatch_that_passes_its_step_and_with_the_last():
-    lines, logged = [], []
+    lines, logged, clocks = [], [], []
     run = standing(
         settings=SimpleNamespace(log_every_steps=10, num_steps=24, nonfinite="stop"),
         health=SimpleNamespace(spike_sigmas=None),
         progress=SimpleNamespace(
             update=lambda *args, line: lines.append((*args, line)), images_per_second=5.0, say=print
         ),
-        log=SimpleNamespace(metrics=lambda *args: logged.append(args), clock=lambda *args: None),
+        log=SimpleNamespace(metrics=lambda *args: logged.append(args), clock=lambda *args: clocks.append(args)),
     )
     with contextlib.closing(DataWait()) as waiting:
         on_metrics = training_run._on_metrics(run, training_run.Statistics({}, Means()), waiting)
@@ -207,6 +208,9 @@ def test_a_line_comes_with_the_dispatch_that_passes_its_step_and_with_the_last()
     due = [12, 20, 24]
     assert lines == [(step, f"loss {step - 1.5}", step in due) for step in (4, 8, 12, 16, 20, 24)]
     assert logged == [(step, {"loss": step - 1.5, "grad_norm": 1.0}) for step in due]
+    assert [(step, set(values), values["images_per_second"]) for step, values in clocks] == [
+        (step, {"images_per_second", "data/wait_share"}, 5.0) for step in due
+    ]
 
 
 @pytest.mark.parametrize(
@@ -296,6 +300,45 @@ def test_a_run_rolls_back_for_the_reason_that_the_settings_name_and_not_too_ofte
     assert [error.rollbacks for error in errors] == [int(nonfinite == "rollback"), int(spikes == "rollback")]
     often = run._replace(rollbacks=(1, 2))
     assert not any(training_run._may_roll_back(often, error) for error in errors)
+
+
+@pytest.mark.parametrize(("step", "always"), [(8, False), (9, True)])
+def test_a_grid_is_of_the_evaluated_variables_and_the_last_one_is_drawn_in_any_case(monkeypatch, step, always):
+    drawn, clocks = [], []
+    monkeypatch.setattr(
+        SampleGrids, "draw", lambda grids, step, variables, *, always: drawn.append((variables, always))
+    )
+    run = standing(
+        settings=TrainSettings(9),
+        model=SimpleNamespace(eval_variables=lambda state: f"averages of {state}"),
+        runner=SimpleNamespace(to_contract=lambda state: f"the whole {state}"),
+        progress=SimpleNamespace(restart_clock=clocks.append),
+    )
+    training_run._sample(run, step, "state", object.__new__(SampleGrids))
+    assert drawn == [("averages of the whole state", always)]
+    assert clocks == [step]  # drawing is no training
+
+
+def test_grids_profiles_and_the_watchdog_are_as_the_settings_say(tmp_path, monkeypatch):
+    given, parts = [], {"log": object(), "progress": SimpleNamespace(say=print), "interrupted": object()}
+    monkeypatch.setattr(SampleGrids, "__init__", lambda grids, *arguments, **parts: given.append((arguments, parts)))
+    run = standing(
+        **parts,
+        model="model",
+        directory=tmp_path,
+        settings=TrainSettings(9, sample_num_images=7, sample_share=0.25),
+        health=HealthSettings(hang_seconds=5.0, hang_exit=True, profile_steps=3, profile_at_step=4),
+        sample=SampleSettings(batch_size=6),
+        runner=SimpleNamespace(mesh="mesh"),
+        seed=2,
+        class_names=("cat",),
+    )
+    training_run._grids(run)
+    assert given == [((GridSettings(7, 0.25, 6, 2, ("cat",)), "model", "mesh"), parts)]
+    watchdog = training_run._watchdog(run)
+    assert (watchdog._seconds, watchdog._on_hang.keywords) == (5.0, {"leave": True})
+    profiler = training_run._profiler(run)
+    assert (profiler._num_steps, profiler._at_step) == (3, 4)
 
 
 def test_the_parameters_of_players_are_also_counted_by_player():
