@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import socket
 
 import jax
@@ -212,6 +213,21 @@ def test_a_coordinator_that_does_not_answer_is_waited_for_no_longer_than_asked()
         place = Place(("localhost", free.getsockname()[1]), 2, 1)
         with pytest.raises(ValueError, match=r"Process 1 could not reach process 0 at localhost:\d+ within 0 seconds"):
             hosts.start(place, hosts.Timeouts(initialization=0), stoppable=False)
+
+
+def test_ctrl_c_in_one_of_several_processes_is_passed_on_as_the_signal_that_jax_shares(played):
+    shared = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: shared.append(number))  # in the place of JAX's
+    try:
+        played(0)
+        with Interruption() as interruption:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert (shared, interruption.signal) == ([signal.SIGTERM], None)
+            os.kill(os.getpid(), signal.SIGINT)
+            assert (shared, interruption.signal) == ([signal.SIGTERM] * 2, signal.SIGINT)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("me", [0, 1])
