@@ -62,7 +62,7 @@ def kl_f8_gan() -> ConfigDict:
         _rate(player)
     config.gan.weight = 0.1
     config.gan.feature_weight = 0.5
-    config.gan.start_steps = 50_000
+    config.gan.start_steps = 50_001
     return config
 
 
@@ -82,6 +82,7 @@ def shapes() -> ConfigDict:
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 50
     config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.999
     config.optimizer.clip_norm = 1.0
     config.model.block_channels = (16, 32, 64)
     config.model.num_res_blocks = 1
@@ -125,3 +126,4 @@ def tiny() -> ConfigDict:
 def _rate(optimizer: ConfigDict) -> None:
     optimizer.learning_rate = 4.5e-6 * 96  # the official code's rate for each image of a batch
     optimizer.b1 = 0.5
+    optimizer.b2 = 0.9

@@ -38,7 +38,7 @@ def cifar10() -> ConfigDict:
     config.train.sample_every_steps = 25_000
     config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup_steps = 19_531  # 10M images
-    config.ema.decay = 0.99929  # half-life of 0.5M images
+    config.ema.decay = 0.5 ** (512 / 500_000)  # half-life of 0.5M images
     config.model = networks.song_unet()
     config.diffusion.class_conditional = True
     config.diffusion.label_dropout = 0.0
@@ -61,7 +61,8 @@ def ffhq64() -> ConfigDict:
     config.data.batch_size = 256
     config.train.num_steps = 781_250
     config.optimizer.learning_rate = 2e-4
-    config.ema.decay = 0.99964
+    config.optimizer.warmup_steps = 39_062  # 10M images
+    config.ema.decay = 0.5 ** (256 / 500_000)
     config.model.channel_multipliers = (1, 2, 2, 2)
     config.model.dropout = 0.05
     config.diffusion.augment_probability = 0.15
@@ -92,7 +93,7 @@ def imagenet64() -> ConfigDict:
     config.train.compute_dtype = "bfloat16"
     config.optimizer.learning_rate = 1e-4
     config.optimizer.warmup_steps = 2_441
-    config.ema.decay = 0.99994
+    config.ema.decay = 0.5 ** (4_096 / 50_000_000)
     config.model = ConfigDict()
     config.model.name = "dhariwal_unet.DhariwalUNet"
     config.model.base_channels = 192

@@ -22,7 +22,6 @@ def cifar10() -> ConfigDict:
     """Appendix A: 52,546,438 parameters, batch 128, 500k steps of L_hybrid."""
     config = common.diffusion(common.base())
     config.data.name = "cifar10"
-    config.data.flip = True
     config.train.num_steps = 500_000
     config.train.checkpoint_every_steps = 10_000
     config.train.sample_every_steps = 50_000
@@ -54,6 +53,7 @@ def imagenet64_cond() -> ConfigDict:
     config = imagenet64()
     config.data.batch_size = 2_048
     config.train.num_steps = 250_000
+    config.optimizer.learning_rate = 3e-4
     config.model.base_channels = 192
     config.diffusion.class_conditional = True
     config.diffusion.label_dropout = 0.0

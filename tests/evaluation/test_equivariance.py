@@ -97,6 +97,33 @@ def test_a_generator_that_moves_with_its_coordinates_scores_high_and_another_one
     assert max(still) < 20.0
 
 
+def test_translations_and_rotations_are_spread_evenly_over_all_that_are_measured():
+    """At most an eighth of the width, by whole pixels and by others; by any angle, whose inverse is asked for."""
+
+    def transformations(keys):
+        def record(transforms):
+            seen.append(transforms)
+            return jnp.zeros((len(transforms), SIDE, SIDE, 1))
+
+        seen = []
+        eq.squared_errors(keys, record)
+        return seen
+
+    first, turned, whole, parts = jax.jit(transformations)(jax.random.split(jax.random.key(4), 400))
+    np.testing.assert_array_equal(first, np.tile(np.eye(3), (400, 1, 1)))
+    pixels, fractions = -SIDE * np.asarray(whole[:, :2, 2]), -SIDE * np.asarray(parts[:, :2, 2])
+    np.testing.assert_array_equal(pixels, np.round(pixels))
+    assert (pixels.min(), pixels.max()) == (-SIDE / 8, SIDE / 8)
+    assert np.abs(fractions - np.round(fractions)).max() > 0.4
+    angles = np.arctan2(turned[:, 1, 0], turned[:, 0, 0])
+    for values, largest in ((fractions[:, 0], SIDE / 8), (fractions[:, 1], SIDE / 8), (angles, np.pi)):
+        assert 0.97 * largest < np.abs(values).max() <= largest
+        shares = np.histogram(values, 4, (-largest, largest))[0] / 400
+        np.testing.assert_allclose(shares, 0.25, atol=0.08)
+    draws = np.stack([*pixels.T, *fractions.T, angles])
+    np.testing.assert_allclose(np.corrcoef(draws), np.eye(5), atol=0.2)
+
+
 def test_the_ratio_is_of_the_range_of_two_and_errors_of_batches_add_up():
     """An image that is off by 0.02 everywhere: 20 log10(2 / 0.02) = 40 dB."""
 

@@ -1,5 +1,6 @@
 """The record of every format: its config, the networks and methods that it is of, and its maps of names."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -97,3 +98,38 @@ def test_only_the_formats_that_know_settings_have_any():
         target = OTHER._replace(network=NETWORKS.get(name, (None,))[0])
         settings = importing.find_format(name).settings(target, {"map_noise.freqs": np.ones(2)})
         assert bool(settings) == (name in ("edm", "pixelcnnpp"))
+
+
+BUFFERS = {"stylegan2": "synthesis.b8.conv0.noise_const", "stylegan3": "synthesis.input.freqs"}
+LEFT_OUT = {
+    # Of a place in a whole run: what is filled by others, or by nothing, and what it is filled with.
+    "params/generator": (("G_ema.mapping.fc0.weight", "D.b4.fc.weight", "G.mapping.w_avg"), "G.mapping.fc0.weight"),
+    "ema/params/generator": (
+        ("G.mapping.fc0.weight", "G_ema.mapping.w_avg", "D.b4.fc.weight"),
+        "G_ema.mapping.fc0.bias",
+    ),
+    "model_state/generator": (("G_ema.mapping.fc0.weight", "G.mapping.w_avg"), "G_ema.mapping.w_avg"),
+    "params/discriminator": (
+        ("G.mapping.w_avg", "G_ema.mapping.fc0.bias", "D.b8.resample_filter"),
+        "D.b8.conv0.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BUFFERS)
+@pytest.mark.parametrize("place", LEFT_OUT)
+def test_each_network_of_a_run_leaves_the_entries_of_others_out(name, place):
+    parts = importing.find_format(name).parts(OTHER._replace(method="gan.style_based"), {"G.x": np.ones(1)})
+    (part,) = (part for part in parts if part.place == place)
+    others, own = LEFT_OUT[place]
+    for entry in (*others, "augment_pipe.Hz_geom"):
+        assert re.fullmatch(part.ignored, entry), entry
+    assert not re.fullmatch(part.ignored, own)
+    of_average = bool(re.fullmatch(part.ignored, f"G_ema.{BUFFERS[name]}"))
+    assert of_average == (place != "model_state/generator")
+
+
+def test_the_table_of_positions_of_llamagen_is_left_out():
+    (part,) = importing.find_format("llamagen").parts(OTHER._replace(method=METHODS["llamagen"]), {})
+    assert re.fullmatch(part.ignored, "freqs_cis")
+    assert not re.fullmatch(part.ignored, "layers.0.attention.wqkv.weight")

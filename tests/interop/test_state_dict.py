@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.interop.state_dict import SHOWN, OfficialEntries, misfits, to_params
+from jaxgen.interop.state_dict import SHOWN, OfficialEntries, expected_entries, misfits, prefixed, to_params
 
 SHAPES = {"conv": {"kernel": (3, 2, 4, 5), "bias": (5,)}, "linear": {"kernel": (4, 5)}, "table": (2, 3)}
 TARGET = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s, jnp.float32), SHAPES, is_leaf=lambda s: isinstance(s, tuple))
@@ -43,6 +43,15 @@ def test_a_source_converts_or_stacks_entries():
     params = to_params(weights, target, official, ignore="conv.bias|linear.*|table|filter")
     np.testing.assert_array_equal(params["table"], [[0.0] * 3, [1.0] * 3])
     np.testing.assert_array_equal(params["linear"]["kernel"], -np.ones((4, 5)))
+
+
+def test_a_prefix_stands_before_each_official_name():
+    sources = {"a": "x", "b": OfficialEntries("x", np.negative), "c": OfficialEntries(("x", "y"), np.add)}
+    official = prefixed("G.", sources.get)
+    assert {name: official(name) for name in sources} == {
+        "a": "G.x", "b": OfficialEntries("G.x", np.negative), "c": OfficialEntries(("G.x", "G.y"), np.add),
+    }  # fmt: skip
+    assert expected_entries(dict.fromkeys(sources, np.zeros(1)), official) == {"G.x", "G.y"}
 
 
 def test_everything_that_does_not_fit_is_listed():

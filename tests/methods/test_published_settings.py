@@ -1,4 +1,4 @@
-"""Configs of likelihood models have the training and sampling of the papers, and official code, they are named after.
+"""Configs of likelihood and diffusion models have the settings of the papers, and official code, they are named after.
 
 Sizes of networks are in the numbers of their parameters, which other tests count.
 """
@@ -127,6 +127,163 @@ PUBLISHED = {
     },
     "ebm:cifar10_cond": {"energy.class_conditional": True, "energy.num_chains": 10_000},
 }  # fmt: skip
+
+LATENTS = {
+    "data.batch_size": 256, "train.num_steps": 7_000_000, "optimizer.name": "adam", "optimizer.learning_rate": 1e-4,
+    "optimizer.schedule": "constant", "optimizer.warmup_steps": 0, "optimizer.b2": 0.999,
+    "optimizer.weight_decay": 0.0, "ema.decay": 0.9999, "diffusion.class_conditional": True,
+    "diffusion.label_dropout": 0.1, "sampler.clip": False,
+}  # fmt: skip
+EDM = {
+    "optimizer.name": "adam", "optimizer.b1": 0.9, "optimizer.b2": 0.999, "optimizer.eps": 1e-8,
+    "optimizer.schedule": "constant", "data.flip": False, "diffusion.path": "normalized",
+    "diffusion.parameterization": "edm", "diffusion.noise_label": "log_sigma", "diffusion.times": "log_normal",
+    "sampler.name": "heun", "sampler.levels": "karras",
+}  # fmt: skip
+EDM2 = {
+    "data.batch_size": 2_048, "optimizer.name": "adam", "optimizer.b1": 0.9, "optimizer.b2": 0.99,
+    "optimizer.schedule": "inverse_sqrt", "optimizer.decay_steps": 70_000, "optimizer.warmup_steps": 4_883,
+    "ema.kind": "power", "ema.sigma_rel": (0.05, 0.10), "diffusion.times": "log_normal(mean=-0.4, std=1.0)",
+    "diffusion.label_dropout": 0.0, "diffusion.class_conditional": True, "sampler.num_steps": 32, "sampler.clip": False,
+}  # fmt: skip
+ADM = {
+    "data.batch_size": 256, "data.flip": True, "optimizer.learning_rate": 1e-4, "ema.decay": 0.9999,
+    "diffusion.schedule": "linear", "diffusion.class_conditional": True, "diffusion.label_dropout": 0.0,
+    "diffusion.learned_variance": True, "model.dropout": 0.0, "model.resblock_updown": True,
+    "model.use_scale_shift_norm": True, "model.use_new_attention_order": False, "model.head_channels": 64,
+    "sampler.name": "ancestral_learned", "sampler.num_steps": 250,
+}  # fmt: skip
+IDDPM = {
+    "data.batch_size": 128, "data.flip": False, "optimizer.name": "adam", "optimizer.learning_rate": 1e-4,
+    "optimizer.weight_decay": 0.0, "optimizer.warmup_steps": 0, "ema.decay": 0.9999,
+    "diffusion.schedule": "cosine(num_timesteps=4000)", "diffusion.learned_variance": True,
+    "diffusion.class_conditional": False, "diffusion.label_dropout": 0.1, "model.num_heads": 4,
+    "model.head_channels": 0, "model.use_scale_shift_norm": True, "model.resblock_updown": False,
+}  # fmt: skip
+JIT = {
+    "data.batch_size": 1_024, "train.num_steps": 750_000, "optimizer.learning_rate": 1_024 / 256 * 5e-5,
+    "optimizer.schedule": "constant", "optimizer.warmup_steps": 6_250, "optimizer.b2": 0.95,
+    "optimizer.weight_decay": 0.0, "ema.decay": 0.9999, "diffusion.parameterization": "x0",
+    "diffusion.weighting": "velocity", "diffusion.times": "logit_normal(mean=0.8, std=0.8)",
+    "diffusion.label_dropout": 0.1, "sampler.name": "heun(path='flow')", "sampler.num_steps": 50, "model.dropout": 0.0,
+}  # fmt: skip
+AUTOENCODER = {
+    "learning_rate": 96 * 4.5e-6, "name": "adam", "b1": 0.5, "b2": 0.9, "weight_decay": 0.0, "schedule": "constant",
+}  # fmt: skip
+DIFFUSION = {
+    # Ho et al. 2020, appendix B, and the scripts of the official code.
+    "ddpm:cifar10": {
+        "data.batch_size": 128, "data.flip": True, "train.num_steps": 800_000, "optimizer.name": "adam",
+        "optimizer.learning_rate": 2e-4, "optimizer.b1": 0.9, "optimizer.b2": 0.999, "optimizer.eps": 1e-8,
+        "optimizer.schedule": "constant", "optimizer.warmup_steps": 5_000, "optimizer.clip_norm": 1.0,
+        "ema.decay": 0.9999, "model.dropout": 0.1, "diffusion.path": "variance_preserving",
+        "diffusion.parameterization": "eps", "diffusion.schedule": "linear", "diffusion.times": "uniform",
+        "diffusion.weighting": "uniform", "diffusion.class_conditional": False, "diffusion.learned_variance": False,
+        "sampler.name": "ancestral(variance='large')", "sampler.num_steps": 1_000, "sampler.clip": True,
+    },
+    "ddpm:celebahq256": {
+        "data.batch_size": 64, "data.flip": True, "train.num_steps": 500_000, "optimizer.learning_rate": 2e-5,
+        "optimizer.warmup_steps": 5_000, "optimizer.clip_norm": 1.0, "ema.decay": 0.9999, "model.dropout": 0.0,
+    },
+    "ddpm:lsun256": {
+        "data.name": "lsun/bedroom", "data.image_size": 256, "data.batch_size": 64, "train.num_steps": 2_400_000,
+        "optimizer.learning_rate": 2e-5, "model.dropout": 0.0,
+    },
+    # Nichol and Dhariwal 2021, flags of the official README; its loader mirrors nothing.
+    "iddpm:cifar10": IDDPM | {"train.num_steps": 500_000, "model.dropout": 0.3},
+    "iddpm:imagenet64": IDDPM | {"train.num_steps": 1_500_000, "model.dropout": 0.0},
+    "iddpm:imagenet64_cond": IDDPM | {
+        "train.num_steps": 250_000, "data.batch_size": 2_048, "optimizer.learning_rate": 3e-4, "model.dropout": 0.0,
+        "diffusion.class_conditional": True, "diffusion.label_dropout": 0.0,
+    },
+    # Dhariwal and Nichol 2021, table 11, and flags of the official README.
+    "adm:imagenet64": ADM | {
+        "data.batch_size": 2_048, "train.num_steps": 540_000, "optimizer.learning_rate": 3e-4, "model.dropout": 0.1,
+        "model.use_new_attention_order": True, "diffusion.schedule": "cosine",
+    },
+    "adm:imagenet128": ADM | {"train.num_steps": 4_360_000, "model.num_heads": 4, "model.head_channels": 0},
+    "adm:imagenet256": ADM | {"train.num_steps": 1_980_000, "data.image_size": 256},
+    "adm:imagenet256_uncond": ADM | {"diffusion.class_conditional": False},
+    "adm:imagenet512": ADM | {"train.num_steps": 1_940_000, "data.image_size": 512},
+    # Karras et al. 2022, table 7: options of the official README, and defaults of its training.
+    "edm:cifar10": EDM | {
+        "data.batch_size": 512, "train.num_steps": 200_000_000 // 512, "optimizer.learning_rate": 10e-4,
+        "optimizer.warmup_steps": 10_000_000 // 512, "ema.decay": 0.5 ** (512 / 500_000), "model.dropout": 0.13,
+        "diffusion.augment": "edm", "diffusion.augment_probability": 0.12, "diffusion.class_conditional": True,
+        "diffusion.label_dropout": 0.0, "sampler.num_steps": 18,
+    },
+    "edm:cifar10_uncond": EDM | {"diffusion.class_conditional": False, "diffusion.augment_probability": 0.12},
+    "edm:cifar10_uncond_ncsnpp": EDM | {
+        "model.embedding": "fourier", "model.encoder": "residual", "model.noise_channel_multiplier": 2,
+        "model.resample_filter": (1, 3, 3, 1), "model.dropout": 0.13, "diffusion.class_conditional": False,
+    },
+    "edm:ffhq64": EDM | {
+        "data.batch_size": 256, "data.image_size": 64, "train.num_steps": 200_000_000 // 256,
+        "optimizer.learning_rate": 2e-4, "optimizer.warmup_steps": 10_000_000 // 256,
+        "ema.decay": 0.5 ** (256 / 500_000), "model.dropout": 0.05, "diffusion.augment_probability": 0.15,
+        "diffusion.class_conditional": False, "sampler.num_steps": 40,
+    },
+    "edm:ffhq64_ncsnpp": EDM | {"optimizer.warmup_steps": 10_000_000 // 256, "model.dropout": 0.05},
+    "edm:imagenet64": EDM | {
+        "data.batch_size": 4_096, "train.num_steps": 610_352, "optimizer.learning_rate": 1e-4,
+        "optimizer.warmup_steps": 10_000_000 // 4_096, "ema.decay": 0.5 ** (4_096 / 50_000_000), "model.dropout": 0.1,
+        "diffusion.augment_probability": 0.0, "diffusion.class_conditional": True, "diffusion.label_dropout": 0.0,
+        "sampler.name": "heun(churn=40.0, s_min=0.05, s_max=50.0, s_noise=1.003)", "sampler.num_steps": 256,
+    },
+    # Karras et al. 2024, presets of the official code.
+    **{
+        f"edm2:{size}": EDM2 | {
+            "model.base_channels": width, "optimizer.learning_rate": rate, "model.dropout": dropout,
+            "train.num_steps": images * 2**20 // 2_048,
+        }
+        for size, width, rate, dropout, images in (
+            ("xs", 128, 0.0120, 0.0, 2_048), ("s", 192, 0.0100, 0.0, 2_048), ("m", 256, 0.0090, 0.1, 2_048),
+            ("l", 320, 0.0080, 0.1, 1_792), ("xl", 384, 0.0070, 0.1, 1_280), ("xxl", 448, 0.0065, 0.1, 896),
+        )
+    },
+    # Peebles and Xie 2023, the official training; Ma et al. 2024, which is trained likewise.
+    "dit:xl2": LATENTS | {
+        "diffusion.learned_variance": True, "diffusion.schedule": "linear", "sampler.name": "ancestral_learned",
+        "sampler.num_steps": 250,
+    },
+    "sit:xl2": LATENTS | {
+        "diffusion.path": "linear", "diffusion.parameterization": "velocity", "diffusion.times": "uniform",
+        "sampler.name": "heun(path='flow')", "sampler.num_steps": 125,
+    },
+    "latent:imagenet256": LATENTS | {"diffusion.path": "linear", "sampler.guidance_scale": 1.5},
+    # Li and He 2025, the official training, in which t is that of the image: mean and sign of ours are the other way.
+    "sit:jit_b16": JIT,
+    "sit:jit_l16": JIT,
+    "sit:jit_h16": JIT | {"model.dropout": 0.2},
+    # Song and Dhariwal 2024; Geng et al. 2025, appendix on CIFAR-10.
+    "consistency:cifar10": {
+        "data.batch_size": 1_024, "train.num_steps": 400_000, "optimizer.name": "radam",
+        "optimizer.learning_rate": 1e-4, "ema.decay": 0.99993, "model.dropout": 0.3,
+        "consistency.sigma_min": 0.002, "consistency.sigma_max": 80.0, "consistency.sigma_data": 0.5,
+        "consistency.curriculum": "ict(start=10, end=1280, mean=-1.1, std=2.0)",
+        "consistency.weighting": "inverse_step", "consistency.huber": 0.00054, "sampler.sigmas": (0.821,),
+    },
+    "meanflow:cifar10": {
+        "data.batch_size": 1_024, "train.num_steps": 800_000, "optimizer.name": "adam", "optimizer.learning_rate": 6e-4,
+        "optimizer.b1": 0.9, "optimizer.b2": 0.999, "optimizer.weight_decay": 0.0, "optimizer.warmup_steps": 10_000,
+        "ema.decay": 0.99995, "model.dropout": 0.2, "meanflow.times": "logit_normal(mean=-2.0, std=2.0)",
+        "meanflow.interval_share": 0.75, "meanflow.adaptive_power": 0.75, "meanflow.class_conditional": False,
+        "sampler.num_steps": 1,
+    },
+    # Rombach et al. 2022, configs of the official code, whose rate is that of each image of a batch.
+    "autoencoder_kl:kl_f8": {
+        "data.batch_size": 96, "autoencoder.kl_weight": 1e-6, "autoencoder.likelihood": "laplace",
+        "autoencoder.scale": 1.0, "gan.weight": 0.0,
+        **{f"optimizer.{name}": value for name, value in AUTOENCODER.items()},
+    },
+    "autoencoder_kl:kl_f8_gan": {
+        "data.batch_size": 96, "autoencoder.kl_weight": 1e-6, "gan.start_steps": 50_001, "discriminator.width": 64,
+        "discriminator.num_halvings": 3,
+        **{f"optimizer.generator.{name}": value for name, value in AUTOENCODER.items()},
+        **{f"optimizer.discriminator.{name}": value for name, value in AUTOENCODER.items()},
+    },
+}  # fmt: skip
+PUBLISHED |= DIFFUSION
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -8,6 +8,7 @@ import warnings
 import pytest
 from jax._src.clusters import cloud_tpu_cluster
 
+from jaxgen.parallel import launchers
 from jaxgen.parallel.launchers import Place, find
 
 pytestmark = pytest.mark.short
@@ -61,6 +62,9 @@ WRONG = {
     "address alone": (("host0:1", None, None), "coordinator host0:1 came without --num_processes and --process_id"),
     "no port": (("host0", 2, 0), "--coordinator is host0, but must be HOST:PORT"),
     "port": (("host0:70000", 2, 0), "--coordinator is host0:70000, but must be HOST:PORT"),
+    "port of no number": (("host0:84x6", 2, 0), "--coordinator is host0:84x6, but must be HOST:PORT"),
+    "port 0": (("host0:0", 2, 0), "--coordinator is host0:0, but must be HOST:PORT"),
+    "port 65536": (("host0:65536", 2, 0), "--coordinator is host0:65536, but must be HOST:PORT"),
     "no host": ((":8476", 2, 0), "--coordinator is :8476, but must be HOST:PORT"),
     "too large": (("host0:1", 2, 2), "--process_id is 2, but must be from 0 to 1"),
     "negative": (("host0:1", 2, -1), "--process_id is -1, but must be from 0 to 1"),
@@ -100,6 +104,16 @@ def set_all(monkeypatch, variables):
 def test_slurm_gives_each_task_the_gpu_of_its_number_on_the_node(monkeypatch):
     set_all(monkeypatch, SLURM)
     assert found() == Place(("node007", 61440 + 1), 16, 9, [1])
+
+
+def test_flags_come_before_the_launcher_and_leave_it_the_rest(monkeypatch):
+    set_all(monkeypatch, SLURM)
+    assert found("host0:65535") == Place(("host0", 65535), 16, 9, [1])
+    assert found(num_processes=20) == Place(("node007", 61440 + 1), 20, 9, [1])
+    assert found(process_id=3) == Place(("node007", 61440 + 1), 16, 3, [1])
+    assert found("host0:1", 20, 3) == Place(("host0", 1), 20, 3)  # which is all: the launcher is not asked
+    monkeypatch.setenv("JAX_COORDINATOR_PORT", "1234")
+    assert found() == Place(("node007", 1234), 16, 9, [1])
 
 
 def test_a_batch_script_of_slurm_is_no_task(monkeypatch):
@@ -177,6 +191,20 @@ def test_a_tpu_whose_metadata_cannot_be_read_is_no_laptop(monkeypatch):
     set_all(monkeypatch, {"GCE_METADATA_IP": "127.0.0.1:1", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"})
     with pytest.raises(ValueError, match="does not say who the others are"):
         found()
+
+
+@pytest.mark.parametrize(("index", "package"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize(("platforms", "tpu"), [(None, True), ("", True), ("tpu,cpu", True), ("cuda", False)])
+def test_launchers_that_need_something_are_asked_where_it_is_there(monkeypatch, index, package, platforms, tpu):
+    asked = []
+    monkeypatch.setattr(launchers.jax_workarounds, "launchers", lambda **kinds: asked.append(kinds) or [])
+    monkeypatch.setattr(launchers.importlib.util, "find_spec", lambda name: {"kubernetes": package or None}[name])
+    if index:
+        monkeypatch.setenv("JOB_COMPLETION_INDEX", "1")
+    if platforms is not None:
+        monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    assert found() is None
+    assert asked == [{"kubernetes": index and package, "cloud_tpu": tpu}]
 
 
 def test_a_pod_of_kubernetes_is_alone_unless_it_is_told_otherwise(monkeypatch):

@@ -20,12 +20,18 @@ import jaxgen
 from jaxgen.core.contract import TrainState
 from jaxgen.data.faults import DataFaultError
 from jaxgen.parallel.runner import Compiled
+from jaxgen.parallel.sampling import SampleSettings
 from jaxgen.runs import training
 from jaxgen.runs.refusals import RefusedError, agreed
 from jaxgen.training import loop
 from jaxgen.training import run as training_run
-from jaxgen.training.durability.health import NonFiniteError
+from jaxgen.training.drawing import GridSettings, SampleGrids
+from jaxgen.training.durability.health import HealthSettings, NonFiniteError, SpikeError
+from jaxgen.training.durability.watchdog import Watchdog
+from jaxgen.training.durability.write_errors import Tolerance, WriteError
 from jaxgen.training.means import Means
+from jaxgen.training.programs import Programs
+from jaxgen.training.settings import TrainSettings
 from jaxgen.training.waiting import DataWait
 
 pytestmark = pytest.mark.xdist_group("runs")
@@ -186,14 +192,14 @@ def test_a_run_says_what_its_program_takes(microbatches, unit):
 
 
 def test_a_line_comes_with_the_dispatch_that_passes_its_step_and_with_the_last():
-    lines, logged = [], []
+    lines, logged, clocks = [], [], []
     run = standing(
         settings=SimpleNamespace(log_every_steps=10, num_steps=24, nonfinite="stop"),
         health=SimpleNamespace(spike_sigmas=None),
         progress=SimpleNamespace(
             update=lambda *args, line: lines.append((*args, line)), images_per_second=5.0, say=print
         ),
-        log=SimpleNamespace(metrics=lambda *args: logged.append(args), clock=lambda *args: None),
+        log=SimpleNamespace(metrics=lambda *args: logged.append(args), clock=lambda *args: clocks.append(args)),
     )
     with contextlib.closing(DataWait()) as waiting:
         on_metrics = training_run._on_metrics(run, training_run.Statistics({}, Means()), waiting)
@@ -202,6 +208,137 @@ def test_a_line_comes_with_the_dispatch_that_passes_its_step_and_with_the_last()
     due = [12, 20, 24]
     assert lines == [(step, f"loss {step - 1.5}", step in due) for step in (4, 8, 12, 16, 20, 24)]
     assert logged == [(step, {"loss": step - 1.5, "grad_norm": 1.0}) for step in due]
+    assert [(step, set(values), values["images_per_second"]) for step, values in clocks] == [
+        (step, {"images_per_second", "data/wait_share"}, 5.0) for step in due
+    ]
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "stopped", "events"),
+    [
+        (24, None, [("save", 24, "stop"), "wait"]),  # at 24, a grid was drawn by the loop
+        (25, None, [("save", 25, "stop"), ("sample", 25), "wait"]),
+        (25, 7, [("save", 7, "stop"), "wait"]),
+    ],
+)
+def test_a_run_ends_with_a_checkpoint_and_with_a_grid_unless_it_has_one_or_was_stopped(
+    monkeypatch, num_steps, stopped, events
+):
+    seen, clocks = [], []
+
+    def fit(state, batches, plan, **others):
+        assert [next(batches) for _ in range(3)] == [5, 6, 7]  # the first one, which was read ahead, among them
+        assert [tuple(dispatch)[:2] for dispatch in plan][:2] == [(5, 8), (8, 12)]
+        return f"trained {state}", stopped
+
+    def save(run, step, state, statistics, *, tolerate):
+        assert (state, statistics.losses) == ("trained state", {"loss": 1})
+        seen.append(("save", step, tolerate._policy))
+
+    monkeypatch.setattr(training_run.loop, "fit", fit)
+    monkeypatch.setattr(training_run, "_start", lambda run, first, saved, programs: "state")
+    monkeypatch.setattr(training_run, "_save", save)
+    monkeypatch.setattr(training_run, "_sample", lambda run, step, state, grids: seen.append(("sample", step)))
+    run = standing(
+        settings=TrainSettings(num_steps, steps_per_dispatch=4, sample_every_steps=8, on_write_error="continue"),
+        health=SimpleNamespace(spike_sigmas=None),
+        model=SimpleNamespace(phase=lambda step: None),
+        runner=SimpleNamespace(put=None),
+        batches=lambda start: (position for position in range(start, 99)),
+        rollbacks=(),
+        loss_statistics={"loss": 1},
+        checkpoints=SimpleNamespace(wait=lambda: seen.append("wait")),
+        progress=SimpleNamespace(restart_clock=clocks.append, say=print),
+    )
+    programs, grids = object.__new__(Programs), object.__new__(SampleGrids)  # which only pass through
+    with contextlib.closing(DataWait()) as waiting:
+        result = training_run._train_from(run, 5, programs, Watchdog(None, on_hang=print), waiting, grids)
+    assert (result, seen, clocks) == (stopped, events, [5])
+
+
+def test_a_failed_write_is_treated_as_the_settings_say_but_for_the_last_checkpoint(tmp_path):
+    said, saved = [], []
+
+    def fail(*args, **options):
+        saved.append(args[0] if args else "wait")
+        raise WriteError(f"{saved[-1]} failed.")
+
+    run = standing(
+        directory=tmp_path,
+        settings=TrainSettings(9, on_write_error="continue"),
+        health=SimpleNamespace(spike_sigmas=None),
+        runner=SimpleNamespace(to_contract=lambda state: state),
+        checkpoints=SimpleNamespace(wait=fail, save=fail),
+        log=SimpleNamespace(history=b""),
+        progress=SimpleNamespace(say=said.append),
+    )
+    statistics = training_run.Statistics({}, Means())
+    training_run._save(run, 3, "state", statistics, tolerate=training_run._tolerance(run))
+    assert saved == ["wait", 3]  # that the one before has failed does not hinder this one
+    after = " The run goes on, and tries again at the next occasion."
+    assert said == [f"wait failed.{after}", f"3 failed.{after}"]
+    with pytest.raises(WriteError, match=r"^9 failed\.$"):
+        training_run._save(run, 9, "state", statistics, tolerate=Tolerance("stop", said.append))
+    assert list(tmp_path.iterdir()) == []  # no statistics of losses, where spikes are not looked for
+    stopping = run._replace(settings=TrainSettings(9))
+    with pytest.raises(WriteError, match=r"^wait failed\.$"):
+        training_run._save(stopping, 9, "state", statistics, tolerate=training_run._tolerance(run))
+
+
+@pytest.mark.parametrize(("nonfinite", "spikes"), [("rollback", "warn"), ("stop", "rollback")])
+def test_a_run_rolls_back_for_the_reason_that_the_settings_name_and_not_too_often(nonfinite, spikes):
+    run = standing(
+        settings=TrainSettings(9, nonfinite=nonfinite),
+        health=HealthSettings(spike_policy=spikes, max_rollbacks=2),
+        rollbacks=(1,),
+    )
+    errors = [NonFiniteError(3, "loss"), SpikeError(3, "loss", "a spike")]
+    assert [training_run._may_roll_back(run, error) for error in errors] == [
+        nonfinite == "rollback",
+        spikes == "rollback",
+    ]
+    assert [error.rollbacks for error in errors] == [int(nonfinite == "rollback"), int(spikes == "rollback")]
+    often = run._replace(rollbacks=(1, 2))
+    assert not any(training_run._may_roll_back(often, error) for error in errors)
+
+
+@pytest.mark.parametrize(("step", "always"), [(8, False), (9, True)])
+def test_a_grid_is_of_the_evaluated_variables_and_the_last_one_is_drawn_in_any_case(monkeypatch, step, always):
+    drawn, clocks = [], []
+    monkeypatch.setattr(
+        SampleGrids, "draw", lambda grids, step, variables, *, always: drawn.append((variables, always))
+    )
+    run = standing(
+        settings=TrainSettings(9),
+        model=SimpleNamespace(eval_variables=lambda state: f"averages of {state}"),
+        runner=SimpleNamespace(to_contract=lambda state: f"the whole {state}"),
+        progress=SimpleNamespace(restart_clock=clocks.append),
+    )
+    training_run._sample(run, step, "state", object.__new__(SampleGrids))
+    assert drawn == [("averages of the whole state", always)]
+    assert clocks == [step]  # drawing is no training
+
+
+def test_grids_profiles_and_the_watchdog_are_as_the_settings_say(tmp_path, monkeypatch):
+    given, parts = [], {"log": object(), "progress": SimpleNamespace(say=print), "interrupted": object()}
+    monkeypatch.setattr(SampleGrids, "__init__", lambda grids, *arguments, **parts: given.append((arguments, parts)))
+    run = standing(
+        **parts,
+        model="model",
+        directory=tmp_path,
+        settings=TrainSettings(9, sample_num_images=7, sample_share=0.25),
+        health=HealthSettings(hang_seconds=5.0, hang_exit=True, profile_steps=3, profile_at_step=4),
+        sample=SampleSettings(batch_size=6),
+        runner=SimpleNamespace(mesh="mesh"),
+        seed=2,
+        class_names=("cat",),
+    )
+    training_run._grids(run)
+    assert given == [((GridSettings(7, 0.25, 6, 2, ("cat",)), "model", "mesh"), parts)]
+    watchdog = training_run._watchdog(run)
+    assert (watchdog._seconds, watchdog._on_hang.keywords) == (5.0, {"leave": True})
+    profiler = training_run._profiler(run)
+    assert (profiler._num_steps, profiler._at_step) == (3, 4)
 
 
 def test_the_parameters_of_players_are_also_counted_by_player():

@@ -320,6 +320,13 @@ def test_the_best_is_kept_and_its_metrics_survive_a_restart(saved, run):
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["2", "8"]
 
 
+def test_a_checkpoint_whose_metrics_cannot_be_read_may_be_the_best_and_stays(run):
+    (run / "checkpoints" / "2" / "metrics.json").write_text("{")
+    with Checkpoints(run, keep=Retention(last=1, best="loss")) as checkpoints:
+        checkpoints.save(6, make_state(6), CONFIG, metrics={"loss": 0.1})
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["2", "6"]
+
+
 @pytest.fixture
 def full_disk(monkeypatch):
     """There is room for everything but the very last file of a save; `full_disk.undo()` makes some."""

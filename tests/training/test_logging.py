@@ -1,7 +1,6 @@
 import io
 import json
 import sys
-import threading
 
 import numpy as np
 import pytest
@@ -11,9 +10,8 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from configs import common
 from jaxgen.core import grids
-from jaxgen.training import logging
 from jaxgen.training.durability.write_errors import Tolerance, WriteError
-from jaxgen.training.logging import Log, LogSettings, Progress, check_writers, log_settings, progress_mode
+from jaxgen.training.logging import Log, LogSettings, check_writers, log_settings
 
 PLAIN = LogSettings(tensorboard=False)
 
@@ -230,6 +228,7 @@ class FakeWandb:
 
     def __init__(self, *, logged_in=True, reachable=True):
         self.logged_in, self.reachable, self.started = logged_in, reachable, []
+        self.logged, self.finished = [], 0
 
     def login(self, *, prompt, verify):
         assert (prompt, verify) == (False, False)
@@ -239,13 +238,17 @@ class FakeWandb:
         if mode != "offline" and not self.reachable:
             raise self.errors.Error("no such\nhost.")
         self.started.append((mode, settings["dir"]))
+        self.settings = settings
         return self
 
     def log(self, values, step):
-        pass
+        self.logged.append((step, values))
+
+    def Image(self, picture):  # noqa: N802  # its name
+        return picture.tolist()
 
     def finish(self):
-        pass
+        self.finished += 1
 
 
 @pytest.mark.parametrize(("logged_in", "reachable", "variable", "mode", "sentence"), [
@@ -272,55 +275,54 @@ def test_without_an_account_or_a_connection_wandb_is_offline(
     assert said == ([] if sentence is None else [sentence + after])
 
 
-@pytest.mark.parametrize(("terminal", "kind", "mode"), [
-    (True, "xterm", "bar"), (True, "dumb", "lines"), (False, "xterm", "lines"), (None, "xterm", "lines"),
-])  # fmt: skip
-def test_a_bar_is_shown_where_the_terminal_can_show_one(monkeypatch, terminal, kind, mode):
-    stream = None if terminal is None else io.StringIO()
-    if stream is not None:
-        stream.isatty = lambda: terminal
-    monkeypatch.setattr(sys, "stdout", stream)
-    monkeypatch.setenv("TERM", kind)
-    assert progress_mode() == mode
+def test_wandb_gets_the_config_and_all_numbers_and_pictures_of_a_run(tmp_path, monkeypatch):
+    wandb = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    grid = np.arange(64, dtype=np.uint8).reshape(1, 8, 8, 1)
+    with Log(tmp_path, LogSettings(tensorboard=False, wandb=True), resume_step=0, config={"seed": 3}) as log:
+        log.metrics(2, {"loss": 1.0})
+        log.clock(4, {"speed": 3.0})
+        log.images("samples", 6, grid)
+        assert wandb.finished == 0
+    assert wandb.logged == [(2, {"loss": 1.0}), (4, {"speed": 3.0}), (6, {"samples": grids.picture(grid).tolist()})]
+    assert wandb.finished == 1
+    assert wandb.settings == {
+        "project": "jaxgen", "name": tmp_path.name, "dir": str(tmp_path), "config": {"seed": 3}, "resume": "allow",
+    }  # fmt: skip
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    """A clock that the test moves."""
-    now = [100.0]
-    monkeypatch.setattr("jaxgen.training.logging.time.monotonic", lambda: now[0])
-    return now
+def test_tensorboard_gets_each_number_and_picture_and_of_a_resumed_run_the_end_of_what_came_before(tmp_path):
+    grid = np.random.default_rng(0).integers(256, size=(2, 8, 8, 3)).astype(np.uint8)
+    with open_log(tmp_path, settings=LogSettings()) as log:
+        log.metrics(2, {"a": 1.0})
+    assert not [event for event in events(tmp_path) if event.session_log.status == SessionLog.START]
+    (first,) = tmp_path.glob("events.out.*")
+    first.unlink()
+    with open_log(tmp_path, settings=LogSettings(), resume_step=4) as log:
+        log.metrics(6, {"a": 1.5, "b": 2.5})
+        log.images("samples", 8, grid)
+    version, start, *written, picture = events(tmp_path)
+    assert version.file_version
+    assert (start.step, start.session_log.status) == (5, SessionLog.START)
+    values = [(event.step, value.tag, value.simple_value) for event in written for value in event.summary.value]
+    assert values == [(6, "a", 1.5), (6, "b", 2.5)]
+    (value,) = picture.summary.value
+    assert (picture.step, value.tag) == (8, "samples")
+    decoded = np.asarray(Image.open(io.BytesIO(value.image.encoded_image_string)))
+    np.testing.assert_array_equal(decoded, grids.picture(grid))
 
 
-def test_progress_reckons_the_rate_and_the_time_left(clock, capsys):
-    with Progress(100, 20, 8, mode="lines") as progress:
-        clock[0] += 5.0
-        progress.update(30, "loss 0.5", line=False)
-        assert capsys.readouterr().out == ""
-        progress.update(30, "loss 0.5", line=True)
-        assert progress.images_per_second == 16.0
-    assert capsys.readouterr().out == "step 30/100  loss 0.5  16 images/s  35 s left\n"
-
-
-def test_what_is_no_training_does_not_count_for_the_rate(clock):
-    with Progress(100, 0, 1, mode="lines") as progress:
-        clock[0] += 50.0
-        progress.restart_clock(10)
-        clock[0] += 1.0
-        progress.update(14, "", line=False)
-        assert progress.images_per_second == 4.0
-
-
-def test_the_bar_shows_the_same_figures(clock, capsys):
-    with Progress(100, 0, 8, mode="bar") as progress:
-        clock[0] += 5.0
-        progress.update(10, "loss 0.5", line=True)
-        progress.say("a [sentence]")
-    shown = capsys.readouterr().out
-    assert "a [sentence]" in shown
-    assert "10/100" in shown
-    assert "loss 0.5" in shown
-    assert "16 images/s" in shown
+def test_what_could_not_be_written_is_written_in_the_end_but_not_after_a_return_to_a_step_before(tmp_path):
+    tolerate = Tolerance("continue", lambda sentence: None)
+    for name, returns in (("end", False), ("return", True)):
+        (tmp_path / name).mkdir()
+        with Log(tmp_path / name, PLAIN, resume_step=0, config={}, tolerate=tolerate) as log:
+            log.metrics(2, {"a": 1.0})
+            with file_size_limit((tmp_path / name / "metrics.jsonl").stat().st_size + 5):
+                log.metrics(4, {"a": 1.0})
+            if returns:
+                log.rewind(2)
+        assert [line["step"] for line in lines(tmp_path / name)] == ([2] if returns else [2, 4])
 
 
 def test_only_the_first_of_several_processes_writes(tmp_path, monkeypatch):
@@ -330,22 +332,3 @@ def test_only_the_first_of_several_processes_writes(tmp_path, monkeypatch):
         log.clock(2, {"b": 1.0})
         assert log.images("samples", 2, np.zeros((1, 8, 8, 3), np.uint8)) is None
     assert list(tmp_path.iterdir()) == []
-
-
-def test_other_work_is_shown_by_the_bar_until_the_next_step():
-    with Progress(100, 0, 8, mode="bar") as progress:
-        with progress.working("drawing 80 images"):
-            assert progress._bar.tasks[0].fields["status"] == "drawing 80 images"
-        progress.update(7, "loss 0.25", line=True)
-        assert progress._bar.tasks[0].fields["status"].startswith("loss 0.25")
-
-
-@pytest.mark.parametrize("seconds", [0.001, 60.0])
-def test_other_work_has_a_line_if_it_takes_long(monkeypatch, seconds):
-    monkeypatch.setattr(logging, "_LONG_SECONDS", seconds)
-    said, seen = [], threading.Event()
-    with Progress(100, 0, 8, mode="lines", say=lambda text: (said.append(text), seen.set())) as progress:
-        with progress.working("drawing 80 images"):
-            assert seen.wait(30 if seconds < 1 else 0.05) == (seconds < 1)
-        assert said == ["drawing 80 images ..."] * (seconds < 1)
-    assert not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]

@@ -28,6 +28,7 @@ def test_what_can_be_left_out_is_none(name):
         ("spike_sigmas", 0.0, "positive, or None"),
         ("hang_seconds", -1.0, "positive, or None"),
         ("hang_seconds", float("nan"), "a finite number"),
+        ("hang_seconds", 1e10, "less than 292 years, or None"),
         ("max_rollbacks", -1, "at least 0"),
         ("profile_steps", 0, "at least 1"),
         ("profile_at_step", -1, "at least 0"),

@@ -25,6 +25,21 @@ def test_a_second_run_is_refused_with_who_holds_the_first(tmp_path):
         pass
 
 
+def test_refusals_name_the_flag_of_another_directory(tmp_path):
+    with (
+        lock.held(tmp_path / "run", print),
+        pytest.raises(ValueError, match=r"in use by .*, or choose another --output\.$"),
+        lock.held(tmp_path / "run", print, flag="--output"),
+    ):
+        pass
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(ValueError, match=r"cannot be written .*: choose another --output\.$"),
+        lock.held(tmp_path / "file", print, flag="--output"),
+    ):
+        pass
+
+
 def test_a_killed_holder_is_no_obstacle(tmp_path):
     code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(); sys.stdin.read()"
     arguments = [sys.executable, "-c", code, str(tmp_path / lock.NAME)]

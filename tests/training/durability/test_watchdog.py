@@ -1,12 +1,13 @@
 """Hangs by a clock that the tests turn, and one by a real clock that is waited for."""
 
+import os
 import subprocess
 import sys
 import threading
 
 import pytest
 
-from jaxgen.training.durability.watchdog import EXIT_CODE, Watchdog
+from jaxgen.training.durability.watchdog import EXIT_CODE, Watchdog, report_hang
 
 SECONDS = 100.0
 
@@ -91,6 +92,16 @@ def test_without_seconds_there_is_no_thread():
     with Watchdog(None, on_hang=print) as dog:
         dog.watch("an event")
         assert "watchdog" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_hang_that_does_not_end_the_process_says_so(capfd, monkeypatch):
+    monkeypatch.setattr(os, "_exit", lambda code: pytest.fail("the process has ended"))
+    report_hang(2.5, "step 7", leave=False)
+    first, *stacks = capfd.readouterr().err.splitlines()
+    assert first == (
+        "error: No progress for 2.5 s in step 7. It may still go on; health.hang_exit=True would end it. All threads:"
+    )
+    assert any("in test_a_hang" in line for line in stacks)
 
 
 STUCK = """
