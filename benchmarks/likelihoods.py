@@ -16,6 +16,7 @@ import contextlib
 import itertools
 import json
 import math
+import os
 import re
 import shutil
 import statistics
@@ -132,8 +133,8 @@ def measure(config: str, seed: int) -> dict[str, float]:
     launch = [sys.executable, "launch.py"]
     settings = ["--config.evaluate.num_samples=0", "--config.train.sample_every_steps=1_000_000"]
     begin = time.monotonic()
-    run([*launch, "train", f"--config={config}", f"--workdir={workdir}", f"--config.seed={seed}", *settings])
-    row = {"train_seconds": time.monotonic() - begin}
+    cpu = run([*launch, "train", f"--config={config}", f"--workdir={workdir}", f"--config.seed={seed}", *settings])
+    row = {"train_seconds": time.monotonic() - begin, "cpu_minutes": cpu / 60}
     run([*launch, "evaluate", f"--workdir={workdir}", "--config.evaluate.num_samples=1000"])
     count = math.prod(SHOWN)
     run([*launch, "sample", f"--workdir={workdir}", f"--num_samples={count}", f"--output={workdir}/samples.npz"])
@@ -148,11 +149,16 @@ def directory_of(config: str, seed: int) -> Path:
     return ROOT / "runs" / "benchmark" / f"likelihood-{config.replace(':', '-')}-{seed}"
 
 
-def run(command: list[str]) -> None:
-    """Runs a command, whose words are shown if it fails."""
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError((done.stdout + done.stderr)[-500:])
+def run(command: list[str]) -> float:
+    """Runs a command, whose words are shown if it fails; returns its CPU seconds."""
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        printed = process.stdout.read()
+        _, status, used = os.wait4(process.pid, 0)  # of this process alone, where several run at a time
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(printed[-500:])
+    return used.ru_utime + used.ru_stime
 
 
 def picture(config: str, samples: Path) -> None:
@@ -225,34 +231,38 @@ def table(results: dict[str, Any], data: str) -> str:
         most log2(10) / {dimensions} = {math.log2(10) / dimensions:.3f} bits/dim. Image formats hold all held-out images
         in one file. Seconds of training are of whole processes on the hardware of the row, start-up included; where
         several ran at a time, they are long."""
-    extrapolated = f"""`CPU min` is not of these runs: it is what training takes on a {machines}, extrapolated
-        (`--cpu_steps`) from its start, compilation included, and a few steps after it (the least of three means), to
-        the config's number of steps."""
+    extrapolated = f"""`CPU min` with an asterisk is not of these runs: it is what training takes on a {machines},
+        extrapolated (`--cpu_steps`) from its start, compilation included, and a few steps after it (the least of three
+        means), to the config's number of steps."""
     columns = [*(title for title, _ in COLUMNS.values()), "CPU min"]
+    body, runs = [], sorted(results["runs"].items(), key=lambda item: mean_bits(item[1]))
+    for name, bits in results.get("formats", {}).items():
+        body.append(f"| {name} | | | {bits:.3f} |" + " |" * (len(columns) - 1))
+    for config, seeds in runs:
+        rows = list(seeds.values())
+        cells = [cell([row[name] for row in rows if name in row], form) for name, (_, form) in COLUMNS.items()]
+        cells.append(cpu_minutes(config, rows, cpu.get(config)))
+        body.append(f"| {config} | {len(rows)} | {rows[-1]['hardware']} | " + " | ".join(cells) + " |")
     lines = [
         wrapped(legend),
-        *(["", wrapped(extrapolated)] if cpu else []),
+        *(["", wrapped(extrapolated)] if "*" in "".join(body) else []),
         "",
         "| model | seeds | hardware | " + " | ".join(columns) + " |",
         "|---" * (len(columns) + 3) + "|",
     ]
-    for name, bits in results.get("formats", {}).items():
-        lines.append(f"| {name} | | | {bits:.3f} |" + " |" * (len(columns) - 1))
-    runs = sorted(results["runs"].items(), key=lambda item: mean_bits(item[1]))
-    for config, seeds in runs:
-        rows = list(seeds.values())
-        cells = [cell([row[name] for row in rows if name in row], form) for name, (_, form) in COLUMNS.items()]
-        cells.append(cpu_minutes(config, cpu[config]) if config in cpu else "")
-        lines.append(f"| {config} | {len(rows)} | {rows[-1]['hardware']} | " + " | ".join(cells) + " |")
+    lines += body
     pictures = [config for config, _ in runs if picture_of(config).exists()]
     lines += [""] * bool(pictures)
     lines += [f"![Samples of {config}](images/{picture_of(config).name})" for config in pictures]
     return "\n".join(lines) + "\n"
 
 
-def cpu_minutes(config: str, row: dict[str, Any]) -> str:
-    """Returns the CPU minutes of all steps of a config, by what `cpu_time` has found."""
-    return f"{(row['start'] + jaxgen.config(config).train.num_steps * row['step']) / 60:.1f}"
+def cpu_minutes(config: str, rows: list[dict[str, Any]], measured: dict[str, Any] | None) -> str:
+    """Returns the CPU minutes of a config's training: of its runs on a CPU, or by what `cpu_time` has found."""
+    own = [row["cpu_minutes"] for row in rows if "CPU" in row["hardware"] and "cpu_minutes" in row]
+    if own or measured is None:
+        return cell(own, "{:.1f}")
+    return f"{(measured['start'] + jaxgen.config(config).train.num_steps * measured['step']) / 60:.1f}*"
 
 
 def mean_bits(seeds: dict[str, dict[str, Any]]) -> float:

@@ -71,7 +71,7 @@ def fashion() -> ConfigDict:
     """Class-conditional on Fashion-MNIST, 28x28, K = 6, L = 2: 20 minutes of CPU time."""
     config = digits()
     common.flow_fashion(config)
-    config.train.num_steps = 1_000
+    config.train.num_steps = 2_400
     config.model.steps = 6
     return config
 

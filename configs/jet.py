@@ -54,7 +54,7 @@ def fashion() -> ConfigDict:
     """Class-conditional on Fashion-MNIST, 28x28, in patches of 2x2: 20 minutes of CPU time."""
     config = digits()
     common.flow_fashion(config)
-    config.train.num_steps = 740
+    config.train.num_steps = 900
     config.model.couplings = 5
     config.model.width = 32
     return config

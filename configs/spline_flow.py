@@ -54,7 +54,7 @@ def fashion() -> ConfigDict:
     """Class-conditional on Fashion-MNIST, 28x28, 2 levels of 4 steps: 20 minutes of CPU time."""
     config = digits()
     common.flow_fashion(config)
-    config.train.num_steps = 600
+    config.train.num_steps = 1_900
     config.model.steps = 4
     config.model.width = 32
     return config

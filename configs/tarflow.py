@@ -83,7 +83,7 @@ def fashion() -> ConfigDict:
     """Class-conditional on Fashion-MNIST, 28x28, in patches of 4x4: 20 minutes of CPU time."""
     config = digits()
     common.flow_fashion(config)
-    config.train.num_steps = 950
+    config.train.num_steps = 1_850
     config.model.patch_size = 4
     config.model.width = 96
     return config
