@@ -7,6 +7,7 @@ read half of one.)
 
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -17,6 +18,9 @@ _FLAGS = (
 )
 _KEPT_CACHE = os.environ.get("JAXGEN_TESTS_CACHE")  # set by benchmarks/mutation.py, whose processes follow each other
 _CACHE = _KEPT_CACHE or tempfile.mkdtemp(prefix="jaxgen-tests-")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for what it starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"
 os.environ["JAX_PLATFORMS"] = "cpu"
