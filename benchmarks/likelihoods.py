@@ -249,8 +249,8 @@ def table(results: dict[str, Any], data: str) -> str:
         "",
         "| model | seeds | hardware | " + " | ".join(columns) + " |",
         "|---" * (len(columns) + 3) + "|",
+        *body,
     ]
-    lines += body
     pictures = [config for config, _ in runs if picture_of(config).exists()]
     lines += [""] * bool(pictures)
     lines += [f"![Samples of {config}](images/{picture_of(config).name})" for config in pictures]

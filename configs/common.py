@@ -236,7 +236,7 @@ def flow_digits(config: ConfigDict) -> ConfigDict:
 def flow_fashion(config: ConfigDict) -> ConfigDict:
     """Sets the training of a class-conditional flow on Fashion-MNIST, 28x28, but for the number of steps.
 
-    Learned noise is worth little where there are 256 levels, and took half of a step's time or more.
+    Noise is uniform: learned noise was still so after 1,000 steps of Glow, for a third to two thirds of a step's time.
     """
     config.data.name = "fashion"
     config.flow.dequantization = "uniform"

@@ -68,7 +68,7 @@ def imagenet64() -> ConfigDict:
 
 
 def fashion() -> ConfigDict:
-    """Class-conditional on Fashion-MNIST, 28x28, K = 6, L = 2: 20 minutes of CPU time."""
+    """Class-conditional on Fashion-MNIST, 28x28, K = 6, L = 2: some 20 minutes of CPU time."""
     config = digits()
     common.flow_fashion(config)
     config.train.num_steps = 2_400

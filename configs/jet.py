@@ -51,7 +51,7 @@ def cifar10() -> ConfigDict:
 
 
 def fashion() -> ConfigDict:
-    """Class-conditional on Fashion-MNIST, 28x28, in patches of 2x2: 20 minutes of CPU time."""
+    """Class-conditional on Fashion-MNIST, 28x28, in patches of 2x2: some 20 minutes of CPU time."""
     config = digits()
     common.flow_fashion(config)
     config.train.num_steps = 900

@@ -68,7 +68,7 @@ def imagenet64() -> ConfigDict:
 
 
 def fashion() -> ConfigDict:
-    """Class-conditional on Fashion-MNIST, 28x28, of 2 scales: 20 minutes of CPU time."""
+    """Class-conditional on Fashion-MNIST, 28x28, of 2 scales: some 20 minutes of CPU time."""
     config = digits()
     common.flow_fashion(config)
     config.train.num_steps = 1_150

@@ -51,7 +51,7 @@ def imagenet64() -> ConfigDict:
 
 
 def fashion() -> ConfigDict:
-    """Class-conditional on Fashion-MNIST, 28x28, 2 levels of 4 steps: 20 minutes of CPU time."""
+    """Class-conditional on Fashion-MNIST, 28x28, 2 levels of 4 steps: some 20 minutes of CPU time."""
     config = digits()
     common.flow_fashion(config)
     config.train.num_steps = 1_900

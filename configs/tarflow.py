@@ -80,7 +80,7 @@ def imagenet64_patch4() -> ConfigDict:
 
 
 def fashion() -> ConfigDict:
-    """Class-conditional on Fashion-MNIST, 28x28, in patches of 4x4: 20 minutes of CPU time."""
+    """Class-conditional on Fashion-MNIST, 28x28, in patches of 4x4: some 20 minutes of CPU time."""
     config = digits()
     common.flow_fashion(config)
     config.train.num_steps = 1_850

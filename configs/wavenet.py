@@ -44,7 +44,7 @@ def mnist() -> ConfigDict:
 
 
 def fashion() -> ConfigDict:
-    """Fashion-MNIST, 28x28, with PixelCNN++'s likelihood, by dilations along rows and columns: 20 CPU minutes."""
+    """Fashion-MNIST, 28x28, with PixelCNN++'s likelihood, by dilations along rows and columns: some 20 CPU minutes."""
     config = pixelcnn.fashion_training(mnist())
     config.train.num_steps = 1_000
     config.autoregressive.distribution = "logistic_mixture(mixtures=5)"

@@ -1,8 +1,6 @@
 """`launch.py compress`: compress images without loss, by a model with likelihoods and an entropy coder."""
 
 import math
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ import numpy as np
 
 from jaxgen.cli import progress_bar
 from jaxgen.cli.main import refusals
+from jaxgen.core import npz
 from jaxgen.core.config import Section
 from jaxgen.data import read_arrays
 from jaxgen.runs import compressing, sample_files
@@ -61,10 +60,7 @@ def _held_out(run: Run) -> tuple[np.ndarray, np.ndarray | None]:
 
 def _archive(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     try:
-        with path.open("rb") as raw:  # NumPy leaves a damaged file open
-            arrays = np.load(raw)
-            if isinstance(arrays, np.ndarray):
-                raise ValueError("it is a single array")
-            return arrays["images"], arrays.get("labels")
-    except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        arrays = npz.read(path)
+        return arrays["images"], arrays.get("labels")
+    except (ValueError, KeyError) as error:
         raise ValueError(f"{path} is no .npz with an array `images`, such as sample writes: {error}") from error

@@ -21,7 +21,6 @@ def main(format: ExtractorFormat, directory: Path, flags: Any) -> int:
     for name in _OF_RUNS:
         if getattr(flags, name) is not None:
             raise ValueError(f"--format={flags.format} is of a network that generates nothing: leave --{name} out.")
-    check_latents(flags)
     weights = read_state_dict(Path(flags.weights), entry=flags.entry)
     imported = importing.import_extractor(directory, format, weights)
     print(f"{directory} holds {imported.name} with {imported.numbers:,} numbers of {flags.weights}.")
@@ -30,17 +29,6 @@ def main(format: ExtractorFormat, directory: Path, flags: Any) -> int:
     print("Try next:")
     print(f"  {program()} evaluate --workdir=RUN --config.evaluate.inception={shlex.quote(str(directory))}")
     return 0
-
-
-def check_latents(flags: Any) -> None:
-    """Refuses the numbers that standardize latents where there are none.
-
-    Raises:
-      ValueError: names the flag.
-    """
-    for name in ("latent_shift", "latent_scale"):
-        if flags.autoencoder is None and getattr(flags, name) is not None:
-            raise ValueError(f"--{name} has no effect without --autoencoder: leave it out.")
 
 
 def renamed(imported: importing.Imported) -> str:

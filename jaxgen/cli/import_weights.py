@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from jaxgen.cli import import_features
-from jaxgen.cli.import_features import check_latents
 from jaxgen.cli.main import image_shape, refusals
 from jaxgen.cli.program import program
 from jaxgen.core.config import Section
@@ -27,6 +26,9 @@ def main(config: Section | None, flags: Any, *, started: float) -> int:
         format = importing.find_format(flags.format, where="--format")
         if flags.weights is None:
             raise ValueError("import needs --weights=FILE: safetensors, a PyTorch checkpoint, or .npz.")
+        for name in ("latent_shift", "latent_scale"):
+            if flags.autoencoder is None and getattr(flags, name) is not None:
+                raise ValueError(f"--{name} has no effect without --autoencoder: leave it out.")
         if isinstance(format, ExtractorFormat):
             return import_features.main(format, directory, flags)
         imported = _import(directory, format, config, flags)
@@ -43,7 +45,6 @@ def main(config: Section | None, flags: Any, *, started: float) -> int:
 
 
 def _import(directory: Path, format: RunFormat, config: Section | None, flags: Any) -> importing.Imported:
-    check_latents(flags)
     if flags.autoencoder and flags.image_shape is not None:
         raise ValueError("--image_shape is that of the latents of --autoencoder: leave it out.")
     candidates = None if config is None else {flags.config: config}

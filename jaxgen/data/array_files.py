@@ -12,10 +12,7 @@ from jaxtyping import Shaped
 
 from jaxgen.data.dataset import CACHE_BYTES
 
-_UNREADABLE = (
-    *(OSError, EOFError, ValueError, OverflowError, zlib.error, zipfile.BadZipFile, NotImplementedError),
-    RuntimeError,
-)
+_UNREADABLE = (OSError, EOFError, ValueError, OverflowError, zlib.error, zipfile.BadZipFile, RuntimeError)
 _LOCAL_HEADER_BYTES = 30
 
 

@@ -41,11 +41,13 @@ class Shard(NamedTuple):
       path: of the file.
       group_rows: the number of rows in each of its row groups.
       footer: the bytes at its end, which describe all else.
+      schema: pyarrow's, of its columns.
     """
 
     path: Path
     group_rows: tuple[int, ...]
     footer: bytes
+    schema: Any
 
     @property
     def num_rows(self) -> int:
@@ -64,11 +66,12 @@ def open_shard(path: Path) -> Shard:
     try:
         with parquet.ParquetFile(path) as file:
             groups = tuple(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))
+            schema = file.schema_arrow
         with path.open("rb") as raw:
             raw.seek(-8, 2)
             length = int.from_bytes(raw.read(4), "little")
             raw.seek(-8 - length, 2)
-            return Shard(path, groups, raw.read(length))
+            return Shard(path, groups, raw.read(length), schema)
     except _errors() as error:
         raise _unreadable(path, error) from error
 
@@ -76,14 +79,11 @@ def open_shard(path: Path) -> Shard:
 def columns_of(shard: Shard) -> Columns:
     """Returns what the columns of a file are, by the metadata of Hugging Face and by their types."""
     import pyarrow as pa
-    from pyarrow import parquet
 
-    with parquet.ParquetFile(shard.path) as file:
-        schema = file.schema_arrow
-    features = _features(schema)
+    features = _features(shard.schema)
     images, others, texts = [], [], []
     labels: dict[str, tuple[str, ...] | None] = {}
-    for field in schema:
+    for field in shard.schema:
         feature = features.get(field.name, {})
         kind = feature.get("_type") if isinstance(feature, dict) else None
         if kind == "Image" or (kind is None and _holds_bytes(field.type)):
@@ -96,7 +96,7 @@ def columns_of(shard: Shard) -> Columns:
                 texts.append(field.name)
     if not labels:
         labels = {name: None for name in others if name.lower() in _LABEL_NAMES}
-    return Columns(tuple(images), labels, tuple(others), tuple(texts), tuple(schema.names))
+    return Columns(tuple(images), labels, tuple(others), tuple(texts), tuple(shard.schema.names))
 
 
 def _features(schema: Any) -> Mapping[str, Any]:

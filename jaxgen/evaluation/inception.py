@@ -5,7 +5,6 @@
 
 import hashlib
 import json
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PyTree, Shaped, UInt8
 
 from jaxgen.core import keys as key_tools
-from jaxgen.core import trees
+from jaxgen.core import npz, trees
 from jaxgen.evaluation.inception_score import SPLITS
 from jaxgen.evaluation.streams import FilledArray
 from jaxgen.nn.inception import InceptionV3
@@ -65,11 +64,10 @@ def load(directory: Path) -> Inception:
         )
     try:
         facts = json.loads((directory / _FACTS).read_text())
-        with (directory / _ARRAYS).open("rb") as file, np.load(file) as loaded:
-            arrays = dict(loaded)
+        arrays = npz.read(directory / _ARRAYS)
         if facts["network"] != _NETWORK or facts["sha256"] != _hash(arrays):
             raise ValueError(f"{_FACTS} describes other weights")
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"The Inception network in {directory} is damaged ({error}): import it again.") from error
     return Inception(traverse_util.unflatten_dict(arrays, sep="/"), facts["sha256"][:16])
 

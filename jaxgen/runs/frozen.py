@@ -9,7 +9,6 @@ the run can do without its data.
 import hashlib
 import json
 import shutil
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import Float, PyTree
 
-from jaxgen.core import latents, paths, trees
+from jaxgen.core import latents, npz, paths, trees
 from jaxgen.core.build import build_model
 from jaxgen.core.config import Section, differences
 from jaxgen.core.contract import GenerativeModel, ModelSpec
@@ -200,10 +199,9 @@ def autoencoder(directory: Path) -> Source:
       ValueError: if there is none, or it cannot be read.
     """
     try:
-        with (directory / _ARRAYS).open("rb") as file, np.load(file) as loaded:
-            found = dict(loaded)
+        found = npz.read(directory / _ARRAYS)
         standardized = {name: found[name] for name in ("shift", "scale")}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError) as error:
         raise ValueError(f"{directory} holds no autoencoder ({error}): give launch.py encode again.") from error
     own = {name.removeprefix(_VARIABLES): x for name, x in found.items() if name.startswith(_VARIABLES)}
     variables = {"variables": traverse_util.unflatten_dict(own, sep="/"), **standardized}

@@ -4,7 +4,6 @@
 the second, and `sigma_rel`, the widths.
 """
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, PyTree
 
-from jaxgen.core import ema, trees
+from jaxgen.core import ema, npz, trees
 from jaxgen.core.ema import Snapshot
 from jaxgen.training.durability.whole_files import whole_file
 
@@ -82,10 +81,9 @@ def _as_before(value: np.ndarray, leaf: Array) -> np.ndarray:
 def _load(workdir: Path, step: int, stored: tuple[float, ...]) -> dict[str, np.ndarray]:
     path = _path(workdir, step)
     try:
-        with path.open("rb") as raw, np.load(raw) as file:  # NumPy leaves a damaged file open
-            arrays = dict(file)
+        arrays = npz.read(path)
         widths = tuple(arrays.pop("sigma_rel").tolist())
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read ({error}): remove it, to do without this snapshot.") from error
     if widths != stored:
         raise ValueError(f"{path} holds averages of the widths {widths}, but ema.sigma_rel is {stored}.")

@@ -1,10 +1,10 @@
 """Settings of the configs that are named after a published GAN: those of its paper, or of its official code."""
 
-import importlib
 import re
 
 import numpy as np
 import pytest
+from named_configs import config_of, setting
 from specs import data_spec
 
 from configs import r3gan
@@ -148,17 +148,6 @@ PRESETS = {
     "r3gan:imagenet32": R3GAN | {"data.batch_size": 4096},
     "r3gan:imagenet64": R3GAN | {"data.batch_size": 4096},
 }  # fmt: skip
-
-
-def config_of(name):
-    file, variant = name.split(":")
-    return importlib.import_module(f"configs.{file}").get_config(variant)
-
-
-def setting(config, path):
-    for name in path.split("."):
-        config = config[name]
-    return config
 
 
 @pytest.mark.parametrize("name", PRESETS)

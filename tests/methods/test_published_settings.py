@@ -3,10 +3,9 @@
 Sizes of networks are in the numbers of their parameters, which other tests count.
 """
 
-import importlib
-
 import numpy as np
 import pytest
+from named_configs import config_of, setting
 
 from configs import pixelcnnpp
 from jaxgen.core.schedules import Curve
@@ -288,13 +287,9 @@ PUBLISHED |= DIFFUSION
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_settings_are_the_published_ones(name):
-    file, variant = name.split(":")
-    config = importlib.import_module(f"configs.{file}").get_config(variant)
+    config = config_of(name)
     for path, published in PUBLISHED[name].items():
-        value = config
-        for part in path.split("."):
-            value = value[part]
-        assert value == (pytest.approx(published) if isinstance(published, float) else published), path
+        assert setting(config, path) == (pytest.approx(published) if isinstance(published, float) else published), path
 
 
 def test_the_rate_of_pixelcnnpp_falls_by_five_millionths_a_step():
