@@ -23,6 +23,7 @@ ALLOWED = {
     "optimizer.b1": (0,),
     "optimizer.b2": (0,),
     "optimizer.clip_norm": (10**30,),
+    "optimizer.eps": (0, 10**30),
     "optimizer.learning_rate": (0, 10**30),
     "optimizer.skip_norm": (10**30,),
     "optimizer.warmup_steps": (0,),
