@@ -1,6 +1,6 @@
 """The U-Nets of improved DDPM (Nichol and Dhariwal 2021) and ADM (Dhariwal and Nichol 2021, section 3)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,6 @@ class ADMUNet(nn.Module):
     dtype: DTypeLike = jnp.float32
     remat: bool = False
 
-    @nn.compact
     def __call__(
         self,
         x: Float[Array, "b h w c"],
@@ -69,24 +68,37 @@ class ADMUNet(nn.Module):
         vector: Float[Array, "b f"] | None = None,
         train: bool,
         dropout_keys: Key[Array, " b"] | None = None,
+        deep: Float[Array, "b h w d"] | None = None,
     ) -> Float[Array, "b h w {self.out_channels}"]:
-        """Applies the network, whose arguments `networks.DiffusionNetwork` describes.
+        """Applies the network, whose arguments `networks.DiffusionNetwork` and `CachingNetwork` describe.
 
         Noise labels are timesteps in [0, 1000), possibly fractional.
 
         Raises:
           ValueError: if the image size, the widths, the heads, a label or the dropout keys do not fit the network.
         """
+        keys = checks.training_keys(train, self.dropout, dropout_keys)
+        return self._evaluate(x, noise_label, label, vector, keys, deep)[0]
+
+    def deep_features(
+        self, x: Float[Array, "b h w c"], noise_label: Float[Array, " b"], label: Int[Array, " b"] | None = None
+    ) -> Float[Array, "b h w d"]:
+        """Returns all that the last block sees beside the outermost skip: the features of DeepCache's first branch."""
+        return self._evaluate(x, noise_label, label, None, None, None)[1]
+
+    @nn.compact
+    def _evaluate(
+        self, x: Array, noise_label: Array, label: Array | None, vector: Array | None, keys: Array | None, deep: Any
+    ) -> tuple[Array, Array]:
+        """The output, and the deep features."""
         checks.check_image_size(x, len(self.channel_multipliers))
         checks.check_optional_label(label, self.num_classes)
-        keys = checks.training_keys(train, self.dropout, dropout_keys)
         emb = self._embed(noise_label, label, vector)
-        h, skips = self._down(x.astype(self.dtype), emb, keys)
-        for name, attention in (("middle_0", True), ("middle_2", False)):
-            h = self._block(h, emb, keys, self._widths[-1], name, attention=attention)
-        h = self._up(h, skips, emb, keys)
+        skip = conv(x.astype(self.dtype), self._widths[0], TORCH, name="input_0", dtype=self.dtype)
+        deep = self._deep(skip, emb, keys) if deep is None else deep
+        h = self._up_block(deep, [skip], emb, keys, self._widths[0])
         h = nn.swish(group_norm(h, self._style, name="out_norm"))
-        return conv(h, self.out_channels, ZERO, name="out_conv", dtype=self.dtype).astype(jnp.float32)
+        return conv(h, self.out_channels, ZERO, name="out_conv", dtype=self.dtype).astype(jnp.float32), deep
 
     def _embed(self, noise_label: Array, label: Array | None, vector: Array | None) -> Array:
         channels = 4 * self.base_channels
@@ -99,9 +111,16 @@ class ADMUNet(nn.Module):
             emb += dense(vector, channels, TORCH, use_bias=False, name="vector")
         return nn.swish(emb)
 
-    def _down(self, x: Array, emb: Array, keys: Array | None) -> tuple[Array, list[Array]]:
+    def _deep(self, h: Array, emb: Array, keys: Array | None) -> Array:
+        """All between the first convolution and the last block."""
+        skips = self._down(h, emb, keys)
+        h = skips[-1]
+        for name, attention in (("middle_0", True), ("middle_2", False)):
+            h = self._block(h, emb, keys, self._widths[-1], name, attention=attention)
+        return self._up(h, skips, emb, keys)
+
+    def _down(self, h: Array, emb: Array, keys: Array | None) -> list[Array]:
         """Blocks are numbered through the levels, as in the official code, in the order of the skip connections."""
-        h = conv(x, self._widths[0], TORCH, name="input_0", dtype=self.dtype)
         skips = [h]
         for level, width in enumerate(self._widths):
             if level:
@@ -110,19 +129,26 @@ class ADMUNet(nn.Module):
             for _ in range(self.num_res_blocks):
                 h = self._block(h, emb, keys, width, f"input_{len(skips)}", attention=self._attends(h))
                 skips.append(h)
-        return h, skips
+        return skips
 
     def _up(self, h: Array, skips: list[Array], emb: Array, keys: Array | None) -> Array:
-        last = len(skips) - 1
+        """All blocks of the way up but the last, which takes the outermost skip."""
         for level, width in reversed(list(enumerate(self._widths))):
-            attention = self._attends(h)
-            for _ in range(self.num_res_blocks + 1):
-                name = f"output_{last + 1 - len(skips)}"
-                h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = self._block(h, emb, keys, width, name, attention=attention)
+            for _ in range(self.num_res_blocks + (level > 0)):
+                name = self._name_of_up_block(skips)
+                h = self._up_block(h, skips, emb, keys, width)
+                skips.pop()
             if level:
-                h = self._resample(h, emb, keys, f"{name}_{1 + attention}", "up")
+                h = self._resample(h, emb, keys, f"{name}_{1 + self._attends(h)}", "up")
         return h
+
+    def _up_block(self, h: Array, skips: list[Array], emb: Array, keys: Array | None, width: int) -> Array:
+        """The block that takes the last of the skip connections that are left."""
+        h = jnp.concatenate([h, skips[-1]], axis=-1)
+        return self._block(h, emb, keys, width, self._name_of_up_block(skips), attention=self._attends(h))
+
+    def _name_of_up_block(self, skips: list[Array]) -> str:
+        return f"output_{len(self._widths) * (self.num_res_blocks + 1) - len(skips)}"
 
     def _block(
         self, h: Array, emb: Array, keys: Array | None, width: int, name: str, *, attention: bool = False

@@ -1,5 +1,7 @@
 """EDM's form of the ADM U-Net (Karras et al. 2022, table 7, after Dhariwal and Nichol 2021)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -42,7 +44,6 @@ class DhariwalUNet(nn.Module):
     dtype: DTypeLike = jnp.float32
     remat: bool = False
 
-    @nn.compact
     def __call__(
         self,
         x: Float[Array, "b h w c"],
@@ -52,24 +53,39 @@ class DhariwalUNet(nn.Module):
         vector: Float[Array, "b f"] | None = None,
         train: bool,
         dropout_keys: Key[Array, " b"] | None = None,
+        deep: Float[Array, "b h w d"] | None = None,
     ) -> Float[Array, "b h w {self.out_channels}"]:
-        """Applies the network, whose arguments `networks.DiffusionNetwork` describes.
+        """Applies the network, whose arguments `networks.DiffusionNetwork` and `CachingNetwork` describe.
 
         Noise labels are ln(sigma) / 4 for EDM; any number for which a sinusoidal embedding makes sense.
 
         Raises:
           ValueError: if the image size, the widths, a label or the dropout keys do not fit the network.
         """
+        keys = checks.training_keys(train, self.dropout, dropout_keys)
+        return self._evaluate(x, noise_label, label, vector, keys, deep)[0]
+
+    def deep_features(
+        self, x: Float[Array, "b h w c"], noise_label: Float[Array, " b"], label: Int[Array, " b"] | None = None
+    ) -> Float[Array, "b h w d"]:
+        """Returns all that the last block sees beside the outermost skip: the features of DeepCache's first branch."""
+        return self._evaluate(x, noise_label, label, None, None, None)[1]
+
+    @nn.compact
+    def _evaluate(
+        self, x: Array, noise_label: Array, label: Array | None, vector: Array | None, keys: Array | None, deep: Any
+    ) -> tuple[Array, Array]:
+        """The output, and the deep features."""
         checks.check_image_size(x, len(self.channel_multipliers))
         checks.check_optional_label(label, self.num_classes)
-        keys = checks.training_keys(train, self.dropout, dropout_keys)
         widths = tuple(self.base_channels * multiplier for multiplier in self.channel_multipliers)
         emb = self._embed(noise_label, label, vector)
         levels = (widths, self.num_res_blocks, self.attention_resolutions, self._style)
-        skips = EDMEncoder(widths[0], *levels, name="enc")(x.astype(self.dtype), emb, keys)
-        h = EDMDecoder(*levels, name="dec")(skips, emb, keys)
+        encoder = EDMEncoder(widths[0], *levels, name="enc")
+        skips = encoder(x.astype(self.dtype), emb, keys, outermost=deep is not None)
+        h, deep = EDMDecoder(*levels, name="dec")(skips, emb, keys, deep)
         h = nn.swish(group_norm(h, self._style, name="out_norm"))
-        return conv(h, self.out_channels, ZERO, name="out_conv", dtype=self.dtype).astype(jnp.float32)
+        return conv(h, self.out_channels, ZERO, name="out_conv", dtype=self.dtype).astype(jnp.float32), deep
 
     @property
     def _style(self) -> BlockStyle:

@@ -1,5 +1,7 @@
 """The U-Net of EDM2 (Karras et al. 2024, figure 21): magnitude-preserving layers instead of normalizations."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -157,7 +159,6 @@ class EDM2UNet(nn.Module):
     dtype: DTypeLike = jnp.float32
     remat: bool = False
 
-    @nn.compact
     def __call__(
         self,
         x: Float[Array, "b h w c"],
@@ -167,29 +168,44 @@ class EDM2UNet(nn.Module):
         vector: Float[Array, "b f"] | None = None,
         train: bool,
         dropout_keys: Key[Array, " b"] | None = None,
+        deep: Float[Array, "b h w d"] | None = None,
     ) -> Float[Array, "b h w {self.out_channels}"]:
-        """Applies the network, whose arguments `networks.DiffusionNetwork` describes.
+        """Applies the network, whose arguments `networks.DiffusionNetwork` and `CachingNetwork` describe.
 
         Noise labels are ln(sigma) / 4.
 
         Raises:
           ValueError: if the image size, the heads, a label or the dropout keys do not fit the network.
         """
+        keys = checks.training_keys(train, self.dropout, dropout_keys)
+        return self._evaluate(x, noise_label, label, vector, keys, deep)[0]
+
+    def deep_features(
+        self, x: Float[Array, "b h w c"], noise_label: Float[Array, " b"], label: Int[Array, " b"] | None = None
+    ) -> Float[Array, "b h w d"]:
+        """Returns all that the last block sees beside the outermost skip: the features of DeepCache's first branch."""
+        return self._evaluate(x, noise_label, label, None, None, None)[1]
+
+    @nn.compact
+    def _evaluate(
+        self, x: Array, noise_label: Array, label: Array | None, vector: Array | None, keys: Array | None, deep: Any
+    ) -> tuple[Array, Array]:
+        """The output, and the deep features."""
         checks.check_image_size(x, len(self.channel_multipliers))
         checks.check_optional_label(label, self.num_classes)
-        keys = checks.training_keys(train, self.dropout, dropout_keys)
         width = self.base_channels * max(self.channel_multipliers)
         emb = MPEmbedding(
             self.base_channels * self.channel_multipliers[0], width, self.num_classes, self.label_balance, name="emb"
         )(noise_label, label, vector)
         # A channel of ones takes the place of the biases.
-        h, skips = self._encode(jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1), emb, keys)
-        h = self._decode(h, skips, emb, keys)
+        h = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
+        skip = MPConv(self.base_channels * self.channel_multipliers[0], self.dtype, name=f"enc_{x.shape[1]}_conv")(h)
+        deep = self._decode(self._encode(skip, emb, keys), emb, keys) if deep is None else deep
+        h = self._joining_block(deep, skip, emb, keys, 0, self.num_res_blocks)
         gain = self.param("out_gain", nn.initializers.zeros_init(), ())
-        return MPConv(self.out_channels, self.dtype, name="out_conv")(h, gain).astype(jnp.float32)
+        return MPConv(self.out_channels, self.dtype, name="out_conv")(h, gain).astype(jnp.float32), deep
 
-    def _encode(self, h: Array, emb: Array, keys: Array | None) -> tuple[Array, list[Array]]:
-        h = MPConv(self.base_channels * self.channel_multipliers[0], self.dtype, name=f"enc_{h.shape[1]}_conv")(h)
+    def _encode(self, h: Array, emb: Array, keys: Array | None) -> list[Array]:
         skips = [h]
         for level, multiplier in enumerate(self.channel_multipliers):
             if level > 0:
@@ -200,20 +216,26 @@ class EDM2UNet(nn.Module):
                 block = self._block(f"enc_{h.shape[1]}_block{i}", self.base_channels * multiplier, self._attends(h))
                 h = block(h, emb, keys)
                 skips.append(h)
-        return h, skips
+        return skips
 
-    def _decode(self, h: Array, skips: list[Array], emb: Array, keys: Array | None) -> Array:
+    def _decode(self, skips: list[Array], emb: Array, keys: Array | None) -> Array:
+        """All blocks of the decoder but the last, which takes the outermost skip."""
+        h = skips[-1]
         for i in range(2):
             h = self._block(f"dec_{h.shape[1]}_in{i}", h.shape[-1], attention=i == 0)(h, emb, keys)
-        for level, multiplier in reversed(list(enumerate(self.channel_multipliers))):
-            for i in range(self.num_res_blocks + 1):
-                h = mp_cat(h, skips.pop(), self.concat_balance)
-                block = self._block(f"dec_{h.shape[1]}_block{i}", self.base_channels * multiplier, self._attends(h))
-                h = block(h, emb, keys)
+        for level in reversed(range(len(self.channel_multipliers))):
+            for i in range(self.num_res_blocks + (level > 0)):
+                h = self._joining_block(h, skips.pop(), emb, keys, level, i)
             if level > 0:
                 h = nearest_upsample(h)
                 h = self._block(f"dec_{h.shape[1]}_up", h.shape[-1])(h, emb, keys)
         return h
+
+    def _joining_block(self, h: Array, skip: Array, emb: Array, keys: Array | None, level: int, i: int) -> Array:
+        """A block of the decoder that takes a skip connection."""
+        width = self.base_channels * self.channel_multipliers[level]
+        block = self._block(f"dec_{h.shape[1]}_block{i}", width, self._attends(h))
+        return block(mp_cat(h, skip, self.concat_balance), emb, keys)
 
     def _block(self, name: str, channels: int, attention: bool = False) -> MPResidualBlock:
         block = nn.remat(MPResidualBlock) if self.remat else MPResidualBlock

@@ -36,12 +36,18 @@ class EDMEncoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], emb: Float[Array, "b e"], dropout_keys: Key[Array, " b"] | None
+        self,
+        x: Float[Array, "b h w c"],
+        emb: Float[Array, "b e"],
+        dropout_keys: Key[Array, " b"] | None,
+        outermost: bool = False,
     ) -> list[Float[Array, "b _h _w _c"]]:
-        """Returns the features for the decoder's skip connections, the smallest last."""
+        """Returns the features for the skip connections, the smallest last; the first alone if `outermost`."""
         s = self.style
         h = conv(x, self.base_channels, s.init, name=f"{size(x)}_conv", dtype=s.dtype)
         skips, image = [h], x
+        if outermost:
+            return skips
         for level, width in enumerate(self.widths):
             at = size(x, level)
             if level:
@@ -82,23 +88,41 @@ class EDMDecoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, skips: list[Float[Array, "b _h _w _c"]], emb: Float[Array, "b e"], dropout_keys: Key[Array, " b"] | None
-    ) -> Float[Array, "b h w c"]:
-        """Maps features from the smallest to the largest, joining those of each skip connection."""
+        self,
+        skips: list[Float[Array, "b _h _w _c"]],
+        emb: Float[Array, "b e"],
+        dropout_keys: Key[Array, " b"] | None,
+        deep: Float[Array, "b h w d"] | None = None,
+    ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w d"]]:
+        """Maps features from the smallest to the largest, joining those of each skip connection.
+
+        Returns:
+          The features, and those that the last block took beside the outermost skip: `deep` where it is given, which
+          makes all other blocks and skip connections unnecessary.
+        """
+        deep = self._deep(skips, emb, dropout_keys) if deep is None else deep
+        return self._joining_block(deep, skips[0], emb, dropout_keys, 0, self.num_res_blocks), deep
+
+    def _deep(self, skips: list[Array], emb: Array, keys: Array | None) -> Array:
+        """All blocks but the last."""
         s, image, h, skips = self.style, skips[0], skips[-1], list(skips)
-        for level, width in reversed(list(enumerate(self.widths))):
+        for level in reversed(range(len(self.widths))):
             at = size(image, level)
             if level == len(self.widths) - 1:
-                h = make_block(h.shape[-1], s, name=f"{at}_in0", attention=True)(h, emb, dropout_keys)
-                h = make_block(h.shape[-1], s, name=f"{at}_in1")(h, emb, dropout_keys)
+                h = make_block(h.shape[-1], s, name=f"{at}_in0", attention=True)(h, emb, keys)
+                h = make_block(h.shape[-1], s, name=f"{at}_in1")(h, emb, keys)
             else:
-                h = make_block(h.shape[-1], s, name=f"{at}_up", resample="up")(h, emb, dropout_keys)
-            for i in range(self.num_res_blocks + 1):
-                attention = h.shape[1] in self.attention_resolutions
-                attention = attention and (i == self.num_res_blocks or not self.attend_last)
-                h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = make_block(width, s, name=f"{at}_block{i}", attention=attention)(h, emb, dropout_keys)
+                h = make_block(h.shape[-1], s, name=f"{at}_up", resample="up")(h, emb, keys)
+            for i in range(self.num_res_blocks + (level > 0)):
+                h = self._joining_block(h, skips.pop(), emb, keys, level, i)
         return h
+
+    def _joining_block(self, h: Array, skip: Array, emb: Array, keys: Array | None, level: int, i: int) -> Array:
+        """A block that takes a skip connection."""
+        attention = h.shape[1] in self.attention_resolutions
+        attention = attention and (i == self.num_res_blocks or not self.attend_last)
+        block = make_block(self.widths[level], self.style, name=f"{size(h)}_block{i}", attention=attention)
+        return block(jnp.concatenate([h, skip], axis=-1), emb, keys)
 
 
 def size(x: Float[Array, "b h w c"], level: int = 0) -> str:

@@ -1,7 +1,7 @@
 """DDPM++ and NCSN++ (Song et al. 2021, appendix H), in EDM's form (Karras et al. 2022, table 7)."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -66,7 +66,6 @@ class SongUNet(nn.Module):
     dtype: DTypeLike = jnp.float32
     remat: bool = False
 
-    @nn.compact
     def __call__(
         self,
         x: Float[Array, "b h w c"],
@@ -76,8 +75,9 @@ class SongUNet(nn.Module):
         vector: Float[Array, "b f"] | None = None,
         train: bool,
         dropout_keys: Key[Array, " b"] | None = None,
+        deep: Float[Array, "b h w d"] | None = None,
     ) -> Float[Array, "b h w {self.out_channels}"]:
-        """Applies the network, whose arguments `networks.DiffusionNetwork` describes.
+        """Applies the network, whose arguments `networks.DiffusionNetwork` and `CachingNetwork` describe.
 
         Noise labels are 999 t for VP, ln(sigma / 2) for VE, ln(sigma) / 4 for EDM (Karras et al. 2022, table 1).
 
@@ -85,18 +85,31 @@ class SongUNet(nn.Module):
           ValueError: if the image size, the widths, the filter, the frequencies, a label or the dropout keys do not fit
             the network.
         """
+        keys = checks.training_keys(train, self.dropout, dropout_keys)
+        return self._evaluate(x, noise_label, label, vector, keys, deep)[0]
+
+    def deep_features(
+        self, x: Float[Array, "b h w c"], noise_label: Float[Array, " b"], label: Int[Array, " b"] | None = None
+    ) -> Float[Array, "b h w d"]:
+        """Returns all that the last block sees beside the outermost skip: the features of DeepCache's first branch."""
+        return self._evaluate(x, noise_label, label, None, None, None)[1]
+
+    @nn.compact
+    def _evaluate(
+        self, x: Array, noise_label: Array, label: Array | None, vector: Array | None, keys: Array | None, deep: Any
+    ) -> tuple[Array, Array]:
+        """The output, and the deep features."""
         checks.check_image_size(x, len(self.channel_multipliers))
         checks.check_optional_label(label, self.num_classes)
-        keys = checks.training_keys(train, self.dropout, dropout_keys)
         widths = tuple(self.base_channels * multiplier for multiplier in self.channel_multipliers)
         emb = self._embed(noise_label, label, vector)
         levels = (widths, self.num_res_blocks, self.attention_resolutions, self._style)
         encoder = EDMEncoder(self.base_channels, *levels, residual_input=self.encoder == "residual", name="enc")
-        skips = encoder(x.astype(self.dtype), emb, keys)
-        h = EDMDecoder(*levels, attend_last=True, name="dec")(skips, emb, keys)
+        skips = encoder(x.astype(self.dtype), emb, keys, outermost=deep is not None)
+        h, deep = EDMDecoder(*levels, attend_last=True, name="dec")(skips, emb, keys, deep)
         h = nn.swish(group_norm(h, self._style, name=f"dec_{size(x)}_aux_norm"))
         out = conv(h, self.out_channels, _LAST_INIT, name=f"dec_{size(x)}_aux_conv", dtype=self.dtype)
-        return out.astype(jnp.float32)
+        return out.astype(jnp.float32), deep
 
     @property
     def _style(self) -> BlockStyle:

@@ -52,31 +52,6 @@ def test_parity_with_the_official_network():
     golden_files.assert_parity(apply(net, variables, x, t), golden.outputs["out"])
 
 
-def test_the_deep_features_are_all_that_the_last_block_sees_beside_the_outermost_skip():
-    """Without numbers for the parameters of the outer layers, or of the deep ones, the other part can be computed."""
-    net, (x, t), label = tiny(), tiny_inputs(), jnp.array([0, 2, 1])
-    params = random_params(net)["params"]
-
-    def without(*names):
-        lost = {name: jax.tree.map(lambda leaf: jnp.nan * leaf, params[name]) for name in names}
-        return {"params": params | lost}
-
-    @jax.jit
-    def outputs(whole, deep_alone, outer_alone):
-        deep = net.apply(deep_alone, x, t, label, method="deep_features")
-        other = net.apply(deep_alone, x[::-1], t, method="deep_features")
-        return [net.apply(whole, x, t, label, train=False)] + [
-            net.apply(outer_alone, x, t, label, train=False, deep=deep) for deep in (deep, other)
-        ]
-
-    outer = ("up_0_1", "norm_out", "conv_out")
-    deep = set(params) - {"embedding", "conv_in", *outer}
-    assert {"down_0_0", "down_1_0", "mid_0", "up_1_0", "up_1_1", "up_0_0"} < deep
-    whole, same, other = outputs({"params": params}, without(*outer), without(*deep))
-    np.testing.assert_allclose(same, whole, rtol=1e-5, atol=1e-5)
-    assert np.abs(other - whole).min(axis=(1, 2)).max() > 0.01
-
-
 def test_dropout_depends_on_the_example_and_not_on_the_batch():
     net = tiny(channel_multipliers=(1,))
     params, (x, t) = random_params(net), tiny_inputs()

@@ -254,7 +254,7 @@ def _check_cache(diffusion: Diffusion, sampler: Sampler) -> None:
     if not isinstance(diffusion.network, CachingNetwork):
         raise ValueError(
             f"sampler.cache_interval is {sampler.cache_interval}, but {type(diffusion.network).__name__} has no deep "
-            "features to reuse: set it to 1, or model.name to unet.UNet or dit.DiT."
+            "features to reuse: set it to 1, or model.name to that of a U-Net, or to dit.DiT."
         )
     if diffusion.settings.self_conditioning:
         raise ValueError(
