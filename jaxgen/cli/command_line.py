@@ -58,6 +58,8 @@ def parse(arguments: Sequence[str]) -> CommandLine:
         raise ValueError(f"{extra!r} is one word too many: settings are given as --name=value.")
     if ours and not command.takes_settings:
         raise ValueError(f"{name} takes no settings of a config: leave {ours[0]} out.")
+    for argument in ours:
+        _check_effect(name, command, argument)
     return CommandLine(name, _flags(name, command, others), tuple(map(_setting, ours)), "".join(words[1:2]))
 
 
@@ -75,6 +77,15 @@ def _words(arguments: Iterable[str]) -> list[str]:
             words.append(argument)
         is_value = "=" not in argument and _name(argument) in takes_value and not is_value
     return words
+
+
+def _check_effect(name: str, command: Command, argument: str) -> None:
+    """Raises a ValueError if the command does not depend on the setting that an argument changes."""
+    setting = _name(argument).removeprefix(_OVERRIDE)
+    if command.ignores is None or not re.fullmatch(command.ignores, setting):
+        return
+    its_own = ", and give --seed for other random numbers" if setting == "seed" and "seed" in command.flags else ""
+    raise ValueError(f"{argument} has no effect on {name}: leave it out{its_own}.")
 
 
 def _setting(argument: str) -> tuple[str, str]:

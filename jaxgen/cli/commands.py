@@ -40,6 +40,7 @@ class Command(NamedTuple):
       flags: by name.
       module: the module below `jaxgen.cli` with its `main`.
       takes_settings: whether `--config.NAME=VALUE` changes settings of the config that it works on.
+      ignores: a regular expression over the names of settings that have no effect on what it does.
       together: whether several processes can do it as one.
       computes: whether its arrays come from programs of JAX, which a wrong compiler would spoil without a word.
     """
@@ -49,6 +50,7 @@ class Command(NamedTuple):
     flags: Mapping[str, Flag]
     module: str
     takes_settings: bool = True
+    ignores: str | None = None
     together: bool = False
     computes: bool = True
 
@@ -96,6 +98,17 @@ _SEED = _whole("Of the random images.", default=0, low=0, high=LARGEST_SEED)
 _LABELS = _list("A,B", "Classes of the images in turn, by name or number; by default all of them.")
 _STEM = _path("PATH", "The .npz and .png to write, without suffix; by default one that names the settings.")
 _CLASSES = _whole("How many classes the data has; by default as many as the config's data.", low=0)
+
+# Of a trained run; its batch must still divide over the devices.
+_OF_TRAINING = r"seed|(optimizer|health|log)\..*|train\.(?!compute_dtype$|microbatches$).*"
+_OF_EVALUATION = r"evaluate\..*"
+_OF_DATA = r"data\.(?!batch_size$).*"
+_BUT_IMAGES = f"{_OF_TRAINING}|{_OF_EVALUATION}|{_OF_DATA}"
+_BUT_DATA = f"{_OF_TRAINING}|{_OF_EVALUATION}"
+_OF_THE_LOOP = (
+    r"train\.((checkpoint|log|sample|snapshot)_.*|keep_.*|init_.*|on_write_error)|log\.(tensorboard|wandb)"
+    r"|seed|(sample|evaluate)\..*"
+)
 
 PROCESSES = MappingProxyType(
     {
@@ -146,6 +159,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
                 **PROCESSES,
             },
             "sample",
+            ignores=_BUT_IMAGES,
             together=True,
         ),
         "evaluate": Command(
@@ -153,6 +167,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
             "--workdir=runs/ddpm --config.evaluate.num_samples=5000",
             {"workdir": _RUN, "step": _STEP, **PROCESSES},
             "evaluate",
+            ignores=_OF_TRAINING,
             together=True,
         ),
         "interpolate": Command(
@@ -169,6 +184,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
                 "step": _STEP,
             },
             "interpolate",
+            ignores=_BUT_IMAGES,
         ),
         "mix": Command(
             "Draws a table of random images that have some layers' styles of each other.",
@@ -183,6 +199,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
                 "step": _STEP,
             },
             "mix",
+            ignores=_BUT_IMAGES,
         ),
         "traverse": Command(
             "Draws a held-out image with one dimension of its latent moved at a time, the most informative ones first.",
@@ -196,6 +213,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
                 "step": _STEP,
             },
             "traverse",
+            ignores=_BUT_DATA,
         ),
         "directions": Command(
             "Finds the directions of the latent space that change images most, and draws images along them.",
@@ -219,6 +237,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
                 "step": _STEP,
             },
             "directions",
+            ignores=_BUT_IMAGES,
         ),
         "project": Command(
             "Finds the latents, or styles, whose images are nearest to given pictures.",
@@ -234,6 +253,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
                 "step": _STEP,
             },
             "project",
+            ignores=_OF_TRAINING,
         ),
         "encode": Command(
             "Caches the latents of a trained autoencoder's data, for a model that is trained on them.",
@@ -247,6 +267,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
                 "step": _STEP,
             },
             "encode",
+            ignores=_BUT_DATA,
         ),
         "compress": Command(
             "Compresses images without loss, by an autoregressive model or, with bits back, a VAE.",
@@ -261,6 +282,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
                 "step": _STEP,
             },
             "compress",
+            ignores=_BUT_DATA,
         ),
         "decompress": Command(
             "Writes the images of a file of compress, which come back exactly.",
@@ -272,6 +294,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
                 "step": _whole("The step of the checkpoint; by default the one that compressed them.", low=0),
             },
             "decompress",
+            ignores=_BUT_IMAGES,
         ),
         "import": Command(
             "Makes a run, or a feature extractor, of official weights.",
@@ -313,6 +336,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
                 "keep_every": _whole("With --prune: keeps multiples of this step; 0 for none.", low=0),
             },
             "checkpoints",
+            ignores=r"(?!train\.keep_).*",
             computes=False,
         ),
         "plan": Command(
@@ -329,6 +353,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
                 "num_classes": _CLASSES,
             },
             "plan",
+            ignores=_OF_THE_LOOP,
             computes=False,
         ),
         "list": Command(

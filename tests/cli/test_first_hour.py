@@ -312,6 +312,14 @@ COMMAND_LINES = {
         r"--config\.data\.batch_size=VALUE or --config\.sample\.batch_size=VALUE",
     ),
     "a setting of what takes none": (["list", "--config.seed=3"], r"list takes no settings of a config"),
+    "a seed that is not of the samples": (
+        ["sample", "--config.seed=3"],
+        r"--config\.seed=3 has no effect on sample: leave it out, and give --seed for other random numbers",
+    ),
+    "a setting of training alone": (
+        ["evaluate", "--config.train.num_steps=3"],
+        r"--config\.train\.num_steps=3 has no effect on evaluate: leave it out\.$",
+    ),
     "two words": (["list", "configs", "samplers"], "'samplers' is one word too many"),
     "home of nobody": (["sample", "--output=~nobody-at-all/x.npz"], "--output is .* there is no user 'nobody-at-all'"),
     "seed of the config": (
