@@ -207,6 +207,28 @@ def test_launchers_that_need_something_are_asked_where_it_is_there(monkeypatch, 
     assert asked == [{"kubernetes": index and package, "cloud_tpu": tpu}]
 
 
+def test_the_first_launcher_that_is_there_waits_for_the_address_as_long_as_asked(monkeypatch):
+    waited = []
+
+    class Absent:
+        is_env_present = staticmethod(lambda: False)
+
+    class Present:
+        is_env_present = staticmethod(lambda: True)
+        get_process_count = staticmethod(lambda: 3)
+        get_process_id = staticmethod(lambda: 2)
+        get_local_process_id = staticmethod(lambda: None)
+
+        @staticmethod
+        def get_coordinator_address(timeout_secs, override_coordinator_port):
+            waited.append((timeout_secs, override_coordinator_port))
+            return "host0:1"
+
+    monkeypatch.setattr(launchers.jax_workarounds, "launchers", lambda **kinds: [Absent, Present, Absent])
+    assert find(None, None, None, timeout_seconds=7) == Place(("host0", 1), 3, 2)
+    assert waited == [(7, None)]
+
+
 def test_a_pod_of_kubernetes_is_alone_unless_it_is_told_otherwise(monkeypatch):
     set_all(monkeypatch, {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"})
     with warnings.catch_warnings():
