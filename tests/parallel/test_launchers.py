@@ -133,6 +133,13 @@ def test_open_mpi_gives_the_address_up_to_its_version_4(monkeypatch):
     assert found("host0:8476") == Place(("host0", 8476), 4, 3, [1])
 
 
+@pytest.mark.parametrize("missing", ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"])
+def test_variables_that_open_mpi_does_not_set_are_named(monkeypatch, missing):
+    set_all(monkeypatch, {name: value for name, value in (OPEN_MPI | ADDRESS).items() if name != missing})
+    with pytest.raises(ValueError, match=rf"does not say who the others are \('{missing}'\): give --coordinator"):
+        found()
+
+
 def test_gke_gives_the_hosts_of_a_tpu_slice(monkeypatch):
     monkeypatch.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", True)
     set_all(monkeypatch, {"TPU_WORKER_HOSTNAMES": "localhost,host1", "TPU_WORKER_ID": "1", "TPU_SKIP_MDS_QUERY": "1"})
