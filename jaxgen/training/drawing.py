@@ -142,14 +142,16 @@ class SampleGrids:
 
     def _may_go_on(self) -> bool:
         """Returns whether there is time for another batch; of several processes, all return the same."""
-        if hosts.num_processes() == 1 and self._interrupted():
-            return False
-        return agreement.from_first(lambda: self._budget.allows(self._batch_seconds))
+        return not self._stopped() and agreement.from_first(lambda: self._budget.allows(self._batch_seconds))
+
+    def _stopped(self) -> bool:
+        """Returns whether the run is interrupted; several processes settle that between updates alone."""
+        return hosts.num_processes() == 1 and self._interrupted()
 
     def _say(self, step: int, drawn: int) -> None:
-        """Says, once, that grids are not drawn in full."""
+        """Says, once, that grids are not drawn in full for want of time."""
         share, count = self._settings.share, self._settings.num_images
-        if self._said or share is None:  # interrupted
+        if self._said or share is None or self._stopped():
             return
         self._said = True
         seconds = self._batch_seconds * count / min(count, self._batch_size())

@@ -10,7 +10,7 @@ class UnknownMetricError(ValueError):
 
 
 class Means:
-    """Accumulates the means of metrics.
+    """Accumulates the means of metrics, each over the steps that have it: those of lazy regularizers are not in all.
 
     Args:
       required: a metric that must be among them, the setting `train.keep_best`; None for none.
@@ -19,7 +19,7 @@ class Means:
     def __init__(self, required: str | None = None) -> None:
         self._required = required
         self._sums: dict[str, float] = {}
-        self._steps = 0
+        self._counts: dict[str, int] = {}
 
     def add(self, metrics: HostMetrics) -> None:
         """Adds the metrics [S] of the steps of a dispatch.
@@ -33,10 +33,10 @@ class Means:
             )
         for name, values in metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(np.sum(values, dtype=np.float64))
-        self._steps += len(next(iter(metrics.values())))
+            self._counts[name] = self._counts.get(name, 0) + len(values)
 
     def take(self) -> dict[str, float]:
         """Returns the means of what was added since the last call; empty if nothing was."""
-        means = {name: total / self._steps for name, total in self._sums.items()}
-        self._sums, self._steps = {}, 0
+        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
         return means

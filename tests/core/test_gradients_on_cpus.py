@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import AxisType
 
 import jaxgen.core.loops  # noqa: F401  (lowers for CPUs)
 from jaxgen.parallel.mesh import make_mesh
@@ -80,6 +81,32 @@ def test_mapped_products_and_sums_over_all_axes_are_not_apart():
     assert not APART.search(lowered(lambda x, y: jnp.tensordot(x, y, 3), x, x))
     assert not APART.search(lowered(lambda x, y: jnp.tensordot(x, y, 0), x, jax.ShapeDtypeStruct((2**16,), x.dtype)))
     assert APART.search(lowered(lambda x, y: jnp.tensordot(x, y, ((0, 1), (0, 1))), x, x))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "summed", "batch"),
+    [
+        (((64, 1024), (64, 1024)), ((1,), (1,)), ((), ())),  # of the last axes
+        (((64, 1024), (1024, 64)), ((0,), (1,)), ((), ())),  # of the first axis and the last
+        (((32, 4, 512), (32, 4, 512)), ((0,), (0,)), ((1,), (1,))),  # one of several
+        (((64, 1024), (64, 8)), ((0,), (0,)), ((), ())),  # with a small array
+        (((64, 8), (64, 1024)), ((0,), (0,)), ((), ())),
+    ],
+)
+def test_products_of_other_kinds_are_not_apart(shapes, summed, batch):
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    assert not APART.search(lowered(lambda x, y: lax.dot_general(x, y, (summed, batch)), *arrays))
+
+
+def test_products_on_explicit_axes_of_a_mesh_are_not_apart():
+    """There the sharding is part of the type of a product."""
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        x = jax.device_put(normal(0, 64, 1024), jax.NamedSharding(mesh, jax.P(None, None)))
+        square = lambda x: jnp.tensordot(x, x, ((0,), (0,)))  # noqa: E731
+        assert not APART.search(lowered(square, x))
+        np.testing.assert_allclose(jax.jit(square)(x), np.asarray(x).T @ np.asarray(x), atol=1e-3)
+    assert APART.search(lowered(square, np.asarray(x)))
 
 
 def test_programs_for_several_devices_stay_in_one_piece():

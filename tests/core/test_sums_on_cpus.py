@@ -63,6 +63,7 @@ def test_gradients_and_mapped_sums():
         ((4, 16, 1023), (1,), []),
         ((4, 15, 8192 * 2), (1,), []),
         ((4, 33, 8192), (1,), []),
+        ((4, 33, 1024), (0, 1), []),
         ((8192, 4, 16), (2,), []),
         ((32, 32, 32, 32), (0, 1, 2, 3), []),
     ],
@@ -73,6 +74,7 @@ def test_which_sums_are_products_on_cpus(shape, axes, products):
         text = lowered(lambda x: jax.lax.reduce_sum_p.bind(x, axes=axes, out_sharding=None), x, platform=platform)
         found = re.findall(r"dot_general.*\(tensor<(\S+)xf32>, tensor<(\S+)xf32>\)", text)
         assert [", ".join(pair) for pair in found] == (products if platform == "cpu" else [])
+        assert text.count("precision = [HIGHEST, HIGHEST]") == len(found)  # whatever is the default of a run
         assert ("stablehlo.reduce" in text) == (platform != "cpu" or not products or shape == (4, 16, 256, 32))
 
 

@@ -124,10 +124,22 @@ def test_a_directory_that_has_just_changed_is_not_kept_since_it_may_change_again
     assert cached(tmp_path) == []
 
 
+@pytest.mark.parametrize(("later", "kept"), [(2 * 10**9, 0), (2 * 10**9 + 1, 1)])
+def test_a_directory_has_settled_two_seconds_after_its_change(root, tmp_path, monkeypatch, later, kept):
+    """Some file systems count in steps of two seconds."""
+    times = [path.stat().st_mtime_ns for path in [*root.rglob("*"), root] if path.is_dir()]
+    monkeypatch.setattr(time, "time_ns", lambda: max(times) + later)
+    list_pictures(root)
+    assert len(cached(tmp_path)) == kept
+
+
 def test_few_files_are_listed_anew(root, tmp_path, monkeypatch):
     monkeypatch.setattr(listing, "KEPT_FROM", 7)
     list_pictures(root)
     assert cached(tmp_path) == []
+    monkeypatch.setattr(listing, "KEPT_FROM", 6)
+    list_pictures(root)
+    assert len(cached(tmp_path)) == 1
 
 
 def damage(path):
@@ -141,13 +153,17 @@ def swap(path):
     np.savez(path, **{**known, "format": np.array(0)})
 
 
-def shorten(path):
+def shorten(path, name="sizes"):
     with np.load(path) as arrays:
         known = dict(arrays)
-    np.savez(path, **{**known, "sizes": known["sizes"][1:]})
+    np.savez(path, **{**known, name: known[name][:-1]})
 
 
-@pytest.mark.parametrize("change", [damage, swap, shorten, lambda path: path.write_bytes(b"")])
+def shorten_times(path):
+    shorten(path, "mtimes_ns")
+
+
+@pytest.mark.parametrize("change", [damage, swap, shorten, shorten_times, lambda path: path.write_bytes(b"")])
 def test_a_list_that_cannot_be_used_is_made_anew(root, tmp_path, change):
     list_pictures(root)
     change(*cached(tmp_path))

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from jaxgen.core.images import Window, to_units
-from jaxgen.data import number_pictures, read_arrays
+from jaxgen.data import number_pictures, read_arrays, reading
 from jaxgen.data.dataset import FaultyExampleError
 from jaxgen.data.reading import PictureSettings, find_reader
 from jaxgen.data.sources import folder
@@ -132,6 +132,16 @@ def test_cropping_and_resizing_are_those_of_other_pictures(tmp_path):
     assert len(np.unique(deep % 257)) > 3  # and finer than these
 
 
+def test_the_crop_and_the_largest_size_are_settings_of_gray_pictures_of_16_bits_too(tmp_path):
+    save_gray(tmp_path, "png")
+    _, levels = levels_of(tmp_path, crop=(2, 3))
+    np.testing.assert_array_equal(levels[..., 0], VALUES[:8, 2:4, 0:3, 0])
+    Image.fromarray(VALUES[0, :3, :, 0]).save(tmp_path / "train" / "00.png")
+    data = folder.load("train", path=str(tmp_path), max_megapixels=2e-5, crop=(2, 2))
+    with pytest.raises(FaultyExampleError, match=r"01\.png .* data\.max_megapixels is 2e-05"):
+        data.examples[1]
+
+
 @pytest.mark.parametrize(("channels", "mode"), [(2, "LA"), (4, "RGBA")])
 def test_transparency_is_kept_as_a_channel_where_channels_ask_for_it(channels, mode, tmp_path):
     array = np.random.default_rng(0).integers(0, 256, (4, 4, channels)).astype(np.uint8)
@@ -140,6 +150,32 @@ def test_transparency_is_kept_as_a_channel_where_channels_ask_for_it(channels, m
     read = find_reader(lambda index: tmp_path / "0.png", 1, PictureSettings(channels=channels)).read
     np.testing.assert_array_equal(read(tmp_path / "0.png"), array)
     np.testing.assert_array_equal(read(tmp_path / "1.png")[0, 0], [10] * (channels - 1) + [255])
+
+
+def test_the_first_picture_that_can_be_read_says_how_all_are_if_it_comes_soon(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "PROBED", 3)
+    Image.fromarray(VALUES[0, ..., 0]).save(tmp_path / "deep.png")
+
+    def reader_after(damaged, total=9):
+        places = [tmp_path / "absent.png"] * damaged + [tmp_path / "deep.png"] * (total - damaged)
+        return find_reader(places.__getitem__, total, PictureSettings())
+
+    assert [reader_after(damaged).as_numbers for damaged in (0, 2, 3)] == [True, True, False]
+    assert not reader_after(1, total=1).as_numbers
+
+
+def test_clipped_values_are_counted_in_those_pictures_that_can_be_read(monkeypatch):
+    def count(index):
+        if index == 2:
+            raise OSError("damaged")
+        return (0, 3, None, 1)[index], 10
+
+    assert reading.note_on_clipped(count, 4) == (
+        "Values outside of data.window are clipped in 2 of 3 pictures looked at: 4 of 30 values, 13.33%."
+    )
+    assert reading.note_on_clipped(lambda index: (0, 10), 4) is None
+    monkeypatch.setattr(reading, "LOOKED_AT", 2)
+    assert "in 2 of 2 pictures looked at: 10 of 20 values" in reading.note_on_clipped(lambda index: (5, 10), 4)
 
 
 def refused(directory, match, **options):

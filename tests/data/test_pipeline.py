@@ -244,6 +244,22 @@ def test_batches_do_not_depend_on_the_number_of_threads():
     assert_equal(take(12, dataset, num_threads=1), take(12, dataset, num_threads=8))
 
 
+@pytest.mark.parametrize("read", [train_batches, read_batches])
+def test_as_many_threads_read_at_the_same_time_as_are_asked_for(read, monkeypatch):
+    monkeypatch.setattr(pipeline, "_CHUNK", 1)
+    met, calls = threading.Barrier(3), itertools.count()
+
+    def decode(item):
+        if 0 < next(calls) <= 3:  # those after the first example, which is read for its shape
+            met.wait(timeout=20)
+        return {"image": np.zeros((1, 1, 1), np.uint8)}
+
+    settings = {"seed": 0, "microbatches": 1, "microbatch_size": 1} if read is train_batches else {}
+    batches = read(decoded_dataset(range(9), decode, str), num_threads=3, **settings)
+    assert len(list(itertools.islice(batches, 3))) == 3
+    batches.close()
+
+
 def test_an_unreadable_example_stops_training_with_its_name():
     def decode(item):
         if item == 7:

@@ -44,16 +44,27 @@ KINDS = {
     "idx": ("idx", lambda path: save_files(path, ["MNIST/raw/train-images.idx3-ubyte"])),
     "cifar": ("cifar", lambda path: save_files(path, ["cifar-10-batches-py/data_batch_1"])),
     "cifar binary": ("cifar", lambda path: save_files(path, ["data_batch_1.bin"])),
+    "cifar of 100 classes": ("cifar", lambda path: save_files(path, ["meta", "test", "train"])),
+    "cifar of 100 classes, binary": ("cifar", lambda path: save_files(path, ["fine_label_names.txt", "test.bin"])),
+    "cifar in its archive": ("cifar", lambda path: save_files(path, ["cifar-10-python.tar.gz"])),
+    "two names of cifar": (None, lambda path: save_files(path, ["test", "train"])),
     "parquet": ("parquet", lambda path: save_files(path, ["data/train-00000-of-00001.parquet"])),
     "npy": ("arrays", lambda path: save_files(path, ["x_train.npy"])),
+    "npz": ("arrays", lambda path: save_files(path, ["digits/all.NPZ"])),
+    "hidden": (None, lambda path: save_files(path, [".cache/a.parquet", ".b.npy"])),
     "empty": (None, lambda path: path.mkdir()),
     "other": (None, lambda path: save_files(path, ["readme.txt"])),
     "a.npz": ("arrays", lambda path: np.savez(path, images=np.zeros(3))),
     "a.npy": ("arrays", lambda path: np.save(path, np.zeros(3))),
     "train-labels-idx1-ubyte.gz": ("idx", lambda path: path.write_bytes(b"?")),
     "labels": ("idx", lambda path: path.write_bytes(b"\0\0\x08\x01\0\0\0\1\0")),
+    "images": ("idx", lambda path: path.write_bytes(b"\0\0\x08\x03\0\0\0\1\0")),
+    "test_batch.bin": ("cifar", lambda path: path.write_bytes(b"?")),
     "a.parquet": ("parquet", lambda path: path.write_bytes(b"PAR1...PAR1")),
     "a.zip": ("archive", lambda path: save_zip(path, ["x/readme.txt", "x/1.jpg"])),
+    "mixed.zip": ("archive", lambda path: save_zip(path, ["a.npy", "1.jpg"])),
+    "c.zip": ("cifar", lambda path: save_zip(path, ["cifar-10-batches-bin/data_batch_1.bin", "1.jpg"])),
+    "empty.zip": (None, lambda path: save_zip(path, [])),
     "text.zip": (None, lambda path: save_zip(path, ["readme.txt"])),
     "a.tar": ("archive", lambda path: save_tar(path, ["1.png"])),
     "a.tgz": ("archive", lambda path: save_tar(path, ["1.png"], "w:gz")),
@@ -81,6 +92,15 @@ def test_advice_names_the_directory_of_a_file_that_is_one_of_several(tmp_path):
     assert advice(file) == expected
     assert advice(file, name="fashion") == ""
     assert advice(tmp_path) == f"{tmp_path} is a directory of files in MNIST's format: set data.name=idx."
+    assert advice(tmp_path, name="fashion") == ""
+
+
+def test_advice_names_the_directory_of_a_file_of_cifar_but_its_archive_itself(tmp_path):
+    file, archive = tmp_path / "data_batch_3", tmp_path / "cifar-10-python.tar.gz"
+    file.write_bytes(b"?")
+    assert advice(file) == f"{file} is one of CIFAR's files: set data.name=cifar and data.path={tmp_path}."
+    save_tar(archive, ["cifar-10-batches-py/data_batch_3"], "w:gz")
+    assert advice(archive) == f"{archive} is the archive of CIFAR: set data.name=cifar."
 
 
 @pytest.mark.parametrize("name", ["digits", "shapes", "cifar10", "folder", "idx", "latents", "nosuch"])

@@ -32,6 +32,17 @@ def test_transparent_pictures_are_counted():
     assert note == "Transparent parts are put on data.background=navy in 1 of 3 pictures."
     (note,) = notes(SQUARE, SQUARE._replace(has_alpha=True), total=99)
     assert note == "Transparent parts are put on data.background=navy in 1 of 2 pictures looked at."
+    transparent = SQUARE._replace(has_alpha=True)
+    assert len(notes(transparent, channels=3)) == 1
+    for channels in (0, 2, 4):  # which keep transparency
+        assert notes(transparent, channels=channels) == ()
+
+
+def test_shares_of_one_picture_and_of_thousands():
+    assert Survey([SQUARE], 1).share(1) == "1 of 1 picture"
+    assert Survey([SQUARE], 5).share(1) == "1 of 1 picture looked at"
+    assert Survey([SQUARE] * 1_200, 1_200).share(1_100) == "1,100 of 1,200 pictures"
+    assert Survey([SQUARE] * 1_000, 1_200).share(1_000) == "all 1,000 pictures looked at"
 
 
 @pytest.mark.parametrize(
@@ -116,8 +127,8 @@ def test_a_fixed_subset_is_looked_at_and_what_cannot_be_read_left_out():
 def test_headers_are_those_of_upright_pictures():
     picture = Image.fromarray(np.zeros((2, 5), np.uint8))
     exif = picture.getexif()
-    for orientation, size in ((1, (5, 2)), (3, (5, 2)), (6, (2, 5)), (8, (2, 5))):
-        exif[0x0112] = orientation
+    for orientation in range(1, 9):
+        exif[0x0112], size = orientation, (5, 2) if orientation < 5 else (2, 5)
         file = io.BytesIO()
         picture.save(file, "JPEG", exif=exif)
         assert surveys.header_of(opened(file, max_megapixels=1.0), "x") == Header("x", *size, False, True)

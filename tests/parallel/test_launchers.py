@@ -133,6 +133,13 @@ def test_open_mpi_gives_the_address_up_to_its_version_4(monkeypatch):
     assert found("host0:8476") == Place(("host0", 8476), 4, 3, [1])
 
 
+@pytest.mark.parametrize("missing", ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"])
+def test_variables_that_open_mpi_does_not_set_are_named(monkeypatch, missing):
+    set_all(monkeypatch, {name: value for name, value in (OPEN_MPI | ADDRESS).items() if name != missing})
+    with pytest.raises(ValueError, match=rf"does not say who the others are \('{missing}'\): give --coordinator"):
+        found()
+
+
 def test_gke_gives_the_hosts_of_a_tpu_slice(monkeypatch):
     monkeypatch.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", True)
     set_all(monkeypatch, {"TPU_WORKER_HOSTNAMES": "localhost,host1", "TPU_WORKER_ID": "1", "TPU_SKIP_MDS_QUERY": "1"})
@@ -205,6 +212,28 @@ def test_launchers_that_need_something_are_asked_where_it_is_there(monkeypatch, 
         monkeypatch.setenv("JAX_PLATFORMS", platforms)
     assert found() is None
     assert asked == [{"kubernetes": index and package, "cloud_tpu": tpu}]
+
+
+def test_the_first_launcher_that_is_there_waits_for_the_address_as_long_as_asked(monkeypatch):
+    waited = []
+
+    class Absent:
+        is_env_present = staticmethod(lambda: False)
+
+    class Present:
+        is_env_present = staticmethod(lambda: True)
+        get_process_count = staticmethod(lambda: 3)
+        get_process_id = staticmethod(lambda: 2)
+        get_local_process_id = staticmethod(lambda: None)
+
+        @staticmethod
+        def get_coordinator_address(timeout_secs, override_coordinator_port):
+            waited.append((timeout_secs, override_coordinator_port))
+            return "host0:1"
+
+    monkeypatch.setattr(launchers.jax_workarounds, "launchers", lambda **kinds: [Absent, Present, Absent])
+    assert find(None, None, None, timeout_seconds=7) == Place(("host0", 1), 3, 2)
+    assert waited == [(7, None)]
 
 
 def test_a_pod_of_kubernetes_is_alone_unless_it_is_told_otherwise(monkeypatch):

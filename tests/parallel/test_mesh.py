@@ -33,6 +33,8 @@ def test_put_batch_refuses_what_does_not_divide_and_says_what_to_do():
     sentence = r"A microbatch of 6 examples does not divide over 4 devices: choose data\.batch_size so .*num_devices\."
     with pytest.raises(ValueError, match=sentence):
         meshes.put_batch(meshes.make_mesh(4), np.zeros((1, 6)), axis=1)
+    with pytest.raises(ValueError, match=r"of 6 examples does not divide over 8 devices in 4 groups: choose"):
+        meshes.put_batch(meshes.make_mesh(tensor=2), np.zeros((1, 6)), axis=1)
 
 
 def test_replicated_puts_the_whole_on_every_device():

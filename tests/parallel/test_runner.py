@@ -1,5 +1,7 @@
 """Both paths on a model whose trajectory NumPy computes."""
 
+from types import SimpleNamespace
+
 import chex
 import jax
 import numpy as np
@@ -8,6 +10,7 @@ import toy
 
 from jaxgen.core import keys
 from jaxgen.core.contract import CONSTANT
+from jaxgen.parallel import mesh_path
 from jaxgen.parallel.settings import ParallelSettings, axis_name, make_runner
 
 ROOT = keys.root_key(5)
@@ -49,6 +52,8 @@ def run(runner, dispatches):
 def test_every_path_walks_the_trajectory_of_the_whole_batch_with_a_key_a_step(name):
     batches = toy.host_batches(steps=2, size=8, microbatches=2)
     start, end, metrics = run(make(SETTINGS[name], microbatches=2, norms_depth=1), slices(batches, 2))
+    own = keys.stream(keys.stream(ROOT, "train"), "init")  # not that of a step
+    np.testing.assert_allclose(start.params["w"], jax.random.normal(own, toy.SHAPE), rtol=1e-5, atol=1e-6)
     w1, w2 = toy.trajectory(start.params["w"], keys.stream(ROOT, "train"), batches)
     np.testing.assert_allclose(end.params["w"], w2, atol=1e-5)
     assert (start.step, end.step) == (0, 2)
@@ -147,6 +152,28 @@ def test_the_cost_of_a_program_is_that_of_one_device():
     one, eight = (cost(make(SETTINGS[name]), steps=1, size=256) for name in ("one", "mesh"))
     assert one.flops == pytest.approx(8 * eight.flops, rel=0.1)
     assert one.bytes > eight.bytes
+
+
+class Analyzed(jax.stages.Compiled):
+    """A program of which the compiler says these numbers."""
+
+    def __init__(self, cost, memory):
+        self._cost, self._memory = cost, memory
+
+    def cost_analysis(self):
+        return self._cost
+
+    def memory_analysis(self):
+        return self._memory
+
+
+def test_memory_that_a_program_writes_over_counts_once_and_what_is_not_known_is_none():
+    memory = SimpleNamespace(
+        argument_size_in_bytes=1000, temp_size_in_bytes=300, output_size_in_bytes=20, alias_size_in_bytes=7
+    )
+    assert mesh_path.cost(Analyzed({"flops": 6.0}, memory)) == (6.0, 1313)
+    assert mesh_path.cost(Analyzed(None, memory)) == (None, 1313)
+    assert mesh_path.cost(Analyzed({"flops": 6.0}, None)) == (6.0, None)
 
 
 @pytest.mark.parametrize("name", ["mesh", "pmap"])

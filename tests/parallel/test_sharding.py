@@ -91,6 +91,7 @@ def test_the_first_rule_that_matches_holds():
             [("a/x", ()), (".*", ())],
             r"the pattern 'a/x', which is the first to match no parameter; there are: a/w, b/w",
         ),
+        ([("a", ()), (".*", ())], r"the pattern 'a', which is the first to match no parameter"),  # whole names
     ],
 )
 def test_rules_must_cover_all_parameters_and_all_be_used(rules, sentence):
@@ -98,8 +99,23 @@ def test_rules_must_cover_all_parameters_and_all_be_used(rules, sentence):
         specs({"a/w": (8,), "b/w": (8,)}, rules=rules)
 
 
+def test_a_rule_may_say_the_size_from_which_on_it_splits():
+    rules = [("a/.*", ("tensor",), 16), (".*", ())]
+    found = specs({"a/v": (8,), "a/w": (16,), "b/w": (16,)}, tensor=8, rules=rules)
+    assert found == {"a/v": P(None), "a/w": P("tensor"), "b/w": P(None)}
+
+
+def test_without_tensor_groups_the_largest_dimension_is_split_whatever_a_rule_says():
+    shapes = {"mlp/in/kernel": (64, 32), "mlp/out/kernel": (32, 64)}
+    assert specs(shapes, fsdp=8) == {"mlp/in/kernel": P("fsdp", None), "mlp/out/kernel": P(None, "fsdp")}
+
+
 @pytest.mark.parametrize(
-    "rule", ["a", ("a",), ("(", ()), ("a", ("data",)), ("a", ("fsdp", "tensor")), ("a", "all"), ("a", 3), (1, ())]
+    "rule",
+    [
+        *("a", ("a",), ("(", ()), ("a", ("data",)), ("a", ("fsdp", "tensor")), ("a", "all"), ("a", 3), (1, ())),
+        *(("a", (), "8"), ("a", (), 1.5), ("a", (), 1, 2)),
+    ],
 )
 def test_what_is_no_rule_is_refused(rule):
     with pytest.raises(ValueError, match=r"parallel\.rules has .*, but a rule is \(pattern, axes\)"):
@@ -125,6 +141,16 @@ def test_optimizer_states_and_averages_lie_as_their_parameters():
         "opt_state/generator/1/0/nu/w",
         "ema/0/params/generator/w",
     }
+
+
+def test_averages_of_parameters_of_one_name_lie_as_the_one_with_the_same_path():
+    zeros = jnp.zeros((8, 3))
+    params = {"w": zeros, "a": {"w": zeros}}
+    state = TrainState(jnp.zeros((), jnp.int32), params, {"mu": params}, ())
+    rules = (ShardingRule("a/w", ("fsdp", None)), ShardingRule(".*", "whole"))
+    placed = state_shardings(Sharding(meshes.make_mesh(fsdp=8), rules), state)
+    split = {name for name, leaf in _named(placed).items() if any(leaf.spec)}
+    assert split == {"params/a/w", "opt_state/mu/a/w"}
 
 
 def _named(tree):
@@ -156,8 +182,11 @@ def test_one_axis_may_take_the_rest(settings, shape):
         ({"fsdp": -1}, "or -1 for the rest, which only one of them may be"),
         ({"fsdp": 0}, "each must be at least 1"),
         ({"slices": 3}, r"parallel\.slices is 3, but must divide 8"),
+        ({"slices": 0}, r"parallel\.slices is 0, but must divide 8"),
+        ({"slices": -1}, r"parallel\.slices is -1, but must divide 8"),
         ({"slices": 4, "data": 2, "fsdp": 4}, r"parallel\.data is 2, but must be a multiple of the 4 slices"),
         ({"mode": "pmap", "fsdp": 2}, r"parallel\.mode is pmap, .* parallel\.fsdp is 2"),
+        ({"mode": "pmap", "tensor": 2}, r"parallel\.mode is pmap, .* parallel\.tensor is 2"),
     ],
 )
 def test_axes_that_do_not_fit_are_refused(settings, sentence):

@@ -1,7 +1,9 @@
 """Grids of samples during training, by a clock that the sampler moves."""
 
 import contextlib
+import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -46,16 +48,18 @@ class Recorder(Log, Progress):
 
 @pytest.fixture
 def made(monkeypatch):
-    """Makes grids whose batches take so many seconds each, the first one `compiling` seconds more."""
+    """Makes grids whose batches take these seconds in turn, the first one `compiling` seconds more."""
     draw = sampling.draw_batches
 
-    def make(seconds, *, compiling=0.0, count=80, share=0.05, batch_size=250, interrupted=lambda: False, sample=None):
+    def make(
+        *seconds, compiling=0.0, count=80, share=0.05, batch_size=250, seed=0, interrupted=lambda: False, sample=None
+    ):
         clock, record = Clock(), Recorder()
-        wait = [compiling]
+        wait, times = [compiling], itertools.cycle(seconds)
 
         def slow(*arguments, **options):
             for batch in draw(*arguments, **options):
-                clock.now += seconds
+                clock.now += next(times)
                 if wait:
                     clock.now += wait[0]
                     drawing._add_compilation("/jax/core/compile/backend_compile_duration", duration_secs=wait.pop())
@@ -63,7 +67,7 @@ def made(monkeypatch):
 
         monkeypatch.setattr(sampling, "draw_batches", slow)
         model = finished(lambda *arguments: None, SHAPE, 5)._replace(sample=sample or images_of)
-        settings = GridSettings(count, share, batch_size, 0, NAMES)
+        settings = GridSettings(count, share, batch_size, seed, NAMES)
         mesh = meshes.make_mesh(1)
         grids = SampleGrids(settings, model, mesh, log=record, progress=record, interrupted=interrupted, clock=clock)
         return grids, clock, record
@@ -150,6 +154,8 @@ def test_an_interruption_ends_the_drawing_after_the_batch(made):
     grids, _, record = made(0.1, interrupted=lambda: bool(record.work))
     grids.draw(10, 0.0)
     assert sizes(record) == [(10, 16)]
+    grids.draw(20, 0.0)
+    assert (sizes(record), record.said) == ([(10, 16)], [])  # not for want of time
 
 
 def test_other_devices_draw_a_grid_in_one_call(made, monkeypatch):
@@ -184,9 +190,31 @@ def test_the_budget_is_a_share_of_the_time_of_training_alone():
     assert Budget(None, clock=clock).allows(1e9)
 
 
-def test_compilation_is_measured():
-    import jax
+def test_compilation_by_several_threads_is_no_time_that_is_given_back():
+    budget = Budget(0.0, clock=Clock())
+    budget.spend(1.0, compiling=5.0)
+    assert budget.allows(10.0)
+    assert not budget.allows(10.1)
 
+
+def test_the_fastest_batch_so_far_says_how_long_the_next_one_takes(made):
+    grids, _, record = made(1.0, 8.0, 1.0)
+    grids.draw(10, 0.0)
+    assert sizes(record) == [(10, 48)]  # 10 s of the 10 s that are free
+
+
+def test_a_grid_has_the_images_of_its_seed(made):
+    def noise(keys, variables, cond=None):
+        return jnp.tanh(jax.vmap(lambda key: jax.random.normal(key, SHAPE))(keys) + variables)
+
+    grids, _, record = made(0.1, count=10, seed=3, sample=noise)
+    grids.draw(10, 0.5)
+    labels, mesh = np.arange(10, dtype=np.int32) % 5, meshes.make_mesh(1)
+    expected = sampling.draw_batches(grids._model, 0.5, labels, count=10, seed=3, mesh=mesh, batch_size=10)
+    np.testing.assert_array_equal(record.pictures[0][1], next(expected))
+
+
+def test_compilation_is_measured():
     before = drawing._compiled
     jax.jit(lambda x: x * 3 + 2)(jnp.arange(5))
     assert drawing._compiled > before

@@ -38,6 +38,8 @@ def test_an_average_is_the_weighted_sum_of_the_snapshots_up_to_the_checkpoint(tm
     assert made["params/w"].dtype == np.float32
     assert made["model_state/n"] == 300
     assert distance == ema.profile_distance(stored, weights, Snapshot(300, 0.12))
+    snapshots.save(tmp_path, 300, averages(7), WIDTHS)  # of another run: those of the checkpoint are taken
+    np.testing.assert_array_equal(reconstruct(tmp_path, 300)[0]["params/w"], made["params/w"])
 
 
 def test_files_are_deterministic_and_nothing_else_is_left(tmp_path):

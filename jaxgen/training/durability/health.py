@@ -94,7 +94,8 @@ def check_finite(last_step: int, metrics: Mapping[str, np.ndarray]) -> None:
     Raises:
       NonFiniteError: for the first step that has a metric which is not finite.
     """
-    for name, values in metrics.items():
-        bad = np.flatnonzero(~np.isfinite(values))
-        if len(bad):
-            raise NonFiniteError(last_step - len(values) + 1 + int(bad[0]), name)
+    bad = {name: np.flatnonzero(~np.isfinite(values)) for name, values in metrics.items()}
+    first = {name: int(places[0]) for name, places in bad.items() if len(places)}
+    if first:
+        name = min(first, key=first.__getitem__)
+        raise NonFiniteError(last_step - len(metrics[name]) + 1 + first[name], name)

@@ -232,6 +232,10 @@ def test_resizing_takes_the_central_part_of_the_aspect_ratio(dtype, tmp_path):
     np.testing.assert_allclose(image[:, [0, 3], 1], [[200 * scale, 100 * scale]] * 4, atol=8 * scale)
     wide = load("arrays", "train", path=str(tmp_path / "a.npy"), axes="nhwc", image_size=(2, 6))
     assert wide.image_shape == (2, 6, 2)
+    for resized, part in ((data, "33%"), (wide, "50%")):
+        (note,) = resized.notes
+        lost = f"cropped away in all {len(resized.examples)} pictures, at most {part} (the first of 12x8): "
+        assert note.startswith(f"More than 10% of the area is {lost}")
     assert wide.examples[0]["image"][0, 0, 0] < 20 * scale  # the whole width
     with pytest.raises(ValueError, match=r"data\.image_size is 0, but must be at least 1"):
         load("arrays", "train", path=str(tmp_path / "a.npy"), axes="nhwc", image_size=0)

@@ -49,3 +49,11 @@ def test_check_finite_names_the_first_bad_step_and_its_metric(values, step):
         health.check_finite(10, {"loss": np.ones(3), "loss/kl": np.array(values)})
     assert (caught.value.step, caught.value.metric) == (step, "loss/kl")
     health.check_finite(10, {"loss": np.ones(3)})
+
+
+@pytest.mark.parametrize(("loss", "first"), [([1.0, np.inf, 3.0], "grad_norm"), ([np.inf, 2.0, 3.0], "loss")])
+def test_of_several_bad_metrics_the_first_one_of_the_first_bad_step_is_named(loss, first):
+    later, earlier = np.array([1.0, 2.0, np.nan]), np.array([np.nan, 2.0, 3.0])
+    with pytest.raises(health.NonFiniteError) as caught:
+        health.check_finite(10, {"a": later, "loss": np.array(loss), "grad_norm": earlier})
+    assert (caught.value.step, caught.value.metric) == (8, first)

@@ -69,6 +69,17 @@ def test_the_limit_is_so_many_standard_deviations():
         assert spikes.update(statistics["loss"], value, sigmas=10.0)[1] == above
 
 
+def test_the_running_means_are_of_all_first_values_and_later_of_the_last_hundred():
+    statistics = spikes.LossStatistics()
+    for value in (2.0, 6.0, 7.0):
+        statistics, _ = spikes.update(statistics, value, sigmas=SIGMAS)
+    assert statistics == (3, pytest.approx(5.0), pytest.approx(7 / 3), None)  # |6 - 2| / 2, then a third of |7 - 4|
+    assert statistics.sigma == pytest.approx(np.sqrt(np.pi / 2) * 7 / 3)
+    later = spikes.LossStatistics(1_000, 1.0, 1.0)
+    for value, mean in ((3.0, 1.02), (-1.0, 0.98)):
+        assert spikes.update(later, value, sigmas=SIGMAS)[0][:3] == (1_001, pytest.approx(mean), pytest.approx(1.01))
+
+
 def test_a_spike_hardly_moves_the_mean():
     statistics, _ = found(loss=noisy("normal", 0))
     after, is_spike = spikes.update(statistics["loss"], 1e30, sigmas=SIGMAS)
@@ -102,6 +113,15 @@ def test_a_level_that_lasts_is_one_spike_and_becomes_the_mean():
 def test_a_loss_that_hardly_ever_changes_may_change_a_little():
     assert found(loss=[0.25] * 500 + [0.27])[1] == []
     assert len(found(loss=[0.25] * 500 + [0.28])[1]) == 1
+    assert found(loss=[-0.25] * 500 + [-0.23])[1] == []
+    assert len(found(loss=[-0.25] * 500 + [-0.22])[1]) == 1
+
+
+@pytest.mark.parametrize(("later", "number"), [(99, 1), (100, 2)])
+def test_spikes_within_the_memory_of_the_running_mean_are_one(later, number):
+    series = noisy("normal", 0)[:1_200]
+    series[[999, 999 + later]] += 50.0
+    assert [spike.step for spike in found(loss=series)[1]] == [1_000, 1_000 + later][:number]
 
 
 def test_there_are_no_spikes_in_the_warm_up():

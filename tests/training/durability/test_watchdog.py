@@ -88,6 +88,13 @@ def test_a_watchdog_that_was_left_watches_again_when_it_is_entered_again():
         assert told.wait(timeout=60)
 
 
+def test_work_that_was_watched_before_it_was_left_is_no_hang_when_it_is_entered_again(dog):
+    with dog:
+        dog.watch("step 7")
+    with dog:
+        assert look(dog, after=10 * SECONDS) == []
+
+
 def test_without_seconds_there_is_no_thread():
     with Watchdog(None, on_hang=print) as dog:
         dog.watch("an event")
