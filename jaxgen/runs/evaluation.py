@@ -99,7 +99,7 @@ def evaluate_images(
       config: names the data that they are compared with, and the protocol; `evaluate.num_samples` is their number.
       images: [n, h, w, c], of the shape and the type of the data.
       labels: [n], the classes that they were drawn for; None for an unconditional model.
-      say: takes the faulty examples of the data that are skipped.
+      say: takes the faulty examples of the data that are skipped, and their number.
       on_progress: takes the progress of what takes long.
 
     Returns:
@@ -110,13 +110,15 @@ def evaluate_images(
     """
     environment.ready()
     given = parse(with_settings(config, {"evaluate.num_samples": len(images)}))
+    report.check_settings(given.evaluate)  # also where there are no images
     network = evaluation_checks.load_network(given.evaluate)
-    data = _real_images(given, given.evaluate, network, make_mesh(), {}, say)
+    faults = {split: experiments.make_faults(given, split, say=say) for split in ("train", "test")}
+    data = _real_images(given, given.evaluate, network, make_mesh(), faults, say)
     _check_images(data.train, images, labels)
     samples = SampleStream(data, len(images))
     samples.add(images)
     reference, classifier = evaluation_features.read_reference(data, [], on_progress=on_progress)
-    return report.evaluate(
+    figures = report.evaluate(
         samples.image_set(classifier)._replace(labels=labels),
         reference,
         image_shape=data.train.image_shape,
@@ -124,6 +126,9 @@ def evaluate_images(
         class_names=data.train.class_names,
         on_progress=on_progress,
     )
+    for split in faults.values():
+        split.say_count()
+    return figures
 
 
 def _check_images(data: Dataset, images: np.ndarray, labels: np.ndarray | None) -> None:
@@ -132,6 +137,8 @@ def _check_images(data: Dataset, images: np.ndarray, labels: np.ndarray | None) 
         raise ValueError(f"The images are {images.dtype} of shape {images.shape}, but those of the data are {wanted}.")
     if labels is None:
         return
+    if not data.num_classes:
+        raise ValueError("The images have labels, but the data has no classes: give no labels.")
     whole = labels.shape == (len(images),) and np.issubdtype(labels.dtype, np.integer)
     if not whole or labels.min() < 0 or labels.max() >= data.num_classes:
         raise ValueError(
@@ -166,7 +173,7 @@ def _real_images(
     say: Say,
 ) -> RealImages:
     """Opens both splits of the data that `given` names, and the caches of their features."""
-    train, held_out = (experiments.load_data(given, split, faults.get(split)) for split in ("train", "test"))
+    train, held_out = (experiments.load_data(given, split, faults[split]) for split in ("train", "test"))
     evaluation_checks.check(evaluate, train, held_out, network)
     caches = evaluation_features.open_caches(train, held_out, given=given, evaluate=evaluate, network=network, say=say)
     return RealImages(train, held_out, evaluate, network, mesh, caches)

@@ -70,6 +70,56 @@ def test_each_kind_of_work_begins_anew(shown):
     assert shown(61, "writing images", 8, 8) == []
 
 
+def test_work_that_starts_again_is_timed_anew(shown):
+    shown(0, "drawing images", 2, 8)
+    assert shown(50, "drawing images", 0, 8) == []
+    assert shown(55, "drawing images", 1, 8) == ["drawing images: 1 of 8 after 5 s"]
+    assert shown(66, "drawing images", 2, 8) == ["drawing images: 2 of 8 after 16 s, 66 s left"]
+
+
+@pytest.mark.parametrize(("mode", "chosen"), [("lines", "bar"), (None, "lines")])
+def test_lines_are_printed_where_they_are_asked_for_or_suit_the_output(mode, chosen, monkeypatch, capsys):
+    monkeypatch.setattr(progress_bar, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(progress_bar, "progress_mode", lambda: chosen)
+    with progress_bar.shown(mode) as report:
+        report("drawing images", 0, 8)
+        report("drawing images", 8, 8)
+    assert capsys.readouterr().out.splitlines() == [
+        "drawing images: 0 of 8 after 0 s",
+        "drawing images: all 8 in 0 s",
+    ]
+
+
+def test_a_bar_suits_a_terminal_and_follows_a_total_that_changes(monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(progress_bar, "progress_mode", lambda: "bar")
+    with progress_bar.shown() as report:
+        report("drawing images", 1, 10)
+        report("drawing images", 2, 77)
+    assert "2/77" in out.getvalue()
+
+
+def test_a_full_disk_silences_the_display_for_good():
+    class Full(io.StringIO):
+        def __init__(self):
+            super().__init__()
+            self.tried = 0
+
+        def write(self, text):
+            self.tried += 1
+            raise OSError(28, "No space left on device")
+
+        def fileno(self):
+            raise AssertionError("only a closed pipe is replaced")
+
+    full = Full()
+    stream = progress_bar._Tolerant(full)
+    assert [stream.write("abc"), stream.write("de")] == [3, 2]
+    stream.flush()
+    assert (full.tried, stream.encoding) == (1, full.encoding)
+
+
 def test_lines_come_from_a_thread_and_end_with_the_context(monkeypatch):
     monkeypatch.setattr(progress_bar, "_LOOK_SECONDS", 0.001)
     said, seen, clock = [], threading.Event(), Clock()

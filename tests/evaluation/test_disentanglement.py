@@ -45,6 +45,8 @@ def test_mutual_information_gap_by_hand():
     second = np.log(2) + 0.75 * np.log(0.75) + 0.25 * np.log(0.25)  # of a channel with 1/4 errors
     expected = (np.log(2) - second) / np.log(2)
     assert scores.mutual_information_gap(codes, factor[:, None]) == pytest.approx(expected)
+    both = np.stack([factor, codes[:, 2].astype(int)], axis=1)  # of the second factor, one code alone tells anything
+    assert scores.mutual_information_gap(codes, both) == pytest.approx((expected + 1.0) / 2)
 
 
 def test_numbers_are_discretized_between_their_ends():
@@ -81,6 +83,9 @@ def test_forests_learn_from_some_images_and_are_scored_by_others(monkeypatch):
     np.testing.assert_allclose(found[:2], scores.scores_of_importance(importance))
     assert found.informativeness == pytest.approx(100.0 * 7.5 + 5.5)
     assert found.disentanglement != pytest.approx(found.completeness)
+    FORESTS.clear()
+    scores.dci(codes, factors, codes, factors, trees=3, seed=5)
+    assert FORESTS == 2 * [(3, {"max_features": None, "random_state": 5})]
 
 
 def test_scores_of_importance_by_hand():
@@ -112,6 +117,29 @@ def test_separated_attribute_predictability_by_hand():
     best, second = sorted(accuracy)[:0:-1]
     assert best == 1.0
     assert scores.separated_attribute_predictability(*parts) == pytest.approx(best - second)
+
+
+def test_a_machine_sees_one_code_scaled_as_those_that_it_learns_from(monkeypatch):
+    """Also one that is always the same, which has no scale."""
+    machines = []
+
+    class Machine:
+        def __init__(self, **more):
+            machines.append(more)
+
+        def fit(self, codes, factor):
+            self.learned = codes.tolist()
+            return self
+
+        def score(self, codes, factor):
+            assert self.learned in ([[-1.0], [1.0]], [[0.0], [0.0]])
+            return codes.sum() / 10 + factor.sum()
+
+    monkeypatch.setattr("sklearn.svm.LinearSVC", Machine)
+    codes, held_out = np.array([[1.0, 5.0], [5.0, 5.0]]), np.array([[4.0, 5.0], [9.0, 5.0]])
+    found = scores.separated_attribute_predictability(codes, np.eye(2, dtype=int), held_out, np.zeros((2, 2), int))
+    assert found == pytest.approx((0.5 + 3.0) / 10)  # the second code tells nothing
+    assert machines == 4 * [{"C": 0.01, "class_weight": "balanced", "random_state": 0}]
 
 
 @pytest.mark.parametrize(("codes", "num_train"), [(1, 5), (2, 0), (2, 10)])

@@ -72,6 +72,37 @@ def test_rotation_turns_waves_and_its_pseudo_rotation_leaves_them(angle):
     assert mask.sum() < (SIDE - 10) ** 2
 
 
+def test_pixels_inside_of_a_square_of_the_turned_image_are_compared():
+    """They lie 6 pixels from its border, as far as the filter reaches."""
+    mask = jax.jit(eq.rotate)(at(), jnp.zeros(()))[1]
+    expected = np.zeros((SIDE, SIDE))
+    expected[6:-6, 6:-6] = 1.0
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_a_wave_passes_that_is_a_fine_one_on_both_grids_and_not_its_mirror_image():
+    """The first has at most 0.44 periods a pixel along each axis of both grids, the second 0.52 along one."""
+    angle = jnp.asarray(0.5)
+    x, y = SIDE * coordinates()[:2]
+    fine, mirrored = (jnp.cos(2 * jnp.pi * (0.45 * x + sign * 0.25 * y))[..., None] for sign in (-1, 1))
+
+    def strength(image, mask):
+        return float(jnp.sqrt(jnp.sum(image[..., 0] ** 2 * mask) / jnp.sum(mask)))
+
+    rotate = jax.jit(eq.rotate)
+    assert strength(*rotate(fine, angle)) > 1.3 * strength(*rotate(mirrored, angle))
+
+
+def test_a_pseudo_rotation_filters_by_the_way_back():
+    """An image that is turned already: its impulse becomes the filter of the opposite rotation."""
+    angle = jnp.asarray(0.5)
+    impulse = jnp.zeros((SIDE, SIDE, 1)).at[16, 16].set(1.0)
+    filtered = jax.jit(eq.pseudo_rotate)(impulse, angle)[0][11:22, 11:22, 0]
+    back = jax.jit(eq.affine_lowpass, static_argnames="up")(eq.rotation_matrix(-angle), up=1)
+    np.testing.assert_allclose(filtered, back, atol=1e-6)
+    assert np.abs(filtered - back[::-1]).max() > 0.01  # which the other way would be
+
+
 def test_a_bandlimit_of_no_rotation_is_that_of_both_grids():
     """Without rotation, phases of the filter sum to a constant, and it passes waves below the Nyquist frequency."""
     taps = jax.jit(eq.affine_lowpass, static_argnames="up")(jnp.eye(2), up=4)

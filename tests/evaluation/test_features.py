@@ -182,6 +182,14 @@ def test_widths_double_up_to_four_times_while_the_image_is_halved(side, widths, 
     assert kernels == [*ends, (last * last * channels[-1], 7), (7, 5)]
 
 
+def test_the_longer_side_says_how_often_the_image_is_halved():
+    network = features.ConvClassifier(num_classes=5, width=4, num_features=7)
+    image = jax.ShapeDtypeStruct((2, 4, 16, 3), jnp.float32)
+    params = jax.eval_shape(network.init, keys.root_key(0), image)["params"]
+    kernels = [params[f"Dense_{i}"]["kernel"].shape for i in range(len(params))]
+    assert kernels == [(27, 4), (36, 8), (72, 16), (144, 16), (1 * 2 * 16, 7), (7, 5)]
+
+
 def test_the_network_written_out():
     network = features.ConvClassifier(num_classes=3, width=2, num_features=4)
     images = jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, 4, 1)), jnp.float32)
@@ -225,6 +233,16 @@ def test_a_batch_of_training_is_drawn_from_all_images_and_shifted_by_up_to_an_ei
     assert counts.tolist() == np.bincount(chosen, minlength=3).tolist()
 
 
+def test_images_are_shifted_by_up_to_an_eighth_of_the_longer_side_along_both():
+    image = jnp.arange(4 * 16, dtype=jnp.float32).reshape(1, 4, 16, 1)
+    key = keys.root_key(0)
+    batch, _ = features._draw(key, 2, 40, image, jnp.zeros(1, jnp.int32))
+    padded = np.pad(image[0, ..., 0], 2, mode="edge")
+    places = jax.random.randint(keys.stream(key, "shifts"), (40, 2), 0, 5)
+    expected = [padded[row : row + 4, column : column + 16] for row, column in np.asarray(places)]
+    np.testing.assert_array_equal(batch[..., 0], expected)
+
+
 def test_training_is_adamw_on_a_one_cycle_schedule_written_out():
     """Of a linear classifier, on the batches of `_draw` at each step's own key."""
 
@@ -262,6 +280,18 @@ def test_training_is_adamw_on_a_one_cycle_schedule_written_out():
             square,
         )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4), trained, variables)
+
+
+def test_the_classifier_is_trained_by_the_seed_of_its_settings_on_all_inputs(monkeypatch):
+    given = []
+    monkeypatch.setattr(features, "_fit", lambda *arguments: given.append(arguments) or {})
+    settings = TINY._replace(seed=5, max_side=4)
+    collected(*DATA, 2, settings=settings).train()
+    ((key, network, passed, inputs, labels),) = given
+    assert (jax.random.key_data(key) == jax.random.key_data(keys.stream(keys.root_key(5), "classifier"))).all()
+    assert (network, passed) == (features.ConvClassifier(2, TINY.width, TINY.num_features), settings)
+    np.testing.assert_array_equal(inputs, classifier_inputs(DATA[0], 4))
+    np.testing.assert_array_equal(labels, DATA[1])
 
 
 def test_labels_reach_from_zero_to_the_number_of_classes():

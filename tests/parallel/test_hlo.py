@@ -99,6 +99,7 @@ def test_groups_in_another_form_are_no_silence():
 
 def test_sizes_of_types():
     assert hlo.num_bytes("(f32[8,128]{1,0}, bf16[3], pred[], u8[2,2], s64[2])") == 8 * 128 * 4 + 6 + 1 + 4 + 16
+    assert hlo.num_bytes("(f8e4m3fn[5], s4[3], token[], f64[2], c64[2])") == 5 + 3 + 0 + 16 + 16
 
 
 def test_what_is_no_program_is_refused():
@@ -124,6 +125,98 @@ def test_a_permutation_is_between_pairs_and_spans_the_farthest(pairs, span):
     program = hlo.read(text)
     assert program.collectives == {Collective("collective-permute", 2, span): 16.0}
     assert program.bytes == 2 * 16
+
+
+LOOP = """%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %plus = f32[] add(%a, %b)
+}
+
+%body (x: f32[4,4]) -> f32[4,4] {
+  %x = f32[4,4] parameter(0)
+  %y = f32[4,4] dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  %z = f32[4,4] all-reduce(%y), replica_groups={{0,1}}, to_apply=%add
+  ROOT %w = f32[4,4] all-reduce(%z), replica_groups={{0,1}}, to_apply=%add
+}
+
+%condition (x: f32[4,4]) -> pred[] {
+  %x = f32[4,4] parameter(0)
+  ROOT %more = pred[] constant(true)
+}
+
+ENTRY %main (x: f32[4,4]) -> f32[4,4] {
+  %x = f32[4,4] parameter(0)
+  %alone = f32[4,4] all-reduce(%x), replica_groups={{0},{1}}, to_apply=%add
+  ROOT %l = f32[4,4] while(%alone), condition=%condition, body=%body, TRIPS
+}"""
+
+
+@pytest.mark.parametrize(("trips", "times"), [('backend_config={"known_trip_count":{"n":"5"}}', 5), ("metadata={}", 1)])
+def test_a_loop_moves_and_sends_as_much_in_each_iteration(trips, times):
+    """Messages of one kind add up; a group of one sends none; what a sum applies to two numbers costs nothing."""
+    program = hlo.read(LOOP.replace("TRIPS", trips))
+    assert program.flops == times * 2 * 4 * 4 * 4
+    assert program.collectives == {Collective("all-reduce", 2, 2): times * 2 * 64.0}
+    assert program.bytes == 2 * 64 + times * (3 * 64 + 2 * 64 + 2 * 64)
+
+
+def test_a_fusion_computes_what_is_in_it_and_moves_its_operands_and_result_alone():
+    """A call of the same computation moves all that is in it."""
+    text = """%inner (a: f32[3,5], b: f32[5,7]) -> f32[3,7] {
+  %a = f32[3,5] parameter(0)
+  %b = f32[5,7] parameter(1)
+  %doubled = f32[3,5] add(%a, %a)
+  ROOT %y = f32[3,7] dot(%doubled, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+ENTRY %main (a: f32[3,5], b: f32[5,7]) -> f32[3,7] {
+  %a = f32[3,5] parameter(0)
+  %b = f32[5,7] parameter(1)
+  ROOT %y = f32[3,7] OPCODE(%a, %b), ROLE=%inner
+}"""
+    fused = hlo.read(text.replace("OPCODE", "fusion").replace("ROLE", "kind=kOutput, calls"))
+    called = hlo.read(text.replace("OPCODE", "call").replace("ROLE", "to_apply"))
+    assert fused.flops == called.flops == 2 * 3 * 5 * 7
+    assert fused.bytes == 4 * (3 * 5 + 5 * 7 + 3 * 7)
+    assert called.bytes == fused.bytes + 4 * 3 * (3 * 5)
+
+
+def test_a_choice_of_two_counts_as_the_longer_one_whichever_it_is():
+    text = """%short (a: f32[3,3]) -> f32[3,3] {
+  ROOT %a = f32[3,3] parameter(0)
+}
+
+%long (a: f32[3,3]) -> f32[3,3] {
+  %a = f32[3,3] parameter(0)
+  ROOT %y = f32[3,3] dot(%a, %a), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+ENTRY %main (p: pred[], a: f32[3,3]) -> f32[3,3] {
+  %p = pred[] parameter(0)
+  %a = f32[3,3] parameter(1)
+  ROOT %y = f32[3,3] conditional(%p, %a, %a), true_computation=%FIRST, false_computation=%SECOND
+}"""
+    for first, second in (("long", "short"), ("short", "long")):
+        assert hlo.read(text.replace("FIRST", first).replace("SECOND", second)).flops == 2 * 3 * 3 * 3
+
+
+def test_a_product_of_batches_sums_over_the_dimensions_that_are_contracted():
+    text = """ENTRY %main (a: f32[2,5,3], b: f32[2,5,7]) -> f32[2,3,7] {
+  %a = f32[2,5,3] parameter(0)
+  %b = f32[2,5,7] parameter(1)
+  ROOT %y = f32[2,3,7] dot(%a, %b), lhs_batch_dims={0}, lhs_contracting_dims={1}, rhs_batch_dims={0}
+}"""
+    assert hlo.read(text).flops == 2 * (2 * 3 * 7) * 5
+
+
+def test_outputs_of_a_convolution_are_counted_once_wherever_the_kernel_has_them():
+    text = """ENTRY %main (x: f32[1,4,4,3], w: f32[5,2,2,3]) -> f32[1,4,4,5] {
+  %x = f32[1,4,4,3] parameter(0)
+  %w = f32[5,2,2,3] parameter(1)
+  ROOT %y = f32[1,4,4,5] convolution(%x, %w), window={size=2x2 pad=0_1x0_1}, dim_labels=b01f_o01i->b01f
+}"""
+    assert hlo.read(text).flops == 2 * (4 * 4 * 5) * (2 * 2 * 3)
 
 
 @pytest.mark.parametrize(("dilation", "summed"), [("", 2 * 2 * 3), (" lhs_dilate=2x2", 3)])

@@ -44,6 +44,7 @@ def test_more_devices_along_data_have_larger_groups_along_it_alone():
             Collective("all-reduce", 8, 15): 10.0,  # over data and fsdp
             Collective("all-gather", 2, 9): 10.0,  # over data
             Collective("all-gather", 4, 7): 10.0,  # over fsdp
+            Collective("all-reduce", 8, 8): 6.0,  # over fsdp and tensor
             Collective("collective-permute", 2, 2): 10.0,
             Collective("collective-permute", 2, 9): 5.0,
             Collective("all-to-all", 2, 9): 3.0,
@@ -55,6 +56,7 @@ def test_more_devices_along_data_have_larger_groups_along_it_alone():
         Collective("all-reduce", 32, 63): 10.0,
         Collective("all-gather", 8, 57): 40.0,
         Collective("all-gather", 4, 7): 10.0,
+        Collective("all-reduce", 8, 8): 6.0,
         Collective("collective-permute", 2, 2): 10.0,
         Collective("collective-permute", 2, 57): 5.0,
         Collective("all-to-all", 8, 57): 12.0,
@@ -74,10 +76,12 @@ def test_splits_say_what_lies_on_a_device():
         "b": leaf((8, 8), P("fsdp", None)),
         "d": leaf((2,), P(), jnp.bfloat16),
         "c": leaf((2,), P()),
+        "e": leaf((2, 2), P(None, None)),
     }
     assert plan.splits(tree) == [
         plan.Split("b", (8, 8), "fsdp, -", 64),
         plan.Split("a", (3, 8), "-, tensorxfsdp", 12),
+        plan.Split("e", (2, 2), "whole", 16),
         plan.Split("c", (2,), "whole", 8),
         plan.Split("d", (2,), "whole", 4),
     ]
@@ -90,6 +94,13 @@ def test_memory_counts_a_donated_state_once():
     assert memory.peak == 1024 + memory.temporaries
     kept = plan.memory(jax.jit(lambda x: x + 1).lower(jnp.zeros(256)).compile())
     assert kept.peak == 2048 + kept.temporaries
+
+
+def test_a_backend_without_figures_of_memory_is_refused(monkeypatch):
+    compiled = jax.jit(lambda x: x + 1).lower(jnp.zeros(256)).compile()
+    monkeypatch.setattr(jax.stages.Compiled, "memory_analysis", lambda self: None)
+    with pytest.raises(ValueError, match="does not say how much memory a program takes"):
+        plan.memory(compiled)
 
 
 def test_bytes_of_a_kind_are_those_of_all_groups():
@@ -105,7 +116,6 @@ def test_bytes_of_a_kind_are_those_of_all_groups():
     assert plan.estimate(Program(0.0, 0.0, sizes), DEVICE, float32=False).messages == pytest.approx(sum(messages))
 
 
-# NVLink both ways, GPUs of a host, Gbit/s of a network card.
 # NVLink in both directions, GPUs of a host, Gbit/s of a network card.
 SHEETS = {
     "a100": (312, 156, 80, 2039, 600, 8, 200),
@@ -128,12 +138,20 @@ def test_gpus_are_those_of_the_data_sheets(name):
 
 @pytest.mark.parametrize(
     ("name", "sheet"),
-    [("tpu-v4", (275, 32, 1228, 4096)), ("tpu-v5e", (197, 16, 819, 256)), ("tpu-v5p", (459, 95, 2765, 8960))],
+    [
+        ("tpu-v4", (275, 32, 1228, 4096, 2400, 6, 25 / 4)),
+        ("tpu-v5e", (197, 16, 819, 256, 1600, 4, 25 / 8)),
+        ("tpu-v5p", (459, 95, 2765, 8960, 4800, 6, 25 / 4)),
+    ],
 )
 def test_tpus_are_those_of_the_documentation(name, sheet):
+    """The last three: Gbit/s of all links of a chip, their number, and a chip's share of its pod's network in GB/s."""
     tpu = ACCELERATORS[name]
     assert (tpu.flops, tpu.flops_float32) == (sheet[0] * 1e12,) * 2
     assert (tpu.memory, tpu.memory_rate, tpu.near_devices) == (sheet[1] * 2**30, sheet[2] * 1e9, sheet[3])
+    gbits, links, network = sheet[4:]
+    assert tpu.near_rate == pytest.approx(2 * gbits / links / 8 * 1e9)  # along an axis of the torus are two links
+    assert tpu.far_rate == pytest.approx(network * 1e9, rel=0.01)
 
 
 def test_accelerators_are_as_their_makers_say():

@@ -8,6 +8,7 @@ from PIL import Image
 import jaxgen
 from jaxgen.data import ENDLESS, Dataset
 from jaxgen.data.dataset import label_of
+from jaxgen.evaluation.features import ClassifierSettings
 from jaxgen.evaluation.inception import Inception
 from jaxgen.evaluation.report import EvaluationSettings
 from jaxgen.runs import evaluation_checks
@@ -60,6 +61,24 @@ def test_the_memory_needed_is_that_of_features_and_does_not_depend_on_the_size_o
     ):
         assert needed_bytes(SETTINGS._replace(**changed), *splits) > needed
     assert needed_bytes(SETTINGS._replace(max_pixel_features=64), train, held_out) < needed
+
+
+@pytest.mark.parametrize(("train", "held_out"), [(1000, 200), (200, 1000)])
+def test_the_memory_of_training_a_classifier_by_hand(train, held_out):
+    """Three times the inputs of the larger split, 32x24x3 numbers an image, and once those of the samples."""
+    classifier = ClassifierSettings(max_side=32, num_features=64)
+    settings = SETTINGS._replace(max_pixel_features=12, classifier=classifier)
+    splits = (of(count, (64, 48, 3)) for count in (train, held_out))  # averaged over 32x32 blocks: 2x2x3 numbers
+    features = 4 * (12 + 64) * (50 + 1200)
+    assert needed_bytes(settings, *splits) == 2**29 + features + 4 * 32 * 24 * 3 * (50 + 3 * 1000)
+
+
+def test_the_memory_of_statistics_by_hand():
+    """The larger features of all real images, in float32 and in float64."""
+    settings = SETTINGS._replace(max_pixel_features=1024, inception="directory")
+    splits = (of(count, (32, 32, 1), classes=0) for count in (1000, 200))
+    features = 4 * (1024 + 2048 + 1008) * (50 + 1200)
+    assert needed_bytes(settings, *splits) == 2**29 + features + 12 * (2048 + 1008) * 1200
 
 
 def test_an_evaluation_that_does_not_fit_is_refused(monkeypatch, tmp_path):

@@ -84,3 +84,8 @@ def test_names_are_different_for_different_settings():
     assert len(set(names)) == len(names)
     assert all("/" not in name and " " not in name and len(name.encode()) < 200 for name in names)
     assert names[-2] == "step4_generator.width=3_discriminator.width=4.json"
+
+
+def test_figures_depend_on_what_becomes_of_faulty_examples_but_not_on_the_length_of_training(directory):
+    other = changed(data__on_fault="skip", data__max_faults=5, train__num_steps=9, train__keep_every_steps=3)
+    assert evaluation_files.changed_settings(directory, other) == {"data.on_fault": "skip"}

@@ -11,7 +11,7 @@ import jaxgen
 from jaxgen.core import images, keys, subsets
 from jaxgen.core.progress import unseen
 from jaxgen.data import Dataset, pipeline, read_arrays
-from jaxgen.data.dataset import label_of
+from jaxgen.data.dataset import FaultyExampleError, label_of
 from jaxgen.evaluation import features
 from jaxgen.evaluation.cache import Cache
 from jaxgen.evaluation.features import ClassifierSettings
@@ -19,7 +19,9 @@ from jaxgen.evaluation.reference import SPACES
 from jaxgen.evaluation.report import EvaluationSettings
 from jaxgen.parallel import sampling
 from jaxgen.parallel.mesh import make_mesh
-from jaxgen.runs import evaluation, evaluation_features
+from jaxgen.runs import evaluation, evaluation_checks, evaluation_features
+from jaxgen.runs import experiment as experiments
+from jaxgen.runs.config_files import with_settings
 from jaxgen.runs.evaluation_features import RealImages, read_reference
 from jaxgen.training import workdir
 
@@ -237,15 +239,20 @@ def test_a_cache_that_cannot_be_written_is_said_once_for_all_features(run, tmp_p
     assert "set JAXGEN_CACHE_DIR to a directory that can" in sentence
 
 
-def test_images_of_another_program_are_evaluated_like_samples(run, cache):
+def test_images_of_another_program_are_evaluated_like_samples(run, cache, monkeypatch):
     """The figures of samples that are handed over are those that the run's own evaluation gives the same samples."""
+    seeded = EvaluationSettings()._replace(seed=3)
+    monkeypatch.setattr(EvaluationSettings.__new__, "__defaults__", tuple(seeded))
     figures = evaluate(run)
     labels = run.labels(16, evaluation.sample_labels(run.spec, 16))
-    drawn = run.sample(16, label=labels)
+    drawn = run.sample(16, seed=3, label=labels)
     handed = jaxgen.evaluate_images(run.config, drawn, labels)
     of_the_run = {"reconstruction_mse", "reconstruction_psnr", "bits_per_dim"}
     assert handed == {name: figure for name, figure in figures.items() if name not in of_the_run}
-    without = jaxgen.evaluate_images(run.config, drawn)
+    reports = []
+    without = jaxgen.evaluate_images(run.config, drawn, on_progress=lambda *report: reports.append(report))
+    assert {name for name, _, _ in reports} >= {"computing figures"}
+    assert without["class_histogram"]["classes"] == [str(number) for number in range(10)]
     assert "class_accuracy" in handed
     assert "classes_covered" in without
     assert without["frechet_pixels"] == handed["frechet_pixels"]
@@ -262,11 +269,73 @@ def test_images_of_another_program_are_evaluated_like_samples(run, cache):
         (lambda x: x / 255, None, "images are float64"),
         (lambda x: x, lambda y: y[:3], r"int64 of shape \(3,\), but must be a whole number from 0 to 9"),
         (lambda x: x, lambda y: y + 1.0, "labels are float64"),
-        (lambda x: x, lambda y: y + 9, "from 0 to 9"),
+        (lambda x: x, lambda y: y + 1, "from 0 to 9"),
         (lambda x: x, lambda y: y - 1, "from 0 to 9"),
+        (lambda x: x[:0], None, r"evaluate\.num_samples is 0, but must be above evaluate\.k, 3"),
     ],
 )
 def test_images_that_do_not_fit_the_data_are_refused(run, images_of, labels_of, wrong):
     given, labels = np.zeros((16, 8, 8, 1), np.uint8), np.arange(16) % 10
     with pytest.raises(ValueError, match=wrong):
         jaxgen.evaluate_images(run.config, images_of(given), None if labels_of is None else labels_of(labels))
+
+
+def test_an_evaluation_that_cannot_be_had_is_refused_before_images_are_drawn(run, tmp_path, monkeypatch):
+    def no_samples(*args, **options):
+        raise AssertionError("images were drawn")
+
+    monkeypatch.setattr(sampling, "draw_batches", no_samples)
+    with pytest.raises(ValueError, match=r"evaluate\.num_samples is 0, but must be above evaluate\.k, 3"):
+        jaxgen.evaluate(run, num_samples=0)
+    some = np.zeros((16, 8, 8, 1), np.uint8)
+    with pytest.raises(ValueError, match=f"{tmp_path}, which holds no Inception network"):
+        jaxgen.evaluate_images(with_settings(run.config, {"evaluate.inception": str(tmp_path)}), some)
+    monkeypatch.setattr(evaluation_checks, "available_bytes", lambda: 0)
+    for refused in (lambda: evaluate(run), lambda: jaxgen.evaluate_images(run.config, some)):
+        with pytest.raises(ValueError, match=r"^The evaluation needs about \d+\.\d GiB of memory"):
+            refused()
+
+
+def test_labels_of_data_without_classes_are_refused():
+    data = Dataset(Pictures(4, 8), (8, 8, 3))
+    given = np.zeros((4, 8, 8, 3), np.uint8)
+    evaluation._check_images(data, given, None)
+    with pytest.raises(ValueError, match=r"^The images have labels, but the data has no classes: give no labels\.$"):
+        evaluation._check_images(data, given, np.zeros(4, np.int32))
+
+
+class Torn:
+    """Examples of which one cannot be read."""
+
+    def __init__(self, examples):
+        self.examples = examples
+
+    def __len__(self):
+        return len(self.examples)
+
+    def __getitems__(self, indices):
+        if 5 in indices:
+            raise FaultyExampleError("Example 5", "is torn")
+        return self.examples.__getitems__(indices)
+
+
+def test_faulty_examples_that_are_skipped_are_said_and_counted(run, cache, tmp_path, monkeypatch):
+    load, said = experiments.load, []
+
+    def torn(name, split, **source):
+        data = load(name, split, **source)
+        return data._replace(examples=Torn(data.examples)) if split == "test" else data
+
+    monkeypatch.setattr(experiments, "load", torn)
+    skipping, count = {"data.on_fault": "skip"}, "Faulty examples of the test split, skipped: 1"
+    some = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1)).astype(np.uint8)
+    jaxgen.evaluate_images(with_settings(run.config, skipping), some, say=said.append)
+    assert said == ["Skipped: Example 5 is torn.", f"{count}."]
+    said.clear()
+    shutil.rmtree(cache)
+    monkeypatch.setattr(sampling, "draw_batches", lambda *args, **options: iter([some]))
+    for consumer in ("_reconstruction", "_scoring"):  # the features alone are read
+        monkeypatch.setattr(evaluation, consumer, lambda *args: None)
+    copied = shutil.copytree(run.directory, tmp_path / "other")
+    evaluate(jaxgen.open(copied, **skipping), say=said.append)
+    assert said == ["Skipped: Example 5 is torn.", f"{count} (named in {copied}/data_faults.jsonl)."]
