@@ -24,6 +24,8 @@ from jax.interpreters import mlir
 from jax.sharding import AxisType
 from jaxtyping import Array, Float, Inexact
 
+from jaxgen.core import convolution_forms
+
 
 def backends_are_initialized() -> bool:
     """Returns whether JAX has started its devices, after which it reads no options any more.
@@ -97,7 +99,8 @@ def lower_for_cpus() -> None:
 
     Convolutions take images [n, *spatial, c] and kernels [*spatial, in, out]. XLA calls fast kernels for this form
     alone. It brings others into it, but not within loops, where gradients of convolutions therefore took some fifty
-    times longer.
+    times longer. It has loops, too, for transposed convolutions, for the gradients of strided ones, and for kernels
+    that are larger than the image, such as 3x3 ones on feature maps of 2x2 (`convolution_forms`).
 
     Sums over the first or middle axes of large float32 arrays are products with ones, which a library computes as fast
     as memory allows. XLA divides sums over more than 32 numbers an axis into windows. All others it computes one number
@@ -124,11 +127,12 @@ def lower_for_cpus() -> None:
 def _lower_convolution(
     ctx: Any, lhs: Any, rhs: Any, *, dimension_numbers: lax.ConvDimensionNumbers, out_sharding: Any, **params: Any
 ) -> Any:
-    """Lowers a convolution by JAX's own rule, between transpositions to and from the one form."""
+    """Lowers a convolution by JAX's own rule, or in a fast form, between transpositions to and from the one form."""
     form = _form(len(dimension_numbers.lhs_spec))
     # Where axes of a mesh are explicit, the sharding is part of the type of the output, by axes.
     explicit = out_sharding is not None and AxisType.Explicit in out_sharding.mesh.axis_types
-    if dimension_numbers == form or explicit:
+    fast = None if explicit else _fast_form(ctx, dimension_numbers, **params)
+    if explicit or (dimension_numbers == form and fast is None):
         lower = functools.partial(convolution._conv_general_dilated_lower, expand_complex_convolutions=True)
         return lower(ctx, lhs, rhs, dimension_numbers=dimension_numbers, out_sharding=out_sharding, **params)
 
@@ -136,11 +140,44 @@ def _lower_convolution(
 
     def convolve(images: Inexact[Array, "..."], kernel: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
         images, kernel = lax.transpose(images, (n, *space, c)), lax.transpose(kernel, (*window, i, o))
-        outputs = lax.conv_general_dilated_p.bind(images, kernel, dimension_numbers=form, out_sharding=None, **params)
+        numbers = {"dimension_numbers": form, "out_sharding": None}
+        plain = functools.partial(lax.conv_general_dilated_p.bind, **numbers, **params)
+        outputs = (fast or plain)(images, kernel)
         return lax.transpose(outputs, np.argsort((to_n, *to_space, to_c)))
 
     apart = dimension_numbers.lhs_spec != form.lhs_spec and _may_be_apart(ctx, ctx.avals_in)
     return mlir.lower_fun(_apart(convolve) if apart else convolve, multiple_results=False)(ctx, lhs, rhs)
+
+
+_LEAST_WORK = 2**18
+"""Multiplications of a convolution in a form of its own: XLA's loops take as long for fewer."""
+
+
+def _fast_form(
+    ctx: Any,
+    numbers: lax.ConvDimensionNumbers,
+    *,
+    window_strides: Sequence[int],
+    lhs_dilation: Sequence[int],
+    rhs_dilation: Sequence[int],
+    feature_group_count: int,
+    batch_group_count: int,
+    **params: Any,
+) -> Callable[[Array, Array], Array] | None:
+    """Returns a function of images and kernel for a large convolution that XLA has only loops for; None for others."""
+    (_, kernel), (outputs,) = ctx.avals_in, ctx.avals_out
+    options = {name: params[name] for name in ("padding", "precision", "preferred_element_type")}
+    work = outputs.size * kernel.size // kernel.shape[numbers.rhs_spec[0]]
+    if work < _LEAST_WORK or max(*window_strides, feature_group_count, batch_group_count) > 1:
+        return None
+    phases = math.prod((*lhs_dilation, *rhs_dilation))
+    if 1 < phases <= 2 ** len(window_strides) and 1 in (math.prod(lhs_dilation), math.prod(rhs_dilation)):
+        dilations = {"lhs_dilation": lhs_dilation, "rhs_dilation": rhs_dilation}
+        return functools.partial(convolution_forms.by_phases, **dilations, **options)
+    space, window = (tuple(aval.shape[a] for a in its[2:]) for aval, its in zip(ctx.avals_in, numbers[:2], strict=True))
+    if phases == 1 and convolution_forms.is_larger(window, space):
+        return functools.partial(convolution_forms.swapped, **options)
+    return None
 
 
 def _form(rank: int) -> lax.ConvDimensionNumbers:

@@ -6,7 +6,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxgen.nn.checks import check_required_label
-from jaxgen.nn.strided_conv import DownConv, UpConv
+from jaxgen.nn.layers import DownConv, UpConv
 
 
 def num_halvings(height: int, width: int, *, base_side: int) -> int:

@@ -16,8 +16,8 @@ from jaxgen.core.config import Need
 from jaxgen.nn.adversarial import Critique
 from jaxgen.nn.conv_autoencoder import append_label, num_halvings
 from jaxgen.nn.critic_head import NEEDS_OF_CONDITIONING, Conditioning, CriticHead
+from jaxgen.nn.layers import DownConv, UpConv
 from jaxgen.nn.minibatch import MinibatchDiscrimination
-from jaxgen.nn.strided_conv import DownConv, UpConv
 
 NEEDS_OF_DISCRIMINATOR = {
     "momentum": Need("discriminator.batch_norm=True", lambda network: network.batch_norm),

@@ -1,5 +1,6 @@
 """Layers of several networks: linear layers and convolutions, label vectors, embeddings, dropout, resampling."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -37,6 +38,12 @@ class LayerInit(NamedTuple):
         bound = math.sqrt(3.0 * self.scale / fan_in)
         return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
 
+
+DownConv = functools.partial(nn.Conv, kernel_size=(4, 4), strides=(2, 2))
+"""A 4x4 convolution that halves even heights and widths."""
+
+UpConv = functools.partial(nn.ConvTranspose, kernel_size=(4, 4), strides=(2, 2))
+"""A transposed 4x4 convolution, which doubles height and width."""
 
 GLOROT = LayerInit(1.0, "fan_avg")
 TORCH = LayerInit(1.0 / 3.0, "fan_in", random_bias=True)

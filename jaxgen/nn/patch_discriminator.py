@@ -7,7 +7,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxgen.nn.strided_conv import DownConv
+from jaxgen.nn.layers import DownConv
 
 _weights = nn.initializers.normal(0.02)
 _MAX_DOUBLINGS = 3

@@ -82,11 +82,11 @@ class PreactivationDownBlock(nn.Module):
         y = x if self.first else self.activation(x)
         skip = y if self.rectified_shortcut else x
         y = SpectralConv(self.hidden, kernel_init=self.residual_init, name="conv_0", **shared)(y, train=train)
-        y = SpectralConv(self.features, kernel_init=self.residual_init, name="conv_1", **shared)(
+        y = SpectralConv(self.features, kernel_init=self.residual_init, halves=self.halves, name="conv_1", **shared)(
             self.activation(y), train=train
         )
         if self.halves:
-            y, skip = downsample(y), downsample(skip)
+            skip = downsample(skip)
         if self.halves or skip.shape[-1] != self.features:
             shortcut = SpectralDense(self.features, kernel_init=self.shortcut_init, name="shortcut", **shared)
             skip = shortcut(skip, train=train)

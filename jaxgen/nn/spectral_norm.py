@@ -74,21 +74,31 @@ class SpectralConv(nn.Module):
       power_iteration: the convention of the estimate; None for a convolution without normalization.
       kernel_init: initializer of the kernel, [3, 3, in, out]; biases start as PyTorch's.
       dtype: type of the computation.
+      halves: whether the output is the averages of 2x2 pixels, of even heights and widths. They and the convolution are
+        one of 4x4 pixels and stride 2, with less than half of the products.
     """
 
     features: int
     power_iteration: PowerIteration | None
     kernel_init: nn.initializers.Initializer = _default_init
     dtype: DTypeLike = jnp.float32
+    halves: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w {self.features}"]:
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 {self.features}"]:
         """Applies the convolution to a map with one zero around it."""
         kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.features))
         kernel = _normalized_kernel(self, kernel, train=train).astype(self.dtype)
-        layout = ("NHWC", "HWIO", "NHWC")
-        y = jax.lax.conv_general_dilated(x.astype(self.dtype), kernel, (1, 1), "SAME", dimension_numbers=layout)
+        kernel, strides = (_averaged(kernel), (2, 2)) if self.halves else (kernel, (1, 1))
+        layout, around = ("NHWC", "HWIO", "NHWC"), ((1, 1), (1, 1))
+        y = jax.lax.conv_general_dilated(x.astype(self.dtype), kernel, strides, around, dimension_numbers=layout)
         return y + _bias(self, 9 * x.shape[-1], y.ndim)
+
+
+def _averaged(kernel: Float[Array, "h w c d"]) -> Float[Array, "h+1 w+1 c d"]:
+    """The kernel of a convolution and the averages of 2x2 pixels behind it: the average of its four places."""
+    places = [((a, 1 - a), (b, 1 - b), (0, 0), (0, 0)) for a in range(2) for b in range(2)]
+    return sum(jnp.pad(kernel, place) for place in places) / 4.0
 
 
 class SpectralDense(nn.Module):

@@ -16,10 +16,11 @@ from jaxtyping import Array, Float, Int, Key
 from jaxgen.core import keys
 from jaxgen.nn.checks import check_required_label
 from jaxgen.nn.resample import blur, downsample
-from jaxgen.nn.strided_conv import down_conv, up_conv
 
 TAPS = (1, 3, 3, 1)
 """The filter of every upsampling and downsampling."""
+
+_NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 NoiseMode = Literal["random", "const", "none"]
 """The noise added to feature maps: drawn for each image, the same buffers for all, or none."""
@@ -227,21 +228,19 @@ def _scale(x: Float[Array, "b h w c"], factor: Float[Array, "b c"]) -> Float[Arr
 def _conv(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"]) -> Float[Array, "b h w d"]:
     if kernel.shape[0] == 1:
         return x @ kernel[0, 0]
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=_NUMBERS)
 
 
 def _conv_up(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "b 2*h 2*w d"]:
     """Zeros between the pixels, the convolution, and the filter."""
-    return 4.0 * blur(up_conv(x, _to_4x4(kernel))[:, :-1, :-1], TAPS, margin=1)
+    # Each pixel adds the kernel, times itself, to the output: taps are in reverse order beside those of convolutions.
+    around = {"padding": ((2, 2), (2, 2)), "lhs_dilation": (2, 2), "dimension_numbers": _NUMBERS}
+    y = jax.lax.conv_general_dilated(x, kernel[::-1, ::-1], (1, 1), **around)
+    return 4.0 * blur(y, TAPS, margin=1)
 
 
 def _conv_down(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"]) -> Float[Array, "b h//2 w//2 d"]:
     """The filter, and the convolution of every other pixel."""
     if kernel.shape[0] == 1:
         return _conv(downsample(x, TAPS), kernel)
-    blurred = blur(x, TAPS, margin=2)
-    return down_conv(jnp.pad(blurred, ((0, 0), (0, 1), (0, 1), (0, 0))), _to_4x4(kernel))
-
-
-def _to_4x4(kernel: Float[Array, "3 3 c d"]) -> Float[Array, "4 4 c d"]:
-    return jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
+    return jax.lax.conv_general_dilated(blur(x, TAPS, margin=2), kernel, (2, 2), "VALID", dimension_numbers=_NUMBERS)

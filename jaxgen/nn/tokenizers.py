@@ -15,9 +15,8 @@ from jaxtyping import Array, Float
 from jaxgen.core import config
 from jaxgen.nn.autoencoder_kl import KLDecoder, KLEncoder, autoencoder_style, check_levels
 from jaxgen.nn.checks import check_halvings
-from jaxgen.nn.layers import GLOROT, conv, dense
+from jaxgen.nn.layers import GLOROT, DownConv, UpConv, conv, dense
 from jaxgen.nn.named_networks import fields_of, networks_in
-from jaxgen.nn.strided_conv import DownConv, UpConv
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""Programs for CPUs have convolutions of the one form for which XLA calls its fast kernels, in loops and outside."""
+"""Programs for CPUs have convolutions of the forms for which XLA calls its fast kernels, in loops and outside."""
 
 import contextlib
 import itertools
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxgen.core import loops
+from jaxgen.core import convolution_forms, loops
 from jaxgen.parallel.mesh import make_mesh
 
 FAST = "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"
@@ -102,3 +102,87 @@ def test_all_convolutions_of_a_loop_have_the_fast_form_on_cpus_alone(platform, o
     forms = re.findall(r"dim_numbers = (\[.*?\]x\[.*?\]->\[.*?\])", text)
     assert len(forms) >= 4
     assert (set(forms) == {FAST}) == one_form
+
+
+DILATED = {  # height, width, kernel, padding, and dilation of pixels or taps
+    "doubled by 4x4": ((4, 3), (4, 4), ((2, 2), (2, 2)), {"lhs_dilation": (2, 2)}),
+    "doubled by 3x3, uncut": ((3, 4), (3, 3), ((2, 2), (2, 2)), {"lhs_dilation": (2, 2)}),
+    "doubled by 1x1": ((3, 2), (1, 1), ((0, 1), (0, 0)), {"lhs_dilation": (2, 2)}),
+    "one axis, threefold": ((3, 5), (4, 2), ((1, 3), (0, 1)), {"lhs_dilation": (3, 1)}),
+    "cut off": ((5, 4), (3, 2), ((-1, 2), (0, -2)), {"lhs_dilation": (2, 2)}),
+    "a kernel larger than the pixels": ((2, 3), (6, 8), ((3, 4), (5, 4)), {"lhs_dilation": (2, 2)}),
+    "few outputs": ((2, 2), (3, 3), ((0, 0), (0, 0)), {"lhs_dilation": (2, 2)}),
+    "gradient of 4x4": ((8, 6), (4, 3), ((1, 1), (1, 1)), {"rhs_dilation": (2, 2)}),
+    "gradient of 3x3": ((7, 6), (3, 3), ((0, 1), (1, 0)), {"rhs_dilation": (2, 2)}),
+    "taps of one axis, threefold": ((8, 5), (3, 2), ((2, -1), (0, 1)), {"rhs_dilation": (3, 1)}),
+}
+
+
+@pytest.mark.parametrize("channels", [2, 17])
+def test_dilated_convolutions_by_phases_are_those_of_their_definition(channels):
+    """Of less than 16 channels, the phases are computed at once."""
+    rng = np.random.default_rng(0)
+    cases = []
+    for space, window, padding, dilation in DILATED.values():
+        x, kernel = rng.normal(size=(2, *space, 3)), rng.normal(size=(*window, 3, channels))
+        options = {"padding": padding, "lhs_dilation": (1, 1), "rhs_dilation": (1, 1)} | dilation
+        cases.append((x.astype(np.float32), kernel.astype(np.float32), options))
+    found = jax.jit(lambda: [convolution_forms.by_phases(x, kernel, **options) for x, kernel, options in cases])()
+    for name, outputs, (x, kernel, options) in zip(DILATED, found, cases, strict=True):
+        np.testing.assert_allclose(outputs, convolved(x, kernel, **options), rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_larger_kernels_are_swapped_with_the_images():
+    rng, cases = np.random.default_rng(0), []
+    for space, window, padding in [
+        ((2, 2), (3, 3), ((1, 1), (1, 1))),
+        ((2, 3), (4, 5), ((3, 1), (2, 4))),
+        ((1, 2), (3, 2), ((2, 0), (1, 0))),
+        ((3, 3), (4, 4), ((5, 5), (-1, 3))),
+    ]:
+        x, kernel = rng.normal(size=(2, *space, 3)), rng.normal(size=(*window, 3, 4))
+        cases.append((x.astype(np.float32), kernel.astype(np.float32), padding))
+    found = jax.jit(lambda: [convolution_forms.swapped(x, kernel, padding=pads) for x, kernel, pads in cases])()
+    for outputs, (x, kernel, padding) in zip(found, cases, strict=True):
+        np.testing.assert_allclose(outputs, convolved(x, kernel, padding=padding), rtol=1e-4, atol=1e-5)
+    larger = convolution_forms.is_larger
+    assert larger((3, 3), (2, 2))
+    assert larger((3, 2), (2, 2))
+    assert not larger((2, 2), (2, 2))
+    assert not larger((3, 2), (2, 3))
+
+
+LARGE = {  # shapes of images and kernel, options, and what a program for a CPU must not have
+    "doubled": ((8, 8, 8, 16), (4, 4, 16, 32), {"lhs_dilation": (2, 2), "padding": ((2, 2), (2, 2))}, "lhs_dilate"),
+    "gradient": ((8, 9, 9, 16), (4, 4, 16, 32), {"rhs_dilation": (2, 2), "padding": ((1, 1), (1, 1))}, "rhs_dilate"),
+    "larger kernel": ((64, 2, 2, 16), (3, 3, 16, 32), {"padding": ((1, 1), (1, 1))}, "tensor<3x3x16x32xf32>) -> "),
+}
+
+
+@pytest.mark.parametrize(("images", "kernel", "options", "slow"), LARGE.values(), ids=LARGE)
+def test_large_convolutions_without_a_fast_kernel_have_another_form_on_cpus_alone(images, kernel, options, slow):
+    rng = np.random.default_rng(0)
+    x, weights = rng.normal(size=images).astype(np.float32), rng.normal(size=kernel).astype(np.float32)
+    options = {"window_strides": (1, 1), "dimension_numbers": FORMS[0], **options}
+    traced = jax.jit(lambda x, weights: lax.conv_general_dilated(x, weights, **options)).trace(x, weights)
+    texts = {name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "tpu", "cuda")}
+    assert [slow in text for text in texts.values()] == [False, True, True]
+    del options["dimension_numbers"]
+    found = traced.lower().compile()(x, weights)
+    np.testing.assert_allclose(found, convolved(x, weights, **options), rtol=1e-4, atol=1e-3)
+
+
+def test_other_convolutions_keep_their_form():
+    """Small ones, those with strides or groups beside, and those with zeros in more places than a kernel has."""
+    dilated = {"lhs_dilation": (2, 2), "padding": ((2, 2), (2, 2))}
+    for images, kernel, options in [
+        ((1, 4, 4, 4), (4, 4, 4, 4), dilated),
+        ((8, 8, 8, 16), (4, 4, 16, 32), {**dilated, "window_strides": (2, 1)}),
+        ((8, 8, 8, 16), (4, 4, 8, 32), {**dilated, "feature_group_count": 2}),
+        ((8, 8, 8, 16), (4, 4, 16, 32), {**dilated, "lhs_dilation": (3, 3)}),
+        ((8, 8, 8, 16), (4, 4, 16, 32), {**dilated, "rhs_dilation": (1, 2)}),
+    ]:
+        given = {"window_strides": (1, 1), "dimension_numbers": FORMS[0], **options}
+        shapes = jax.ShapeDtypeStruct(images, jnp.float32), jax.ShapeDtypeStruct(kernel, jnp.float32)
+        traced = jax.jit(lambda x, weights, given=given: lax.conv_general_dilated(x, weights, **given)).trace(*shapes)
+        assert "lhs_dilate" in traced.lower().as_text()

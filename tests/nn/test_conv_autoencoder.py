@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxgen.nn.conv_autoencoder import ConvDecoder, ConvEncoder, num_halvings
-from jaxgen.nn.strided_conv import DownConv, UpConv
+from jaxgen.nn.layers import DownConv, UpConv
 
 KEY = jax.random.key(0)
 

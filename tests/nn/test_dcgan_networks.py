@@ -11,7 +11,6 @@ from jaxgen.core import trees
 from jaxgen.nn.dcgan import Discriminator, Generator
 from jaxgen.nn.minibatch import MinibatchDiscrimination
 from jaxgen.nn.spectral_norm import SpectralDense
-from jaxgen.nn.strided_conv import DownConv, UpConv
 
 KEY = jax.random.key(0)
 
@@ -204,7 +203,9 @@ def test_layers_have_the_settings_of_their_network():
     assert [(norm.momentum, norm.axis_name) for norm in norms] == [(0.7, "devices")] * 3
     (compare,) = (module for module in found if isinstance(module, MinibatchDiscrimination))
     assert (compare.kernels, compare.axis_name, compare.dtype) == (3, "devices", jnp.bfloat16)
-    layers = [module for module in found if isinstance(module, DownConv | UpConv | SpectralDense | nn.BatchNorm)]
+    layers = [
+        module for module in found if isinstance(module, nn.Conv | nn.ConvTranspose | SpectralDense | nn.BatchNorm)
+    ]
     assert len({id(layer) for layer in layers}) == 8
     assert {layer.dtype for layer in layers} == {jnp.bfloat16}
     kernels = [layer.kernel_init(KEY, (100, 100)) for layer in layers if not isinstance(layer, nn.BatchNorm)]

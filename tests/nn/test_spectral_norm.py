@@ -1,11 +1,13 @@
 """Spectral normalization against singular values, and the two conventions of what is stored."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxgen.nn.layers import TORCH
+from jaxgen.nn.resample import downsample
 from jaxgen.nn.spectral_norm import PowerIteration, SpectralConv, SpectralDense, SpectralEmbed, unit_norm
 
 KEY = jax.random.key(0)
@@ -159,3 +161,12 @@ def test_vectors_of_unit_norm_have_finite_gradients_at_zero():
 def test_an_estimate_without_iterations_is_refused():
     with pytest.raises(ValueError, match="power_iterations is 0, but must be at least 1"):
         SpectralDense(5, PowerIteration(stores_v=True, iterations=0)).init(KEY, X, train=False)
+
+
+@pytest.mark.parametrize("power_iteration", [None, ITERATED])
+def test_halving_is_the_average_of_two_by_two_pixels_of_the_whole_output(power_iteration):
+    layer, halving = (SpectralConv(5, power_iteration, halves=halves) for halves in (False, True))
+    variables = layer.init(jax.random.key(1), X, train=False)
+    chex.assert_trees_all_equal(variables, halving.init(jax.random.key(1), X, train=False))
+    whole = layer.apply(variables, X, train=False)
+    np.testing.assert_allclose(halving.apply(variables, X, train=False), downsample(whole), rtol=1e-5, atol=1e-6)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.nn.strided_conv import DownConv, UpConv
+from jaxgen.nn.layers import DownConv, UpConv
 from jaxgen.nn.tokenizers import StridedAutoencoder
 
 NET = StridedAutoencoder(2, 3, width=5, num_halvings=2, num_res_blocks=2)

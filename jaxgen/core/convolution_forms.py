@@ -1,0 +1,201 @@
+"""Forms of convolutions that libraries for CPUs have fast kernels for, where XLA has only loops.
+
+A convolution of images with zeros between their pixels is a transposed one, and one with zeros between the taps of its
+kernel is the gradient of a strided one by its kernel. XLA's loops multiply by the zeros. But output D i + p of a
+dilation by D depends on every D-th tap, or on every D-th pixel, alone: for each phase p it is a convolution without
+zeros (Shi et al. 2016, section 3.2), and the phases are interleaved.
+
+A kernel that is larger than the image meets zeros with most of its taps: 3x3 ones on feature maps of 2x2, say.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Inexact
+
+_NUMBERS = {1: ("NHC", "HIO", "NHC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
+
+_FEW_CHANNELS = 16
+"""Of an output: with fewer, one convolution for all phases is faster than one for each, in spite of its zeros."""
+
+
+class Phase(NamedTuple):
+    """Along one axis, the convolution that computes every D-th output.
+
+    Attributes:
+      pixels: those of the images that it reads.
+      taps: those of the kernel that it reads.
+      low: zeros before the pixels; where negative, pixels that are cut off.
+      high: zeros behind the pixels.
+      length: of its output.
+    """
+
+    pixels: slice
+    taps: slice
+    low: int
+    high: int
+    length: int
+
+
+def phases_of_pixels(length: int, taps: int, padding: tuple[int, int], dilation: int) -> list[Phase]:
+    """Returns the phases of a convolution of pixels that have `dilation` - 1 zeros between them."""
+    total = (length - 1) * dilation + 1 + sum(padding) - (taps - 1)
+    found = []
+    for phase in range(dilation):
+        first = (padding[0] - phase) % dilation  # the first tap that meets a pixel
+        low, count = (padding[0] - phase - first) // dilation, len(range(first, taps, dilation))
+        outputs = len(range(phase, total, dilation))
+        high = outputs - length - low + count - 1
+        found.append(Phase(slice(None), slice(first, None, dilation), low, high, outputs))
+    return found
+
+
+def phases_of_taps(length: int, taps: int, padding: tuple[int, int], dilation: int) -> list[Phase]:
+    """Returns the phases of a convolution with taps that have `dilation` - 1 zeros between them."""
+    total = length + sum(padding) - (taps - 1) * dilation
+    found = []
+    for phase in range(dilation):
+        first = (phase - padding[0]) % dilation  # the first pixel that a tap meets
+        low, count = (padding[0] - phase + first) // dilation, len(range(first, length, dilation))
+        outputs = len(range(phase, total, dilation))
+        found.append(Phase(slice(first, None, dilation), slice(None), low, outputs - count - low + taps - 1, outputs))
+    return found
+
+
+def by_phases(
+    images: Inexact[Array, "n *space c"],
+    kernel: Inexact[Array, "*window c d"],
+    *,
+    padding: Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int],
+    rhs_dilation: Sequence[int],
+    **options: Any,
+) -> Inexact[Array, "n *outputs d"]:
+    """Returns a convolution without strides of dilated images, or with a dilated kernel, but not both.
+
+    Args:
+      images: on one to three spatial axes.
+      kernel: of as many.
+      padding: zeros before and behind each axis of the dilated images; may be negative.
+      lhs_dilation: distance of two pixels, by axis.
+      rhs_dilation: distance of two taps, by axis.
+      **options: of `lax.conv_general_dilated`: precision and type of the output.
+    """
+    of_pixels = any(factor > 1 for factor in lhs_dilation)
+    find, dilation = (phases_of_pixels, lhs_dilation) if of_pixels else (phases_of_taps, rhs_dilation)
+    sizes = zip(images.shape[1:-1], kernel.shape[:-2], padding, dilation, strict=True)
+    axes = [find(length, taps, tuple(pads), factor) for length, taps, pads, factor in sizes]
+    if of_pixels and kernel.shape[-1] < _FEW_CHANNELS:
+        return _of_all_phases(images, kernel, axes, options)
+    outputs = [_of_phase(images, kernel, phases, options) for phases in itertools.product(*axes)]
+    return _interleaved(outputs, axes)
+
+
+def _of_phase(images: Array, kernel: Array, phases: Sequence[Phase], options: dict[str, Any]) -> Array:
+    images = images[(slice(None), *(phase.pixels for phase in phases))]
+    kernel = kernel[tuple(phase.taps for phase in phases)]
+    shape = (len(images), *(phase.length for phase in phases), kernel.shape[-1])
+    if 0 in (*kernel.shape, *images.shape, *shape):
+        return jnp.zeros(shape, images.dtype)
+    return _plain(images, kernel, [(phase.low, phase.high) for phase in phases], options)
+
+
+def _plain(images: Array, kernel: Array, padding: Sequence[tuple[int, int]], options: dict[str, Any]) -> Array:
+    """A convolution without strides and dilations, in whichever form is fast for its sizes."""
+    if is_larger(kernel.shape[:-2], images.shape[1:-1]):
+        return swapped(images, kernel, padding=padding, **options)
+    return _convolved(images, kernel, padding, options)
+
+
+def is_larger(window: Sequence[int], space: Sequence[int]) -> bool:
+    """Returns whether a kernel is larger than the image, and nowhere smaller: it is faster `swapped`."""
+    return tuple(window) != tuple(space) and all(taps >= size for taps, size in zip(window, space, strict=True))
+
+
+def _convolved(images: Array, kernel: Array, padding: Sequence[tuple[int, int]], options: dict[str, Any]) -> Array:
+    cuts = [(min(low, 0), min(high, 0), 0) for low, high in padding]
+    if any(low or high for low, high, _ in cuts):
+        images = lax.pad(images, jnp.zeros((), images.dtype), [(0, 0, 0), *cuts, (0, 0, 0)])
+    zeros = [(max(low, 0), max(high, 0)) for low, high in padding]
+    numbers = _NUMBERS[len(padding)]
+    return lax.conv_general_dilated(images, kernel, (1,) * len(padding), zeros, dimension_numbers=numbers, **options)
+
+
+def swapped(
+    images: Inexact[Array, "n *space c"],
+    kernel: Inexact[Array, "*window c d"],
+    *,
+    padding: Sequence[tuple[int, int]],
+    **options: Any,
+) -> Inexact[Array, "n *outputs d"]:
+    """Returns a convolution with a kernel larger than the image as one of the kernel by the images.
+
+    Output o is the sum of x_i k_(i - o + low) over pixels i: the images slide over the kernel, from its end.
+
+    Args:
+      images: on one to three spatial axes.
+      kernel: of as many.
+      padding: zeros before and behind each axis; may be negative.
+      **options: of `lax.conv_general_dilated`: precision and type of the output.
+    """
+    reach, space = [], tuple(range(1, len(padding) + 1))
+    for size, taps, (low, high) in zip(images.shape[1:-1], kernel.shape[:-2], padding, strict=True):
+        reach.append((size + high - taps, low + size - taps))
+    kernels, window = jnp.moveaxis(kernel, -1, 0), jnp.moveaxis(images, 0, -1)
+    outputs = lax.rev(_convolved(kernels, window, reach, options), space)
+    return jnp.swapaxes(outputs, 0, -1)
+
+
+def _of_all_phases(images: Array, kernel: Array, axes: Sequence[Sequence[Phase]], options: dict[str, Any]) -> Array:
+    """The phases as channels of one convolution: each of their kernels has zeros around it, up to the size of all."""
+    whole = [_whole(*of_axis) for of_axis in zip(axes, images.shape[1:-1], kernel.shape[:-2], strict=True)]
+    kernels = [_widened(kernel, phases, whole) for phases in itertools.product(*axes)]
+    channels = jnp.stack(kernels, axis=-2).reshape(*kernels[0].shape[:-1], -1)
+    outputs = _of_phase(images, channels, whole, options)
+    space, factors, rank = outputs.shape[1:-1], [len(phases) for phases in axes], len(axes)
+    outputs = outputs.reshape(len(images), *space, *factors, kernel.shape[-1])
+    order = [axis for pair in zip(range(1, rank + 1), range(rank + 1, 2 * rank + 1), strict=True) for axis in pair]
+    outputs = outputs.transpose(0, *order, 2 * rank + 1)
+    outputs = outputs.reshape(len(images), *map(math.prod, zip(space, factors, strict=True)), kernel.shape[-1])
+    return outputs[(slice(None), *(slice(sum(phase.length for phase in phases)) for phases in axes))]
+
+
+def _whole(phases: Sequence[Phase], length: int, taps: int) -> Phase:
+    """Along one axis, the convolution of all pixels that any of the phases reads."""
+    low = max(phase.low for phase in phases)
+    size = low + max(len(range(taps)[phase.taps]) - phase.low for phase in phases)
+    outputs = phases[0].length
+    return Phase(slice(None), slice(size), low, outputs - length - low + size - 1, outputs)
+
+
+def _widened(kernel: Array, phases: Sequence[Phase], whole: Sequence[Phase]) -> Array:
+    own = kernel[tuple(phase.taps for phase in phases)]
+    pads = [
+        (wide.low - phase.low, wide.taps.stop - (wide.low - phase.low) - taps)
+        for wide, phase, taps in zip(whole, phases, own.shape[:-2], strict=True)
+    ]
+    return jnp.pad(own, [*pads, (0, 0), (0, 0)])
+
+
+def _interleaved(outputs: list[Array], axes: list[list[Phase]]) -> Array:
+    """Joins the outputs of all phases, of which those of the last axis follow each other."""
+    for axis, phases in reversed(list(enumerate(axes, 1))):
+        longest, groups = phases[0].length, []
+        for start in range(0, len(outputs), len(phases)):
+            group = [_lengthened(output, axis, longest) for output in outputs[start : start + len(phases)]]
+            joined = jnp.stack(group, axis + 1)
+            shape = (*joined.shape[:axis], longest * len(phases), *joined.shape[axis + 2 :])
+            total = sum(phase.length for phase in phases)
+            groups.append(lax.slice_in_dim(joined.reshape(shape), 0, total, axis=axis))
+        outputs = groups
+    (joined,) = outputs
+    return joined
+
+
+def _lengthened(x: Array, axis: int, length: int) -> Array:
+    missing = length - x.shape[axis]
+    return jnp.pad(x, [(0, missing if i == axis else 0) for i in range(x.ndim)]) if missing else x
