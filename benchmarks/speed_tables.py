@@ -17,8 +17,8 @@ took turns: median images/s of {rounds} rounds (least to greatest). PyTorch runs
 parameters, written plainly in `benchmarks/peers`: eager, with its channels last, and compiled, each with the optimizer,
 average and clipping of the config. The ratio is that of jaxgen's median to the greatest median of these. `of product`
 is the rate of jaxgen's training step relative to a product of two float32 matrices of 1,536 rows; operations are those
-of products and convolutions alone, counted from their shapes in PyTorch's network. `load` is how many processes ran on
-the machine before: where it is not near 0, threads of PyTorch wait for each other.
+of products and convolutions alone, counted from their shapes in PyTorch's network. `load` is how many processes ran in
+the minute before, those of the row before among them: where others run, threads of PyTorch wait for each other.
 
 unet8, unet16 and unet32 are the class-conditional U-Nets of `ddpm:digits` and `ddpm:shapes`, which sample by 10 steps
 of DDIM, and unet64 a narrower one with a level more; dit_s2 is `sit:shapes` with the network DiT-S/2 on 32x32x4 latents

@@ -23,7 +23,7 @@ _FEW_CHANNELS = 16
 """Of an output: with fewer, one convolution for all phases is faster than one for each, in spite of its zeros."""
 
 
-class Phase(NamedTuple):
+class AxisPhase(NamedTuple):
     """Along one axis, the convolution that computes every D-th output.
 
     Attributes:
@@ -41,7 +41,7 @@ class Phase(NamedTuple):
     length: int
 
 
-def phases_of_pixels(length: int, taps: int, padding: tuple[int, int], dilation: int) -> list[Phase]:
+def phases_of_pixels(length: int, taps: int, padding: tuple[int, int], dilation: int) -> list[AxisPhase]:
     """Returns the phases of a convolution of pixels that have `dilation` - 1 zeros between them."""
     total = (length - 1) * dilation + 1 + sum(padding) - (taps - 1)
     found = []
@@ -50,11 +50,11 @@ def phases_of_pixels(length: int, taps: int, padding: tuple[int, int], dilation:
         low, count = (padding[0] - phase - first) // dilation, len(range(first, taps, dilation))
         outputs = len(range(phase, total, dilation))
         high = outputs - length - low + count - 1
-        found.append(Phase(slice(None), slice(first, None, dilation), low, high, outputs))
+        found.append(AxisPhase(slice(None), slice(first, None, dilation), low, high, outputs))
     return found
 
 
-def phases_of_taps(length: int, taps: int, padding: tuple[int, int], dilation: int) -> list[Phase]:
+def phases_of_taps(length: int, taps: int, padding: tuple[int, int], dilation: int) -> list[AxisPhase]:
     """Returns the phases of a convolution with taps that have `dilation` - 1 zeros between them."""
     total = length + sum(padding) - (taps - 1) * dilation
     found = []
@@ -62,7 +62,9 @@ def phases_of_taps(length: int, taps: int, padding: tuple[int, int], dilation: i
         first = (phase - padding[0]) % dilation  # the first pixel that a tap meets
         low, count = (padding[0] - phase + first) // dilation, len(range(first, length, dilation))
         outputs = len(range(phase, total, dilation))
-        found.append(Phase(slice(first, None, dilation), slice(None), low, outputs - count - low + taps - 1, outputs))
+        found.append(
+            AxisPhase(slice(first, None, dilation), slice(None), low, outputs - count - low + taps - 1, outputs)
+        )
     return found
 
 
@@ -88,14 +90,14 @@ def by_phases(
     of_pixels = any(factor > 1 for factor in lhs_dilation)
     find, dilation = (phases_of_pixels, lhs_dilation) if of_pixels else (phases_of_taps, rhs_dilation)
     sizes = zip(images.shape[1:-1], kernel.shape[:-2], padding, dilation, strict=True)
-    axes = [find(length, taps, tuple(pads), factor) for length, taps, pads, factor in sizes]
+    axes = [find(length, taps, pads, factor) for length, taps, pads, factor in sizes]
     if of_pixels and kernel.shape[-1] < _FEW_CHANNELS:
         return _of_all_phases(images, kernel, axes, options)
     outputs = [_of_phase(images, kernel, phases, options) for phases in itertools.product(*axes)]
     return _interleaved(outputs, axes)
 
 
-def _of_phase(images: Array, kernel: Array, phases: Sequence[Phase], options: dict[str, Any]) -> Array:
+def _of_phase(images: Array, kernel: Array, phases: Sequence[AxisPhase], options: dict[str, Any]) -> Array:
     images = images[(slice(None), *(phase.pixels for phase in phases))]
     kernel = kernel[tuple(phase.taps for phase in phases)]
     shape = (len(images), *(phase.length for phase in phases), kernel.shape[-1])
@@ -117,9 +119,9 @@ def is_larger(window: Sequence[int], space: Sequence[int]) -> bool:
 
 
 def _convolved(images: Array, kernel: Array, padding: Sequence[tuple[int, int]], options: dict[str, Any]) -> Array:
-    cuts = [(min(low, 0), min(high, 0), 0) for low, high in padding]
-    if any(low or high for low, high, _ in cuts):
-        images = lax.pad(images, jnp.zeros((), images.dtype), [(0, 0, 0), *cuts, (0, 0, 0)])
+    cuts = [(min(low, 0), min(high, 0)) for low, high in padding]
+    if any(low or high for low, high in cuts):
+        images = _with_zeros(images, [(0, 0), *cuts, (0, 0)])
     zeros = [(max(low, 0), max(high, 0)) for low, high in padding]
     numbers = _NUMBERS[len(padding)]
     return lax.conv_general_dilated(images, kernel, (1,) * len(padding), zeros, dimension_numbers=numbers, **options)
@@ -150,7 +152,7 @@ def swapped(
     return jnp.swapaxes(outputs, 0, -1)
 
 
-def _of_all_phases(images: Array, kernel: Array, axes: Sequence[Sequence[Phase]], options: dict[str, Any]) -> Array:
+def _of_all_phases(images: Array, kernel: Array, axes: Sequence[Sequence[AxisPhase]], options: dict[str, Any]) -> Array:
     """The phases as channels of one convolution: each of their kernels has zeros around it, up to the size of all."""
     whole = [_whole(*of_axis) for of_axis in zip(axes, images.shape[1:-1], kernel.shape[:-2], strict=True)]
     kernels = [_widened(kernel, phases, whole) for phases in itertools.product(*axes)]
@@ -164,24 +166,24 @@ def _of_all_phases(images: Array, kernel: Array, axes: Sequence[Sequence[Phase]]
     return outputs[(slice(None), *(slice(sum(phase.length for phase in phases)) for phases in axes))]
 
 
-def _whole(phases: Sequence[Phase], length: int, taps: int) -> Phase:
+def _whole(phases: Sequence[AxisPhase], length: int, taps: int) -> AxisPhase:
     """Along one axis, the convolution of all pixels that any of the phases reads."""
     low = max(phase.low for phase in phases)
     size = low + max(len(range(taps)[phase.taps]) - phase.low for phase in phases)
     outputs = phases[0].length
-    return Phase(slice(None), slice(size), low, outputs - length - low + size - 1, outputs)
+    return AxisPhase(slice(None), slice(size), low, outputs - length - low + size - 1, outputs)
 
 
-def _widened(kernel: Array, phases: Sequence[Phase], whole: Sequence[Phase]) -> Array:
+def _widened(kernel: Array, phases: Sequence[AxisPhase], whole: Sequence[AxisPhase]) -> Array:
     own = kernel[tuple(phase.taps for phase in phases)]
     pads = [
         (wide.low - phase.low, wide.taps.stop - (wide.low - phase.low) - taps)
         for wide, phase, taps in zip(whole, phases, own.shape[:-2], strict=True)
     ]
-    return jnp.pad(own, [*pads, (0, 0), (0, 0)])
+    return _with_zeros(own, [*pads, (0, 0), (0, 0)])
 
 
-def _interleaved(outputs: list[Array], axes: list[list[Phase]]) -> Array:
+def _interleaved(outputs: list[Array], axes: list[list[AxisPhase]]) -> Array:
     """Joins the outputs of all phases, of which those of the last axis follow each other."""
     for axis, phases in reversed(list(enumerate(axes, 1))):
         longest, groups = phases[0].length, []
@@ -198,4 +200,8 @@ def _interleaved(outputs: list[Array], axes: list[list[Phase]]) -> Array:
 
 def _lengthened(x: Array, axis: int, length: int) -> Array:
     missing = length - x.shape[axis]
-    return jnp.pad(x, [(0, missing if i == axis else 0) for i in range(x.ndim)]) if missing else x
+    return _with_zeros(x, [(0, missing if i == axis else 0) for i in range(x.ndim)]) if missing else x
+
+
+def _with_zeros(x: Array, padding: Sequence[tuple[int, int]]) -> Array:
+    return lax.pad(x, jnp.zeros((), x.dtype), [(*pads, 0) for pads in padding])

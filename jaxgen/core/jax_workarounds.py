@@ -172,8 +172,8 @@ def _fast_form(
         return None
     phases = math.prod((*lhs_dilation, *rhs_dilation))
     if 1 < phases <= 2 ** len(window_strides) and 1 in (math.prod(lhs_dilation), math.prod(rhs_dilation)):
-        dilations = {"lhs_dilation": lhs_dilation, "rhs_dilation": rhs_dilation}
-        return functools.partial(convolution_forms.by_phases, **dilations, **options)
+        options |= {"lhs_dilation": lhs_dilation, "rhs_dilation": rhs_dilation}
+        return functools.partial(convolution_forms.by_phases, **options)
     space, window = (tuple(aval.shape[a] for a in its[2:]) for aval, its in zip(ctx.avals_in, numbers[:2], strict=True))
     if phases == 1 and convolution_forms.is_larger(window, space):
         return functools.partial(convolution_forms.swapped, **options)

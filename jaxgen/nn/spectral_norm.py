@@ -98,7 +98,7 @@ class SpectralConv(nn.Module):
 def _averaged(kernel: Float[Array, "h w c d"]) -> Float[Array, "h+1 w+1 c d"]:
     """The kernel of a convolution and the averages of 2x2 pixels behind it: the average of its four places."""
     places = [((a, 1 - a), (b, 1 - b), (0, 0), (0, 0)) for a in range(2) for b in range(2)]
-    return sum(jnp.pad(kernel, place) for place in places) / 4.0
+    return jnp.stack([jnp.pad(kernel, place) for place in places]).mean(0)
 
 
 class SpectralDense(nn.Module):

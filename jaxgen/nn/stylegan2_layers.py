@@ -234,8 +234,8 @@ def _conv(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"]) -> Float[
 def _conv_up(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "b 2*h 2*w d"]:
     """Zeros between the pixels, the convolution, and the filter."""
     # Each pixel adds the kernel, times itself, to the output: taps are in reverse order beside those of convolutions.
-    around = {"padding": ((2, 2), (2, 2)), "lhs_dilation": (2, 2), "dimension_numbers": _NUMBERS}
-    y = jax.lax.conv_general_dilated(x, kernel[::-1, ::-1], (1, 1), **around)
+    kernel, padding = kernel[::-1, ::-1], ((2, 2), (2, 2))
+    y = jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, (2, 2), dimension_numbers=_NUMBERS)
     return 4.0 * blur(y, TAPS, margin=1)
 
 

@@ -69,4 +69,4 @@ def test_the_deep_features_are_all_that_the_last_block_sees_beside_the_outermost
 
     whole, same, other = outputs(params, lost(outer), lost(f"(?!(?:{shared}|{outer})$).*"))
     np.testing.assert_allclose(same, whole, rtol=1e-4, atol=1e-4)
-    assert np.abs(other - whole).mean() > 0.1 * np.abs(whole).mean()
+    assert np.abs(other - whole).mean() > 0.02 * np.abs(whole).mean()
