@@ -101,10 +101,8 @@ _CLASSES = _whole("How many classes the data has; by default as many as the conf
 
 # Of a trained run; its batch must still divide over the devices.
 _OF_TRAINING = r"seed|(optimizer|health|log)\..*|train\.(?!compute_dtype$|microbatches$).*"
-_OF_EVALUATION = r"evaluate\..*"
-_OF_DATA = r"data\.(?!batch_size$).*"
-_BUT_IMAGES = f"{_OF_TRAINING}|{_OF_EVALUATION}|{_OF_DATA}"
-_BUT_DATA = f"{_OF_TRAINING}|{_OF_EVALUATION}"
+_BUT_DATA = rf"{_OF_TRAINING}|evaluate\..*"
+_BUT_IMAGES = rf"{_BUT_DATA}|data\.(?!batch_size$).*"
 _OF_THE_LOOP = (
     r"train\.((checkpoint|log|sample|snapshot)_.*|keep_.*|init_.*|on_write_error)|log\.(tensorboard|wandb)"
     r"|seed|(sample|evaluate)\..*"
@@ -253,7 +251,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
                 "step": _STEP,
             },
             "project",
-            ignores=_OF_TRAINING,
+            ignores=_BUT_IMAGES,
         ),
         "encode": Command(
             "Caches the latents of a trained autoencoder's data, for a model that is trained on them.",

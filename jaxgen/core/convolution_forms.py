@@ -93,8 +93,9 @@ def by_phases(
     axes = [find(length, taps, pads, factor) for length, taps, pads, factor in sizes]
     if of_pixels and kernel.shape[-1] < _FEW_CHANNELS:
         return _of_all_phases(images, kernel, axes, options)
+    longest = [phases[0].length for phases in axes]
     outputs = [_of_phase(images, kernel, phases, options) for phases in itertools.product(*axes)]
-    return _interleaved(outputs, axes)
+    return _interleaved(jnp.stack([_lengthened(output, longest) for output in outputs], axis=-2), axes)
 
 
 def _of_phase(images: Array, kernel: Array, phases: Sequence[AxisPhase], options: dict[str, Any]) -> Array:
@@ -102,7 +103,7 @@ def _of_phase(images: Array, kernel: Array, phases: Sequence[AxisPhase], options
     kernel = kernel[tuple(phase.taps for phase in phases)]
     shape = (len(images), *(phase.length for phase in phases), kernel.shape[-1])
     if 0 in (*kernel.shape, *images.shape, *shape):
-        return jnp.zeros(shape, images.dtype)
+        return jnp.zeros(shape, options.get("preferred_element_type") or images.dtype)
     return _plain(images, kernel, [(phase.low, phase.high) for phase in phases], options)
 
 
@@ -158,12 +159,7 @@ def _of_all_phases(images: Array, kernel: Array, axes: Sequence[Sequence[AxisPha
     kernels = [_widened(kernel, phases, whole) for phases in itertools.product(*axes)]
     channels = jnp.stack(kernels, axis=-2).reshape(*kernels[0].shape[:-1], -1)
     outputs = _of_phase(images, channels, whole, options)
-    space, factors, rank = outputs.shape[1:-1], [len(phases) for phases in axes], len(axes)
-    outputs = outputs.reshape(len(images), *space, *factors, kernel.shape[-1])
-    order = [axis for pair in zip(range(1, rank + 1), range(rank + 1, 2 * rank + 1), strict=True) for axis in pair]
-    outputs = outputs.transpose(0, *order, 2 * rank + 1)
-    outputs = outputs.reshape(len(images), *map(math.prod, zip(space, factors, strict=True)), kernel.shape[-1])
-    return outputs[(slice(None), *(slice(sum(phase.length for phase in phases)) for phases in axes))]
+    return _interleaved(outputs.reshape(*outputs.shape[:-1], len(kernels), -1), axes)
 
 
 def _whole(phases: Sequence[AxisPhase], length: int, taps: int) -> AxisPhase:
@@ -183,24 +179,19 @@ def _widened(kernel: Array, phases: Sequence[AxisPhase], whole: Sequence[AxisPha
     return _with_zeros(own, [*pads, (0, 0), (0, 0)])
 
 
-def _interleaved(outputs: list[Array], axes: list[list[AxisPhase]]) -> Array:
-    """Joins the outputs of all phases, of which those of the last axis follow each other."""
-    for axis, phases in reversed(list(enumerate(axes, 1))):
-        longest, groups = phases[0].length, []
-        for start in range(0, len(outputs), len(phases)):
-            group = [_lengthened(output, axis, longest) for output in outputs[start : start + len(phases)]]
-            joined = jnp.stack(group, axis + 1)
-            shape = (*joined.shape[:axis], longest * len(phases), *joined.shape[axis + 2 :])
-            total = sum(phase.length for phase in phases)
-            groups.append(lax.slice_in_dim(joined.reshape(shape), 0, total, axis=axis))
-        outputs = groups
-    (joined,) = outputs
-    return joined
+def _lengthened(output: Array, longest: Sequence[int]) -> Array:
+    missing = [(0, length - size) for length, size in zip(longest, output.shape[1:-1], strict=True)]
+    return _with_zeros(output, [(0, 0), *missing, (0, 0)]) if any(count for _, count in missing) else output
 
 
-def _lengthened(x: Array, axis: int, length: int) -> Array:
-    missing = length - x.shape[axis]
-    return _with_zeros(x, [(0, missing if i == axis else 0) for i in range(x.ndim)]) if missing else x
+def _interleaved(outputs: Array, axes: Sequence[Sequence[AxisPhase]]) -> Array:
+    """The outputs [n, *space, d] of phases [n, *longest, phases, d], those of the last axis next to each other."""
+    n, *longest, _, d = outputs.shape
+    factors, rank = [len(phases) for phases in axes], len(axes)
+    pairs = [axis for pair in zip(range(1, rank + 1), range(rank + 1, 2 * rank + 1), strict=True) for axis in pair]
+    outputs = outputs.reshape(n, *longest, *factors, d).transpose(0, *pairs, 2 * rank + 1)
+    outputs = outputs.reshape(n, *map(math.prod, zip(longest, factors, strict=True)), d)
+    return outputs[(slice(None), *(slice(sum(phase.length for phase in phases)) for phases in axes))]
 
 
 def _with_zeros(x: Array, padding: Sequence[tuple[int, int]]) -> Array:

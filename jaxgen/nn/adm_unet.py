@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array
 
 from jaxgen.core.config import Need
 from jaxgen.nn import checks
 from jaxgen.nn.block_style import BlockStyle, group_norm
+from jaxgen.nn.caching_unet import CachingUNet
 from jaxgen.nn.layers import TORCH, ZERO, conv, dense, frequency_embedding, one_hot
 from jaxgen.nn.resample import upsample
 from jaxgen.nn.residual_block import make_block
@@ -18,13 +19,15 @@ from jaxgen.nn.residual_block import make_block
 NEEDS = {"num_heads": Need("model.head_channels=0", lambda model: model.head_channels == 0)}
 
 
-class ADMUNet(nn.Module):
+class ADMUNet(CachingUNet):
     """A U-Net from noisy images and timesteps to `out_channels` values a pixel: twice the image's, with a variance.
 
     The fields' defaults make improved DDPM. ADM is `resblock_updown` and `head_channels=64`.
 
     Parameters are float32, computation runs in `dtype` but for the embedding, which is float32, as is the output. The
     null token adds nothing to the embedding.
+
+    Noise labels are timesteps in [0, 1000), possibly fractional.
 
     Attributes:
       out_channels: channels of the output.
@@ -59,44 +62,17 @@ class ADMUNet(nn.Module):
     dtype: DTypeLike = jnp.float32
     remat: bool = False
 
-    def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        noise_label: Float[Array, " b"],
-        label: Int[Array, " b"] | None = None,
-        *,
-        vector: Float[Array, "b f"] | None = None,
-        train: bool,
-        dropout_keys: Key[Array, " b"] | None = None,
-        deep: Float[Array, "b h w d"] | None = None,
-    ) -> Float[Array, "b h w {self.out_channels}"]:
-        """Applies the network, whose arguments `networks.DiffusionNetwork` and `CachingNetwork` describe.
-
-        Noise labels are timesteps in [0, 1000), possibly fractional.
-
-        Raises:
-          ValueError: if the image size, the widths, the heads, a label or the dropout keys do not fit the network.
-        """
-        keys = checks.training_keys(train, self.dropout, dropout_keys)
-        return self._evaluate(x, noise_label, label, vector, keys, deep)[0]
-
-    def deep_features(
-        self, x: Float[Array, "b h w c"], noise_label: Float[Array, " b"], label: Int[Array, " b"] | None = None
-    ) -> Float[Array, "b h w d"]:
-        """Returns all that the last block sees beside the outermost skip: the features of DeepCache's first branch."""
-        return self._evaluate(x, noise_label, label, None, None, None)[1]
-
     @nn.compact
     def _evaluate(
         self, x: Array, noise_label: Array, label: Array | None, vector: Array | None, keys: Array | None, deep: Any
     ) -> tuple[Array, Array]:
-        """The output, and the deep features."""
         checks.check_image_size(x, len(self.channel_multipliers))
         checks.check_optional_label(label, self.num_classes)
         emb = self._embed(noise_label, label, vector)
         skip = conv(x.astype(self.dtype), self._widths[0], TORCH, name="input_0", dtype=self.dtype)
         deep = self._deep(skip, emb, keys) if deep is None else deep
-        h = self._up_block(deep, [skip], emb, keys, self._widths[0])
+        last = len(self._widths) * (self.num_res_blocks + 1) - 1
+        h = self._up_block(deep, skip, emb, keys, self._widths[0], last)
         h = nn.swish(group_norm(h, self._style, name="out_norm"))
         return conv(h, self.out_channels, ZERO, name="out_conv", dtype=self.dtype).astype(jnp.float32), deep
 
@@ -133,22 +109,18 @@ class ADMUNet(nn.Module):
 
     def _up(self, h: Array, skips: list[Array], emb: Array, keys: Array | None) -> Array:
         """All blocks of the way up but the last, which takes the outermost skip."""
+        number = 0
         for level, width in reversed(list(enumerate(self._widths))):
             for _ in range(self.num_res_blocks + (level > 0)):
-                name = self._name_of_up_block(skips)
-                h = self._up_block(h, skips, emb, keys, width)
-                skips.pop()
+                h = self._up_block(h, skips.pop(), emb, keys, width, number)
+                number += 1
             if level:
-                h = self._resample(h, emb, keys, f"{name}_{1 + self._attends(h)}", "up")
+                h = self._resample(h, emb, keys, f"output_{number - 1}_{1 + self._attends(h)}", "up")
         return h
 
-    def _up_block(self, h: Array, skips: list[Array], emb: Array, keys: Array | None, width: int) -> Array:
-        """The block that takes the last of the skip connections that are left."""
-        h = jnp.concatenate([h, skips[-1]], axis=-1)
-        return self._block(h, emb, keys, width, self._name_of_up_block(skips), attention=self._attends(h))
-
-    def _name_of_up_block(self, skips: list[Array]) -> str:
-        return f"output_{len(self._widths) * (self.num_res_blocks + 1) - len(skips)}"
+    def _up_block(self, h: Array, skip: Array, emb: Array, keys: Array | None, width: int, number: int) -> Array:
+        h = jnp.concatenate([h, skip], axis=-1)
+        return self._block(h, emb, keys, width, f"output_{number}", attention=self._attends(h))
 
     def _block(
         self, h: Array, emb: Array, keys: Array | None, width: int, name: str, *, attention: bool = False

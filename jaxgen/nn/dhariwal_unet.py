@@ -6,19 +6,22 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array
 
 from jaxgen.nn import checks
 from jaxgen.nn.block_style import BlockStyle, group_norm
+from jaxgen.nn.caching_unet import CachingUNet
 from jaxgen.nn.edm_unet import EDMDecoder, EDMEncoder
 from jaxgen.nn.layers import TORCH, ZERO, conv, dense, frequency_embedding, one_hot
 
 
-class DhariwalUNet(nn.Module):
+class DhariwalUNet(CachingUNet):
     """A U-Net that resamples in residual blocks, and is scaled and shifted by the embedding.
 
     Parameters are float32, computation runs in `dtype` but for the embedding, which is float32, as is the output. The
     null token is the absence of a label vector. Parameters are bound to one image size: their names contain it.
+
+    Noise labels are ln(sigma) / 4 for EDM; any number for which a sinusoidal embedding makes sense.
 
     Attributes:
       out_channels: channels of the output.
@@ -44,38 +47,10 @@ class DhariwalUNet(nn.Module):
     dtype: DTypeLike = jnp.float32
     remat: bool = False
 
-    def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        noise_label: Float[Array, " b"],
-        label: Int[Array, " b"] | None = None,
-        *,
-        vector: Float[Array, "b f"] | None = None,
-        train: bool,
-        dropout_keys: Key[Array, " b"] | None = None,
-        deep: Float[Array, "b h w d"] | None = None,
-    ) -> Float[Array, "b h w {self.out_channels}"]:
-        """Applies the network, whose arguments `networks.DiffusionNetwork` and `CachingNetwork` describe.
-
-        Noise labels are ln(sigma) / 4 for EDM; any number for which a sinusoidal embedding makes sense.
-
-        Raises:
-          ValueError: if the image size, the widths, a label or the dropout keys do not fit the network.
-        """
-        keys = checks.training_keys(train, self.dropout, dropout_keys)
-        return self._evaluate(x, noise_label, label, vector, keys, deep)[0]
-
-    def deep_features(
-        self, x: Float[Array, "b h w c"], noise_label: Float[Array, " b"], label: Int[Array, " b"] | None = None
-    ) -> Float[Array, "b h w d"]:
-        """Returns all that the last block sees beside the outermost skip: the features of DeepCache's first branch."""
-        return self._evaluate(x, noise_label, label, None, None, None)[1]
-
     @nn.compact
     def _evaluate(
         self, x: Array, noise_label: Array, label: Array | None, vector: Array | None, keys: Array | None, deep: Any
     ) -> tuple[Array, Array]:
-        """The output, and the deep features."""
         checks.check_image_size(x, len(self.channel_multipliers))
         checks.check_optional_label(label, self.num_classes)
         widths = tuple(self.base_channels * multiplier for multiplier in self.channel_multipliers)

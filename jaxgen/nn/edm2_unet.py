@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 from jaxgen.core.config import Need
 from jaxgen.nn import checks
 from jaxgen.nn.attention import attend
+from jaxgen.nn.caching_unet import CachingUNet
 from jaxgen.nn.layers import Dropout, nearest_upsample
 from jaxgen.nn.magnitude_preserving import MPConv, MPDense, MPFourier, mp_cat, mp_silu, mp_sum, normalize
 
@@ -117,7 +118,7 @@ class MPEmbedding(nn.Module):
 NEEDS = {"label_balance": Need("classes", lambda model: model.num_classes > 0)}
 
 
-class EDM2UNet(nn.Module):
+class EDM2UNet(CachingUNet):
     """The EDM2 U-Net, made for `noise_label` = ln(sigma) / 4 and inputs of unit variance.
 
     Parameters are float32, and weights are normalized as they are used; computation runs in `dtype`, and the output is
@@ -159,38 +160,10 @@ class EDM2UNet(nn.Module):
     dtype: DTypeLike = jnp.float32
     remat: bool = False
 
-    def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        noise_label: Float[Array, " b"],
-        label: Int[Array, " b"] | None = None,
-        *,
-        vector: Float[Array, "b f"] | None = None,
-        train: bool,
-        dropout_keys: Key[Array, " b"] | None = None,
-        deep: Float[Array, "b h w d"] | None = None,
-    ) -> Float[Array, "b h w {self.out_channels}"]:
-        """Applies the network, whose arguments `networks.DiffusionNetwork` and `CachingNetwork` describe.
-
-        Noise labels are ln(sigma) / 4.
-
-        Raises:
-          ValueError: if the image size, the heads, a label or the dropout keys do not fit the network.
-        """
-        keys = checks.training_keys(train, self.dropout, dropout_keys)
-        return self._evaluate(x, noise_label, label, vector, keys, deep)[0]
-
-    def deep_features(
-        self, x: Float[Array, "b h w c"], noise_label: Float[Array, " b"], label: Int[Array, " b"] | None = None
-    ) -> Float[Array, "b h w d"]:
-        """Returns all that the last block sees beside the outermost skip: the features of DeepCache's first branch."""
-        return self._evaluate(x, noise_label, label, None, None, None)[1]
-
     @nn.compact
     def _evaluate(
         self, x: Array, noise_label: Array, label: Array | None, vector: Array | None, keys: Array | None, deep: Any
     ) -> tuple[Array, Array]:
-        """The output, and the deep features."""
         checks.check_image_size(x, len(self.channel_multipliers))
         checks.check_optional_label(label, self.num_classes)
         width = self.base_channels * max(self.channel_multipliers)

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float
 
 from jaxgen.core.config import Need
 from jaxgen.nn import checks
 from jaxgen.nn.block_style import BlockStyle, group_norm
+from jaxgen.nn.caching_unet import CachingUNet
 from jaxgen.nn.edm_unet import EDMDecoder, EDMEncoder, size
 from jaxgen.nn.layers import GLOROT, LayerInit, conv, dense, one_hot, timestep_embedding
 
@@ -23,7 +24,7 @@ _FREQUENCY_STD = 16.0
 NEEDS = {"frequencies": Need("model.embedding=fourier", lambda model: model.embedding == "fourier")}
 
 
-class SongUNet(nn.Module):
+class SongUNet(CachingUNet):
     """A U-Net with residual sums scaled by 1/sqrt(2), and one attention head.
 
     The fields' defaults make DDPM++. NCSN++ is `embedding="fourier"`, `noise_channel_multiplier=2`,
@@ -31,6 +32,8 @@ class SongUNet(nn.Module):
 
     Parameters are float32, computation runs in `dtype` but for the embedding, which is float32, as is the output. The
     null token is a label vector of zeros. Parameters are bound to one image size: their names contain it.
+
+    Noise labels are 999 t for VP, ln(sigma / 2) for VE, ln(sigma) / 4 for EDM (Karras et al. 2022, table 1).
 
     Attributes:
       out_channels: channels of the output.
@@ -66,39 +69,10 @@ class SongUNet(nn.Module):
     dtype: DTypeLike = jnp.float32
     remat: bool = False
 
-    def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        noise_label: Float[Array, " b"],
-        label: Int[Array, " b"] | None = None,
-        *,
-        vector: Float[Array, "b f"] | None = None,
-        train: bool,
-        dropout_keys: Key[Array, " b"] | None = None,
-        deep: Float[Array, "b h w d"] | None = None,
-    ) -> Float[Array, "b h w {self.out_channels}"]:
-        """Applies the network, whose arguments `networks.DiffusionNetwork` and `CachingNetwork` describe.
-
-        Noise labels are 999 t for VP, ln(sigma / 2) for VE, ln(sigma) / 4 for EDM (Karras et al. 2022, table 1).
-
-        Raises:
-          ValueError: if the image size, the widths, the filter, the frequencies, a label or the dropout keys do not fit
-            the network.
-        """
-        keys = checks.training_keys(train, self.dropout, dropout_keys)
-        return self._evaluate(x, noise_label, label, vector, keys, deep)[0]
-
-    def deep_features(
-        self, x: Float[Array, "b h w c"], noise_label: Float[Array, " b"], label: Int[Array, " b"] | None = None
-    ) -> Float[Array, "b h w d"]:
-        """Returns all that the last block sees beside the outermost skip: the features of DeepCache's first branch."""
-        return self._evaluate(x, noise_label, label, None, None, None)[1]
-
     @nn.compact
     def _evaluate(
         self, x: Array, noise_label: Array, label: Array | None, vector: Array | None, keys: Array | None, deep: Any
     ) -> tuple[Array, Array]:
-        """The output, and the deep features."""
         checks.check_image_size(x, len(self.channel_multipliers))
         checks.check_optional_label(label, self.num_classes)
         widths = tuple(self.base_channels * multiplier for multiplier in self.channel_multipliers)

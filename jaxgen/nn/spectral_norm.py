@@ -88,10 +88,11 @@ class SpectralConv(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 {self.features}"]:
         """Applies the convolution to a map with one zero around it."""
         kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.features))
-        kernel = _normalized_kernel(self, kernel, train=train).astype(self.dtype)
+        kernel = _normalized_kernel(self, kernel, train=train)
         kernel, strides = (_averaged(kernel), (2, 2)) if self.halves else (kernel, (1, 1))
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         layout, around = ("NHWC", "HWIO", "NHWC"), ((1, 1), (1, 1))
-        y = jax.lax.conv_general_dilated(x.astype(self.dtype), kernel, strides, around, dimension_numbers=layout)
+        y = jax.lax.conv_general_dilated(x, kernel, strides, around, dimension_numbers=layout)
         return y + _bias(self, 9 * x.shape[-1], y.ndim)
 
 

@@ -5,10 +5,11 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from jaxgen.nn import checks
 from jaxgen.nn.block_style import DDPM_NAMES, BlockStyle, group_norm
+from jaxgen.nn.caching_unet import CachingUNet
 from jaxgen.nn.layers import GLOROT, ZERO, Downsample, Upsample, conv, dense, timestep_embedding
 from jaxgen.nn.residual_block import make_block
 from jaxgen.nn.transformer import patchify, unpatchify
@@ -37,11 +38,13 @@ class DDPMEmbedding(nn.Module):
         return emb
 
 
-class UNet(nn.Module):
+class UNet(CachingUNet):
     """The DDPM U-Net, from noisy images and timesteps to `out_channels` values a pixel.
 
     Parameters are float32, computation runs in `dtype`, and the output is float32. A conditional network embeds
     num_classes + 1 labels: the last row is the null token of classifier-free guidance (Ho and Salimans 2022).
+
+    Noise labels are timesteps in [0, 1000), possibly fractional.
 
     Attributes:
       out_channels: channels of the output.
@@ -72,41 +75,10 @@ class UNet(nn.Module):
     remat: bool = False
     patch_size: int = 1
 
-    def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        noise_label: Float[Array, " b"],
-        label: Int[Array, " b"] | None = None,
-        *,
-        vector: Float[Array, "b f"] | None = None,
-        train: bool,
-        dropout_keys: Key[Array, " b"] | None = None,
-        deep: Float[Array, "b h2 w2 d"] | None = None,
-    ) -> Float[Array, "b h w {self.out_channels}"]:
-        """Applies the network, whose arguments `networks.DiffusionNetwork` and `CachingNetwork` describe.
-
-        Noise labels are timesteps in [0, 1000), possibly fractional.
-
-        Raises:
-          ValueError: if the image size, the groups, a label or the dropout keys do not fit the network.
-        """
-        keys = checks.training_keys(train, self.dropout, dropout_keys)
-        return self._evaluate(x, noise_label, label, vector, keys, deep)[0]
-
-    def deep_features(
-        self,
-        x: Float[Array, "b h w c"],
-        noise_label: Float[Array, " b"],
-        label: Int[Array, " b"] | None = None,
-    ) -> Float[Array, "b h2 w2 d"]:
-        """Returns all that the last block sees beside the outermost skip: the features of DeepCache's first branch."""
-        return self._evaluate(x, noise_label, label, None, None, None)[1]
-
     @nn.compact
     def _evaluate(
         self, x: Array, noise_label: Array, label: Array | None, vector: Array | None, keys: Array | None, deep: Any
     ) -> tuple[Array, Array]:
-        """The output, and the deep features."""
         self._validate(x, label)
         emb = DDPMEmbedding(self.base_channels, self.num_classes, self.dtype, name="embedding")(
             noise_label, label, vector

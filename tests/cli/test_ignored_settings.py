@@ -32,9 +32,9 @@ NOT_OF_PLANS = below(
 
 HEEDED = {
     **dict.fromkeys(("train", "import", "ema"), ALL),
-    **dict.fromkeys(("sample", "interpolate", "mix", "directions", "decompress"), DRAWING),
+    **dict.fromkeys(("sample", "interpolate", "mix", "directions", "project", "decompress"), DRAWING),
     **dict.fromkeys(("traverse", "encode", "compress"), DRAWING | below("data.")),
-    **dict.fromkeys(("evaluate", "project"), DRAWING | below("data.", "evaluate.")),
+    "evaluate": DRAWING | below("data.", "evaluate."),
     "checkpoints": below("train.keep_"),
     "plan": ALL - NOT_OF_PLANS,
 }
