@@ -164,7 +164,7 @@ def _of_all_phases(images: Array, kernel: Array, axes: Sequence[Sequence[AxisPha
 
 def _whole(phases: Sequence[AxisPhase], length: int, taps: int) -> AxisPhase:
     """Along one axis, the convolution of all pixels that any of the phases reads."""
-    low = max(phase.low for phase in phases)
+    low = phases[0].low  # the greatest: later phases begin further on
     size = low + max(len(range(taps)[phase.taps]) - phase.low for phase in phases)
     outputs = phases[0].length
     return AxisPhase(slice(None), slice(size), low, outputs - length - low + size - 1, outputs)
