@@ -103,9 +103,10 @@ def lower_for_cpus() -> None:
     that are larger than the image, such as 3x3 ones on feature maps of 2x2 (`convolution_forms`).
 
     Sums over the first or middle axes of large float32 arrays are products with ones, which a library computes as fast
-    as memory allows. XLA divides sums over more than 32 numbers an axis into windows. All others it computes one number
-    of the result after another, with all that leads to the elements anew for each sum: the statistics of normalizations
-    and the gradients of biases were a third of the step of a U-Net for 32x32 images.
+    as memory allows. XLA divides sums over more than 32 numbers an axis into windows, which it sums one number after
+    another. All others it computes one number of the result after another, with all that leads to the elements anew for
+    each sum: the statistics of normalizations and the gradients of biases were a third of the step of a U-Net for 32x32
+    images.
 
     Gradients of kernels, which are products and convolutions over all examples, transpose large arrays. XLA computes
     what leads to the elements anew for each transposition, in an order that is bad for caches; here it computes them
@@ -247,10 +248,15 @@ _WINDOW = 32
 
 
 def _lower_sum(ctx: Any, x: Any, *, axes: Sequence[SupportsIndex], **params: Any) -> Any:
-    """Lowers a sum by JAX's own rule, or as products with ones over runs of neighboring axes."""
+    """Lowers a sum by JAX's own rule, or as products with ones over runs of neighboring axes.
+
+    XLA would compute the numbers that are summed once for the products and once for their other uses, which takes
+    longer than a sum over an axis that it divides itself; where they are an argument, it computes them once.
+    """
     (operand,), (total,) = ctx.avals_in, ctx.avals_out
     summed = tuple(map(int, axes))  # of NumPy, where a function is mapped
-    runs = [run for run in _runs(summed) if _is_slow(operand.shape, run)]
+    apart = _may_be_apart(ctx, ctx.avals_in)
+    runs = [run for run in _runs(summed) if _is_slow(operand.shape, run, apart=apart)]
     explicit = AxisType.Explicit in operand.sharding.mesh.axis_types
     if operand.dtype != np.float32 or operand.size < _LEAST_ELEMENTS or not runs or explicit:
         lower = functools.partial(lax_internal._unary_reduce_lower, stablehlo.AddOp, lax_internal._get_sum_identity)
@@ -263,7 +269,7 @@ def _lower_sum(ctx: Any, x: Any, *, axes: Sequence[SupportsIndex], **params: Any
         x = lax.reduce_sum_p.bind(x, axes=left, **params) if left else x
         return lax.reshape(x, total.shape)
 
-    return mlir.lower_fun(add, multiple_results=False)(ctx, x)
+    return mlir.lower_fun(_apart(add) if apart else add, multiple_results=False)(ctx, x)
 
 
 def _runs(axes: tuple[int, ...]) -> list[slice]:
@@ -272,10 +278,10 @@ def _runs(axes: tuple[int, ...]) -> list[slice]:
     return [slice(start, next(end for end in itertools.count(start) if end not in axes)) for start in starts]
 
 
-def _is_slow(shape: tuple[int, ...], run: slice) -> bool:
+def _is_slow(shape: tuple[int, ...], run: slice, *, apart: bool) -> bool:
     """Returns whether XLA's own sum over a run is slow, and long enough for a product."""
     lengths = shape[run]
-    return run.stop < len(shape) and max(lengths) <= _WINDOW and math.prod(lengths) >= _LEAST_TERMS
+    return run.stop < len(shape) and (apart or max(lengths) <= _WINDOW) and math.prod(lengths) >= _LEAST_TERMS
 
 
 def _sum_by_products(x: Float[Array, "..."], run: slice) -> Float[Array, "..."]:

@@ -1,4 +1,4 @@
-"""Dot-product attention, by cuDNN's fused kernel where a GPU has it, and by XLA elsewhere."""
+"""Dot-product attention, by cuDNN's fused kernel where a GPU has it, and by two products elsewhere."""
 
 import functools
 
@@ -21,7 +21,7 @@ def attend(
     """Returns the values mixed by softmax(scale q k^T), which is in float32 (Vaswani et al. 2017, section 3.2.1).
 
     On a GPU, attention without a mask in half precision is one kernel, which keeps no weights in memory (Dao et al.
-    2022); its derivatives other than gradients are those of XLA's two products.
+    2022); its derivatives other than gradients are those of the two products.
 
     Args:
       q: queries.
@@ -31,10 +31,30 @@ def attend(
       scale: of the logits; None for 1 / sqrt(d).
       is_causal: whether query i sees keys 0 to i alone.
     """
-    plain = functools.partial(jax.nn.dot_product_attention, mask=mask, scale=scale, is_causal=is_causal)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    plain = functools.partial(_by_two_products, mask=mask, scale=scale, is_causal=is_causal)
     if mask is not None or not has_kernel(q, k):
         return plain(q, k, v)
-    return with_fast_form(plain, functools.partial(plain, implementation="cudnn"))(q, k, v)
+    kernel = functools.partial(jax.nn.dot_product_attention, scale=scale, is_causal=is_causal, implementation="cudnn")
+    return with_fast_form(plain, kernel)(q, k, v)
+
+
+def _by_two_products(q: Array, k: Array, v: Array, *, mask: Array | None, scale: float, is_causal: bool) -> Array:
+    """Attention whose weights mix the values before they are normalized (Dao 2024, FlashAttention-2, section 3.1).
+
+    The weights are most of the memory, and each pass over them or their gradients takes as long as a product: divided
+    by their sums are the mixed values, in the place of the weights.
+    """
+    q, k, v = (jnp.moveaxis(array, 1, 2) for array in (scale * q, k, v))  # heads first
+    logits = jnp.einsum("bhnd,bhmd->bhnm", q, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
+    if is_causal:
+        before = jnp.tri(q.shape[2], k.shape[2], dtype=bool)[None, None]
+        mask = before if mask is None else mask & before
+    if mask is not None:
+        logits = jnp.where(mask, logits, 0.5 * jnp.finfo(logits.dtype).min)  # finite: a row may have no key at all
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))  # the largest cancels out
+    mixed = jnp.einsum("bhnm,bhmd->bhnd", weights.astype(v.dtype), v) / weights.sum(-1)[..., None]
+    return jnp.moveaxis(mixed, 1, 2).astype(q.dtype)
 
 
 def has_kernel(q: Float[Array, "b n heads d"], k: Float[Array, "b m heads d"]) -> bool:

@@ -62,8 +62,8 @@ def test_gradients_and_mapped_sums():
         ((4, 16, 256, 16, 2), (1, 3), ["4x1x16, 4x16x8192", "1024x1x16, 1024x16x2"]),
         ((4, 16, 1023), (1,), []),
         ((4, 15, 8192 * 2), (1,), []),
-        ((4, 33, 8192), (1,), []),
-        ((4, 33, 1024), (0, 1), []),
+        ((4, 33, 8192), (1,), ["4x1x33, 4x33x8192"]),
+        ((4, 33, 1024), (0, 1), ["4x1x33, 4x33x1024", "1x1x4, 1x4x1024"]),
         ((8192, 4, 16), (2,), []),
         ((32, 32, 32, 32), (0, 1, 2, 3), []),
     ],
@@ -75,7 +75,19 @@ def test_which_sums_are_products_on_cpus(shape, axes, products):
         found = re.findall(r"dot_general.*\(tensor<(\S+)xf32>, tensor<(\S+)xf32>\)", text)
         assert [", ".join(pair) for pair in found] == (products if platform == "cpu" else [])
         assert text.count("precision = [HIGHEST, HIGHEST]") == len(found)  # whatever is the default of a run
+        calls = re.findall(r'call @.* \{mhlo.frontend_attributes = \{inlineable = "false"\}\} : \((\S+)\)', text)
+        terms = f"tensor<{'x'.join(map(str, shape))}xf32>"
+        assert calls[:1] == ([terms] if found else [])  # which are computed once
         assert ("stablehlo.reduce" in text) == (platform != "cpu" or not products or shape == (4, 16, 256, 32))
+
+
+@pytest.mark.parametrize(("length", "products"), [(32, 2), (33, 0)])
+def test_programs_for_several_devices_stay_in_one_piece(length, products):
+    """Where nothing is apart, XLA computes the terms anew for products: its own sums over long axes are faster."""
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    x = jax.device_put(np.ones((4, length, 8192), np.float32), jax.NamedSharding(mesh, jax.P("data")))
+    text = lowered(lambda x: jnp.sum(x, axis=(0, 1)), x)
+    assert (text.count("dot_general"), "inlineable" in text) == (products, False)
 
 
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.complex64, jnp.bfloat16])
