@@ -40,10 +40,10 @@ def attend(
 
 
 def _by_two_products(q: Array, k: Array, v: Array, *, mask: Array | None, scale: float, is_causal: bool) -> Array:
-    """Attention whose weights mix the values before they are normalized (Dao 2024, FlashAttention-2, section 3.1).
+    """Returns the values mixed by weights that are normalized afterwards (Dao 2024, FlashAttention-2, section 3.1).
 
-    The weights are most of the memory, and each pass over them or their gradients takes as long as a product: divided
-    by their sums are the mixed values, in the place of the weights.
+    The weights are most of the memory, and passes over them and their gradients are much of the time: the mixed values
+    are divided by the sums of the weights, and the weights are left as they are.
     """
     q, k, v = (jnp.moveaxis(array, 1, 2) for array in (scale * q, k, v))  # heads first
     logits = jnp.einsum("bhnd,bhmd->bhnm", q, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))

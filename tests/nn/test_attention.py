@@ -89,6 +89,7 @@ def test_half_precision_has_logits_weights_and_sums_in_float32():
     jaxpr = str(jax.make_jaxpr(attention.attend)(*half))
     assert re.search(r"f32\[2,2,4,4\] = exp", jaxpr)
     assert re.search(r"f32\[2,2,4\] = reduce_sum", jaxpr)
+    assert re.search(r"bf16\[2,2,4,4\] = convert_element_type", jaxpr)  # the weights of the second product
     found = attention.attend(*half)
     assert found.dtype == jnp.bfloat16
     np.testing.assert_allclose(found.astype(jnp.float32), by_hand(8**-0.5, np.ones((4, 4), bool)), atol=0.03)
