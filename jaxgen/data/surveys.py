@@ -1,6 +1,7 @@
 """A look at the headers of some pictures before training: what preparing them will change."""
 
 import contextlib
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -109,9 +110,11 @@ def check_sizes(seen: Survey, *, image_size: ImageSize | None, crop: Crop | None
     """
     if image_size is not None or not seen.headers:
         return
-    sizes = Counter(_cut_out(header, None, crop) for header in seen.headers)
+    sizes = Counter(_cut_out(header.width, header.height, None, crop) for header in seen.headers)
     if len(sizes) > 1 and max(sizes.values()) < _ALIKE_SHARE * len(seen.headers):
-        one, other = (next(h for h in seen.headers if _cut_out(h, None, crop) == size) for size in list(sizes)[:2])
+        one, other = (
+            next(h for h in seen.headers if _cut_out(h.width, h.height, None, crop) == size) for size in list(sizes)[:2]
+        )
         raise ValueError(
             f"The pictures differ in size ({one.name} is {one.width}x{one.height}, {other.name} "
             f"{other.width}x{other.height}, width x height): set data.image_size, to a number or (height, width), to "
@@ -195,14 +198,15 @@ def _beyond(limit: float, values: Sequence[tuple[float, Header]]) -> tuple[int, 
 def _boxes(seen: Survey, image_size: ImageSize | None, crop: Crop | None) -> Iterable[tuple[Header, tuple[int, int]]]:
     """The headers with width and height of what is cut out; not those of pictures that are too small for it."""
     for header in seen.headers:
-        size = _cut_out(header, image_size, crop)
+        size = _cut_out(header.width, header.height, image_size, crop)
         if size is not None:
             yield header, size
 
 
-def _cut_out(header: Header, image_size: ImageSize | None, crop: Crop | None) -> tuple[int, int] | None:
+@functools.cache  # thousands of pictures have few sizes
+def _cut_out(width: int, height: int, image_size: ImageSize | None, crop: Crop | None) -> tuple[int, int] | None:
     try:
-        box = pictures.crop_box(header.width, header.height, image_size=image_size, crop=crop)
+        box = pictures.crop_box(width, height, image_size=image_size, crop=crop)
     except ValueError:  # too small: refused by name when it is read
         return None
     return box.right - box.left, box.bottom - box.top

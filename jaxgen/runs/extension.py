@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
 from jaxgen.core import keys
@@ -75,14 +76,14 @@ def effects(experiment: Experiment, target: TrainState, *, before: int, step: in
         jump = f"jumps from {old:.4g} to {new:.4g}" if not np.isclose(old, new, rtol=1e-3) else "takes another course"
         found.append(f"the learning rate of {where} {jump} at step {step:,}")
         others = others.replaced({f"{where}.schedule": "constant"})
-    if differ(others):
+    if others is config or differ(others):
         found.append(f"what else depends on the length of training is as at step {step:,} of {after:,}")
     return found
 
 
-def _same(ours: Callable[[int], jax.Array], theirs: Callable[[int], jax.Array], num_steps: int) -> bool:
+def _same(ours: Callable[[ArrayLike], jax.Array], theirs: Callable[[ArrayLike], jax.Array], num_steps: int) -> bool:
     steps = np.linspace(0, num_steps, 100).astype(np.int32)
-    return all(float(ours(step)) == float(theirs(step)) for step in steps)
+    return np.array_equal(jax.vmap(ours)(steps), jax.vmap(theirs)(steps))
 
 
 def _programs_differ(experiment: Experiment, target: TrainState, before: int, config: Section) -> bool:

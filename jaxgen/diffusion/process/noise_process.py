@@ -1,5 +1,6 @@
 """A diffusion process: the noise that is added to an image, and the network's inputs, target and weights."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -64,6 +65,7 @@ class NoiseProcess(NamedTuple):
         return abs(alpha - 0.5**0.5) < 1e-6
 
 
+@functools.cache
 def make_process(
     *,
     path: str,
