@@ -130,7 +130,6 @@ def tiny() -> ConfigDict:
     config = common.tiny(digits())
     config.optimizer.warmup_steps = 0
     config.model.base_channels = 8
-    config.model.attention_resolutions = (4,)
     config.model.dropout = 0.1
     config.model.num_groups = 4
     config.sampler.num_steps = 4

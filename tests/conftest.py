@@ -5,6 +5,7 @@ programs for each process of a test run, new in each run. (JAX writes its entrie
 read half of one.)
 """
 
+import gc
 import os
 import shutil
 import signal
@@ -53,6 +54,18 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def pytest_collection_finish():
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def heap_of_its_own():
+    """What a file leaves, such as traces that JAX keeps, is not gone through by every later collection of garbage."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure():

@@ -6,11 +6,25 @@ import numpy as np
 
 
 def shaken(variables, key, *, size=0.1):
-    """Variables with parameters moved at random, so that nothing is at its special start; constants stay."""
+    """Variables with parameters moved at random, so that nothing is at its special start; constants stay.
+
+    The moves are constants of the program, hence the key a constant, too: to draw them in the program, leaf by leaf,
+    would take most of its compilation.
+    """
     leaves, tree = jax.tree.flatten(variables["params"])
-    keys = jax.random.split(key, len(leaves))
-    moved = [leaf + size * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)]
+    with jax.ensure_compile_time_eval():
+        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    moved = [leaf + np.float32(size * rng.standard_normal(leaf.shape)) for leaf in leaves]
     return {**variables, "params": jax.tree.unflatten(tree, moved)}
+
+
+def random_params(init, *, size=0.5):
+    """Variables of the shapes of these, whose parameters are all random, and constants 1: no program is compiled."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(init)
+    params = jax.tree.map(lambda leaf: jnp.float32(rng.normal(0.0, size, leaf.shape)), shapes["params"])
+    constants = {kind: tree for kind, tree in shapes.items() if kind != "params"}
+    return {"params": params, **jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), constants)}
 
 
 def measured(forward, inverse, x):

@@ -1,11 +1,11 @@
 """The official numbers of parameters, for every config that is named after a published model; by shapes alone."""
 
-import importlib
 import re
 
 import jax
 import jax.numpy as jnp
 import pytest
+from named_configs import config_of
 from specs import data_spec
 
 from jaxgen.core import keys, trees
@@ -104,12 +104,125 @@ CODES = {"pixel_transformer": 16_384}
 """Levels of the data of configs that are named after models of a tokenizer's codes, which the number depends on."""
 
 
-@pytest.mark.parametrize("name", COUNTS)
+NCSNPP = {"encoder": "residual", "embedding": "fourier", "noise_channel_multiplier": 2, "resample_filter": (1, 3, 3, 1)}
+ADM256 = {"base_channels": 256, "num_res_blocks": 2, "use_new_attention_order": False, "dropout": 0.0}
+STYLEGAN3_R = {"kernel_size": 1, "channel_max": 1024, "radial_filters": True}
+MAR = {"model.num_heads": 16, "model.remat": True, "denoiser.remat": True}
+
+
+def of_model(**changes):
+    return {f"model.{name}": value for name, value in changes.items()}
+
+
+def of_generator(**changes):
+    return {f"generator.{name}": value for name, value in changes.items()}
+
+
+UNCONDITIONAL = {"diffusion.class_conditional": False}
+SIBLINGS = {
+    "ddpm:celebahq256": ("cifar10", of_model(channel_multipliers=(1, 1, 2, 2, 4, 4), dropout=0.0, remat=True)),
+    "ddpm:lsun256": ("cifar10", of_model(channel_multipliers=(1, 1, 2, 2, 4, 4), dropout=0.0, remat=True)),
+    "iddpm:imagenet64": ("cifar10", of_model(channel_multipliers=(1, 2, 3, 4), dropout=0.0)),
+    "iddpm:imagenet64_cond": (
+        "cifar10",
+        {"diffusion.class_conditional": True}
+        | of_model(base_channels=192, channel_multipliers=(1, 2, 3, 4), dropout=0.0),
+    ),
+    "adm:imagenet128": ("imagenet64", of_model(**ADM256, channel_multipliers=(1, 1, 2, 3, 4), head_channels=0)),
+    "adm:imagenet256": ("imagenet64", of_model(**ADM256, channel_multipliers=(1, 1, 2, 2, 4, 4))),
+    "adm:imagenet256_uncond": (
+        "imagenet64", UNCONDITIONAL | of_model(**ADM256, channel_multipliers=(1, 1, 2, 2, 4, 4)),
+    ),
+    "adm:imagenet512": ("imagenet64", of_model(**ADM256, channel_multipliers=(0.5, 1, 1, 2, 2, 4, 4))),
+    "edm:cifar10_uncond": ("cifar10", UNCONDITIONAL),
+    "edm:cifar10_uncond_ncsnpp": ("cifar10", UNCONDITIONAL | of_model(**NCSNPP)),
+    "edm:ffhq64": ("cifar10", UNCONDITIONAL | of_model(channel_multipliers=(1, 2, 2, 2), dropout=0.05)),
+    "edm:ffhq64_ncsnpp": (
+        "cifar10", UNCONDITIONAL | of_model(channel_multipliers=(1, 2, 2, 2), dropout=0.05, **NCSNPP),
+    ),
+    "edm:vp": ("cifar10", UNCONDITIONAL),
+    "edm:ve": ("cifar10", UNCONDITIONAL | of_model(**NCSNPP)),
+    "edm2:s": ("xs", of_model(base_channels=192)),
+    "edm2:m": ("xs", of_model(base_channels=256, dropout=0.1)),
+    "edm2:l": ("xs", of_model(base_channels=320, dropout=0.1)),
+    "edm2:xl": ("xs", of_model(base_channels=384, dropout=0.1)),
+    "edm2:xxl": ("xs", of_model(base_channels=448, dropout=0.1)),
+    "vdvae:imagenet32": (
+        "cifar10",
+        of_model(
+            width=512,
+            encoder_blocks="32x15,32d2,16x9,16d2,8x8,8d2,4x6,4d4,1x6",
+            decoder_blocks="1x2,4m1,4x4,8m4,8x9,16m8,16x19,32m16,32x40",
+        ),
+    ),
+    "vdvae:imagenet64": (
+        "cifar10",
+        of_model(
+            width=512,
+            encoder_blocks="64x11,64d2,32x20,32d2,16x9,16d2,8x8,8d2,4x7,4d4,1x5",
+            decoder_blocks="1x2,4m1,4x3,8m4,8x7,16m8,16x15,32m16,32x31,64m32,64x12",
+        ),
+    ),
+    "vdvae:ffhq256": (
+        "cifar10",
+        of_model(
+            width=512,
+            encoder_blocks="256x3,256d2,128x8,128d2,64x12,64d2,32x17,32d2,16x7,16d2,8x5,8d2,4x5,4d4,1x4",
+            decoder_blocks="1x2,4m1,4x3,8m4,8x4,16m8,16x9,32m16,32x21,64m32,64x13,128m64,128x7,256m128",
+        ),
+    ),
+    "stylegan3:t512": ("t256", {}),
+    "stylegan3:t1024": ("t256", {}),
+    "stylegan3:t256_small": ("t256", {"discriminator.channel_base": 16_384, "generator.channel_base": 16_384}),
+    "stylegan3:r256": ("t256", of_generator(channel_base=65_536, **STYLEGAN3_R)),
+    "stylegan3:r512": ("t256", of_generator(channel_base=65_536, **STYLEGAN3_R)),
+    "stylegan3:r1024": ("t256", of_generator(channel_base=65_536, **STYLEGAN3_R)),
+    "stylegan3:r256_small": ("t256", {"discriminator.channel_base": 16_384} | of_generator(**STYLEGAN3_R)),
+    "tarflow:imagenet64_cond": ("imagenet64", {"flow.class_conditional": True}),
+    "tarflow:imagenet64_patch4": ("imagenet64", of_model(patch_size=4, width=1_024)),
+    "mar:imagenet256_l": (
+        "imagenet256_b",
+        MAR | of_model(depth=16, hidden_size=1_024) | {"denoiser.depth": 8, "denoiser.hidden_size": 1_280},
+    ),
+    "mar:imagenet256_h": (
+        "imagenet256_b",
+        MAR | of_model(depth=20, hidden_size=1_280) | {"denoiser.depth": 12, "denoiser.hidden_size": 1_536},
+    ),
+}  # fmt: skip
+"""Variants that every run compares with another one, by the settings of their networks, and `make soak` counts, too.
+
+The layers of StyleGAN3 follow from the data's resolution; tests of its networks count them.
+"""
+
+
+def of_networks(name: str) -> dict:
+    """The settings of a config that its number of parameters depends on, by path; and what stands beside them."""
+    config = config_of(name)
+    sections = ("model", "generator", "discriminator", "denoiser", "autoencoder")
+    found = {f"{s}.{key}": value for s in sections if s in config for key, value in config[s].items()}
+    for section in ("diffusion", "flow", "gan", "masked"):
+        for key in ("class_conditional", "latent_dim", "variance"):
+            if key in config.get(section, {}):
+                found[f"{section}.{key}"] = config[section][key]
+    return found
+
+
+@pytest.mark.parametrize("name", SIBLINGS)
+def test_siblings_differ_from_a_counted_config_as_published(name):
+    other, changes = SIBLINGS[name]
+    counted = f"{name.split(':')[0]}:{other}"
+    assert counted in COUNTS.keys() - SIBLINGS.keys()
+    assert of_networks(name) == of_networks(counted) | changes
+
+
+def counted() -> list:
+    return [pytest.param(name, marks=pytest.mark.soak if name in SIBLINGS else ()) for name in COUNTS]
+
+
+@pytest.mark.parametrize("name", counted())
 def test_official_parameter_counts(name):
     shape, classes, expected = COUNTS[name]
-    file, variant = name.split(":")
-    config = importlib.import_module(f"configs.{file}").get_config(variant)
-    model = build_model(config, data_spec(shape, classes, levels=CODES.get(file, 256)))
+    model = build_model(config_of(name), data_spec(shape, classes, levels=CODES.get(name.split(":")[0], 256)))
     k = model.microbatches
     example = {
         "image": jax.ShapeDtypeStruct((k, 1, *shape), jnp.uint8),

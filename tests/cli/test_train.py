@@ -89,7 +89,7 @@ LONG = [
     TINY,
     "--config.parallel.num_devices=1",
     "--config.train.num_steps=300",
-    "--config.train.checkpoint_every_steps=20",
+    "--config.train.checkpoint_every_steps=100",
     "--config.train.sample_every_steps=300",
     "--config.evaluate.num_samples=0",
     "--config.log.tensorboard=False",

@@ -64,9 +64,14 @@ def test_every_loss_and_its_gradient_is_finite(path, parameterization):
         return jnp.stack([*(weight * errors for weight in weights), *(e.sum(axis=(1, 2, 3)) for e in estimates)])
 
     assert len(pieces(weightings)) == 8
-    values, pullback = jax.vjp(jax.jit(losses), prediction, SIGMA)
-    gradients = [pullback(jnp.zeros_like(values).at[row].set(1.0)) for row in range(len(values))]
-    for array in jax.tree.leaves((values, gradients)):
+
+    @jax.jit
+    def with_gradients(prediction, sigma):
+        values, pullback = jax.vjp(losses, prediction, sigma)
+        rows = jnp.broadcast_to(jnp.eye(len(values))[..., None], (len(values), *values.shape))
+        return values, jax.vmap(pullback)(rows)
+
+    for array in jax.tree.leaves(with_gradients(prediction, SIGMA)):
         assert np.isfinite(array).all()
 
 

@@ -83,7 +83,7 @@ SDES = [
 @pytest.mark.parametrize("sampler", SDES)
 def test_stochastic_samplers_reproduce_a_gaussian(sampler):
     sigmas, keys = few_sigmas(1000), keys_of(256)
-    x = jax.jit(lambda keys: sampler(keys, ideal_denoiser(), start(keys, sigmas), sigmas))(keys)
+    x = jax.jit(lambda keys: sampler(keys, ideal_denoiser(), start(keys, sigmas, (4, 4, 1)), sigmas))(keys)
     np.testing.assert_allclose(x.mean(), MU, atol=0.02)
     np.testing.assert_allclose(x.std(), TAU, rtol=0.03)
     np.testing.assert_allclose(np.corrcoef(x[:, 0, 0, 0], x[:, 0, 1, 0])[0, 1], 0.0, atol=0.2)

@@ -1,5 +1,7 @@
 """The logistic mixture against the official one, against SciPy, and against the law of total probability."""
 
+import functools
+
 import golden_files
 import jax
 import jax.numpy as jnp
@@ -13,9 +15,31 @@ from jaxgen.losses import logistic_mixture as mixture
 CASES = {"typical": 256, "edges": 256, "extreme": 256, "five_bit": 32}
 
 
+def compiled(function, *static):
+    """As one program: operation by operation, there would be a program for each."""
+    return jax.jit(function, static_argnames=static)
+
+
+pixel_log_probs = compiled(mixture.pixel_log_probs, "levels", "density_below")
+log_prob = compiled(mixture.log_prob, "levels")
+level_log_probs = compiled(mixture.level_log_probs, "channels", "levels")
+mean_of = compiled(mixture.mean, "channels")
+one_logistic = compiled(mixture.discretized_logistic_log_likelihood, "levels")
+sample = compiled(mixture.sample, "channels", "levels")
+sample_from_uniforms = compiled(mixture.sample_from_uniforms, "levels")
+
+
 @pytest.fixture(scope="module")
 def golden():
     return golden_files.load("dmol")
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def official_terms(x, params, levels):
+    """Per image, its gradient, and per pixel, as cases of the same shape share it."""
+    options = {"levels": levels, "density_below": mixture.OFFICIAL_DENSITY_BELOW}
+    by_image, vjp = jax.vjp(lambda params: -mixture.log_prob(x, params, **options) / x[0].size, params)
+    return by_image, vjp(jnp.ones(len(x)))[0], -mixture.pixel_log_probs(x, params, **options)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -23,15 +47,7 @@ def test_the_official_likelihood(golden, case):
     x, params = golden.inputs[f"{case}/x"], golden.inputs[f"{case}/l"]
     official = {name: golden.outputs[f"{case}/{name}"] for name in ("nll_per_dim", "nll_per_dim_float64", "grad_l")}
     by_pixel = golden.outputs[f"{case}/nll_per_pixel"]
-    dims = x[0].size
-
-    @jax.jit
-    def outputs(params):
-        options = {"levels": CASES[case], "density_below": mixture.OFFICIAL_DENSITY_BELOW}
-        by_image, vjp = jax.vjp(lambda params: -mixture.log_prob(jnp.asarray(x), params, **options) / dims, params)
-        return by_image, vjp(jnp.ones(len(x)))[0], -mixture.pixel_log_probs(jnp.asarray(x), params, **options)
-
-    nll, grads, nll_by_pixel = outputs(params)
+    nll, grads, nll_by_pixel = official_terms(jnp.asarray(x), params, CASES[case])
     np.testing.assert_allclose(nll, official["nll_per_dim"], rtol=1e-4)
     np.testing.assert_allclose(nll, official["nll_per_dim_float64"], rtol=1e-4)
     np.testing.assert_allclose(nll_by_pixel.sum((1, 2)), by_pixel.sum((1, 2)), rtol=1e-4)
@@ -41,7 +57,7 @@ def test_the_official_likelihood(golden, case):
 
 def test_official_samples_of_given_uniforms(golden):
     inputs = [jnp.asarray(golden.inputs[f"sample/{name}"]) for name in ("l", "u_mixture", "u_logistic")]
-    x = mixture.sample_from_uniforms(*inputs, levels=None)
+    x = sample_from_uniforms(*inputs, levels=None)
     golden_files.assert_parity(x, golden.outputs["sample/x"])
 
 
@@ -75,9 +91,9 @@ def test_tables_of_levels_multiply_to_the_pixel():
     params = jax.random.normal(jax.random.key(1), (5, mixture.number_of_parameters(3, 3)))
     indices = np.array([[0, 3, 16], [16, 0, 1], [7, 8, 9], [2, 16, 0], [5, 5, 5]])
     pixels = jnp.asarray(indices / 8.0 - 1.0, jnp.float32)
-    tables = [mixture.level_log_probs(pixels[:, :j], params, channels=3, levels=17) for j in range(3)]
-    total = sum(table[jnp.arange(5), indices[:, j]] for j, table in enumerate(tables))
-    np.testing.assert_allclose(total, mixture.pixel_log_probs(pixels, params, levels=17), rtol=1e-5)
+    tables = [np.asarray(level_log_probs(pixels[:, :j], params, channels=3, levels=17)) for j in range(3)]
+    total = sum(table[np.arange(5), indices[:, j]] for j, table in enumerate(tables))
+    np.testing.assert_allclose(total, pixel_log_probs(pixels, params, levels=17), rtol=1e-5)
 
 
 def test_a_pixel_by_hand():
@@ -90,19 +106,18 @@ def test_a_pixel_by_hand():
     p0 = np.diff(stats.logistic.cdf(x[0] + np.array([[-1], [1]]) / 16, m0, np.exp(s0)), axis=0)[0]
     mean1, scale1 = m1 + np.tanh(a) * x[0], np.exp(np.maximum(s1, -7.0))
     p1 = np.diff(stats.logistic.cdf(x[1] + np.array([[-1], [1]]) / 16, mean1, scale1), axis=0)[0]
-    actual = mixture.pixel_log_probs(jnp.float32(x)[None], jnp.float32(rows.reshape(1, -1)), levels=17)
+    actual = pixel_log_probs(jnp.float32(x)[None], jnp.float32(rows.reshape(1, -1)), levels=17)
     np.testing.assert_allclose(actual, [np.log((weights * p0 * p1).sum())], rtol=1e-5)
-    image, params = jnp.float32(x).reshape(1, 1, 1, 2), jnp.float32(rows.reshape(1, 1, 1, -1))
-    twice = mixture.log_prob(jnp.tile(image, (1, 2, 1, 1)), jnp.tile(params, (1, 2, 1, 1)), levels=17)
-    np.testing.assert_allclose(twice, 2 * actual, rtol=1e-6)
+    image, params = (np.tile(np.float32(v).reshape(1, 1, 1, -1), (1, 2, 1, 1)) for v in (x, rows))
+    np.testing.assert_allclose(log_prob(jnp.asarray(image), jnp.asarray(params), levels=17), 2 * actual, rtol=1e-6)
     chain = np.clip(np.stack([m0, m1 + np.tanh(a) * m0]), -1, 1)
-    mean = mixture.mean(jnp.float32(rows.reshape(1, -1)), channels=2)
+    mean = mean_of(jnp.float32(rows.reshape(1, -1)), channels=2)
     np.testing.assert_allclose(mean[0], (chain * weights).sum(1), rtol=1e-5)
 
 
 def test_ends_have_the_tails():
     params = jnp.array([[0.0, 0.3, -1.0]])
-    first, last = (mixture.pixel_log_probs(jnp.array([[x]]), params, levels=17)[0] for x in (-1.0, 1.0))
+    first, last = (pixel_log_probs(jnp.array([[x]]), params, levels=17)[0] for x in (-1.0, 1.0))
     np.testing.assert_allclose(first, stats.logistic.logcdf(-15 / 16, 0.3, np.exp(-1)), rtol=1e-5)
     np.testing.assert_allclose(last, stats.logistic.logsf(15 / 16, 0.3, np.exp(-1)), rtol=1e-5)
 
@@ -133,7 +148,7 @@ def test_small_probabilities_are_densities_times_the_width_where_asked():
     exact = np.log(np.diff(stats.logistic.sf([x - 1 / 16, x + 1 / 16], 0, scale)[::-1]))
     density = stats.logistic.logpdf(x, 0, scale) + np.log(1 / 8)
     for below, expected in ((0.0, exact[0]), (1e-9, exact[0]), (1e-2, density)):
-        actual = mixture.pixel_log_probs(jnp.array([[x]]), params, levels=17, density_below=below)
+        actual = pixel_log_probs(jnp.array([[x]]), params, levels=17, density_below=below)
         np.testing.assert_allclose(actual, [expected], rtol=1e-5)
 
 
@@ -146,7 +161,7 @@ def test_one_discretized_logistic():
         )
         cdf = [stats.logistic.cdf(np.float64(end), mean, np.exp(np.float64(log_scale))) for end in (low, high)]
         expected = np.log(cdf[1] - cdf[0]).sum(1)
-        actual = mixture.discretized_logistic_log_likelihood(x, mean, log_scale, levels=17)
+        actual = one_logistic(x, mean, log_scale, levels=17)
         np.testing.assert_allclose(actual, expected, rtol=1e-4)
 
 
@@ -154,12 +169,10 @@ def test_samples_have_the_probabilities_and_their_own_keys():
     """Frequencies of all pixels of 3 levels and 2 channels, within five standard errors."""
     params = jax.random.normal(jax.random.key(2), (1, 1, 1, mixture.number_of_parameters(3, 2)))
     pixels = jnp.asarray(all_pixels(3, 2))
-    probability = np.exp(
-        mixture.pixel_log_probs(pixels, jnp.broadcast_to(params[0, 0], (9, params.shape[-1])), levels=3)
-    )
+    probability = np.exp(pixel_log_probs(pixels, jnp.broadcast_to(params[0, 0], (9, params.shape[-1])), levels=3))
     n = 20_000
     keys = jax.random.split(jax.random.key(3), n)
-    draw = jax.jit(lambda keys, p: mixture.sample(keys, p, channels=2, levels=3))
+    draw = functools.partial(sample, channels=2, levels=3)
     samples = draw(keys, jnp.tile(params, (n, 1, 1, 1)))[:, 0, 0]
     frequency = np.mean(np.all(np.asarray(samples)[:, None] == np.asarray(pixels), axis=-1), axis=0)
     np.testing.assert_allclose(frequency.sum(), 1.0, rtol=1e-6)
@@ -171,7 +184,7 @@ def test_a_channel_is_rounded_before_the_next_is_drawn():
     params = jnp.array([[0.0, 0.3, -7.0, 50.0, 0.0, -7.0]])  # channel 1 is about the value of channel 0
     half = jnp.array([[0.5, 0.5]])
     for levels, expected in ((None, 0.3), (17, 0.25), (3, 0.0)):
-        pixel = mixture.sample_from_uniforms(params, half[:, :1], half, levels=levels)
+        pixel = sample_from_uniforms(params, half[:, :1], half, levels=levels)
         np.testing.assert_allclose(pixel, [[expected, expected]], atol=1e-6)
     assert bin_width(17) == 0.125
 

@@ -1,5 +1,7 @@
 """Conditions mean the same in every method: what is refused, and that None, {} and the null label are one condition."""
 
+import functools
+
 import formula_network
 import jax
 import jax.numpy as jnp
@@ -65,8 +67,20 @@ UNTOLD = {
 """Unconditional models."""
 
 
-def build(module, section, changes, *, told):
-    return build_model(config_of(module, section, **({"class_conditional": True} if told else {}), **changes), DIGITS)
+@pytest.fixture(autouse=True)
+def formulas(monkeypatch):
+    """Conditions are checked before any network sees them, so that one without layers will do."""
+    for method in (diffusion, meanflow_method, consistency_method):
+        monkeypatch.setattr(method, "make_network", formula_network.make_formula)
+
+
+@functools.cache
+def built(name, *, told):
+    """A model, and the shapes of what it samples from."""
+    module, section, changes = (ALWAYS_TOLD if told else UNTOLD)[name]
+    config = config_of(module, section, **({"class_conditional": True} if told else {}), **changes)
+    model = build_model(config, DIGITS)
+    return model, shapes_of_variables(model)
 
 
 def functions(model):
@@ -112,9 +126,9 @@ FUNCTIONS = {
 
 @pytest.mark.parametrize("name", ALWAYS_TOLD)
 def test_a_model_that_was_never_trained_without_its_class_refuses_to_do_without(name):
-    model = build(*ALWAYS_TOLD[name], told=True)
+    model, variables = built(name, told=True)
     assert not model.spec.conditioning["label"].null
-    variables, found = shapes_of_variables(model), functions(model)
+    found = functions(model)
     assert set(found) == FUNCTIONS[name.split()[0]]
     for function in found.values():
         jax.eval_shape(lambda variables, own=function: own(variables, {"label": LABEL}), variables)
@@ -125,8 +139,7 @@ def test_a_model_that_was_never_trained_without_its_class_refuses_to_do_without(
 
 @pytest.mark.parametrize("name", ALWAYS_TOLD)
 def test_unknown_and_misshapen_conditions_are_refused_by_name(name):
-    model = build(*ALWAYS_TOLD[name], told=True)
-    variables = shapes_of_variables(model)
+    model, variables = built(name, told=True)
     wrong = {
         "was given 'caption', but takes label: leave it out": {"label": LABEL, "caption": LABEL},
         r"'label' is int32\[2\], but must be integers of shape \[3\]": {"label": LABEL[:2]},
@@ -140,9 +153,9 @@ def test_unknown_and_misshapen_conditions_are_refused_by_name(name):
 
 @pytest.mark.parametrize("name", UNTOLD)
 def test_a_model_that_is_told_nothing_refuses_to_be_told(name):
-    model = build(*UNTOLD[name], told=False)
+    model, variables = built(name, told=False)
     assert model.spec.conditioning == {}
-    variables, found = shapes_of_variables(model), functions(model)
+    found = functions(model)
     assert set(found) == FUNCTIONS[name]
     for function in found.values():
         for cond in (None, {}):
@@ -165,21 +178,23 @@ HIDDEN_AT_TIMES = {
 
 
 @pytest.mark.parametrize("name", HIDDEN_AT_TIMES)
-def test_nothing_an_empty_mapping_and_the_null_label_are_one_condition(name, monkeypatch):
+def test_nothing_an_empty_mapping_and_the_null_label_are_one_condition(name):
     method, module, section, changes = HIDDEN_AT_TIMES[name]
-    monkeypatch.setattr(method, "make_network", formula_network.make_formula)
     config = config_of(module, section, class_conditional=True, label_dropout=0.2, **changes)
     if section == "diffusion":
         config.diffusion.schedule = "linear(num_timesteps=24)"
         config.sampler.update({"name": "ddim", "levels": "timesteps", "num_steps": 4})
     model = method.make(config, data_spec((2, 3, 2), CLASSES), Env())
     assert model.spec.conditioning["label"].null
-    variables = model.eval_variables(model.init(keys.root_key(0), batch_of(model)))
-    for function in functions(model).values():
-        run = jax.jit(function)
-        nothing = run(variables, None)
-        np.testing.assert_array_equal(run(variables, {}), nothing)
-        np.testing.assert_allclose(run(variables, {"label": jnp.full(N, CLASSES)}), nothing, rtol=1e-5, atol=1e-5)
-        some = run(variables, {"label": LABEL.at[1].set(CLASSES)})
-        assert np.abs(np.asarray(some - nothing)[[0, 2]]).reshape(2, -1).max(1).min() > 1e-3
-        np.testing.assert_allclose(some[1], nothing[1], rtol=1e-5, atol=1e-5)
+    variables = jax.jit(lambda batch: model.eval_variables(model.init(keys.root_key(0), batch)))(batch_of(model))
+    found = functions(model)
+    if name == "guided diffusion":  # the others know nothing of guidance, and are those of "diffusion"
+        found = {function: found[function] for function in ("sample", "log_prob")}
+    run = jax.jit(lambda variables, cond: {key: function(variables, cond) for key, function in found.items()})
+    nothing, empty = run(variables, None), run(variables, {})
+    null, some = (run(variables, {"label": label}) for label in (jnp.full(N, CLASSES), LABEL.at[1].set(CLASSES)))
+    for key in found:
+        np.testing.assert_array_equal(empty[key], nothing[key])
+        np.testing.assert_allclose(null[key], nothing[key], rtol=1e-5, atol=1e-5)
+        assert np.abs(np.asarray(some[key] - nothing[key])[[0, 2]]).reshape(2, -1).max(1).min() > 1e-3
+        np.testing.assert_allclose(some[key][1], nothing[key][1], rtol=1e-5, atol=1e-5)

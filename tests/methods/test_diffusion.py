@@ -1,20 +1,24 @@
-"""Diffusion: objective and denoiser against the papers' equations, label dropout, parameter counts, refusals."""
+"""Diffusion: objective and denoiser against the papers' equations, label dropout, guides, refusals.
+
+The network is linear, since compilation is most of the time; `test_diffusion_loss`, `test_diffusion_likelihoods` and
+`test_diffusion_samplers` have all options of losses, likelihoods and samplers.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.stats import norm
+from flax import linen as nn
 from specs import data_spec, finished
 
 from configs import ddpm, dit
 from jaxgen.core import keys
 from jaxgen.core.build import build_model
 from jaxgen.core.contract import Env, ModelSpec
-from jaxgen.diffusion.likelihood import ode
 from jaxgen.diffusion.process import schedules, timesteps, uniforms
+from jaxgen.methods.denoising import diffusion
+from jaxgen.nn.networks import make_network
 from jaxgen.nn.uncertainty import Uncertainty
-from jaxgen.nn.unet import UNet
 
 DIGITS = data_spec((8, 8, 1), 10)
 TABLE = schedules.cosine().table
@@ -33,8 +37,31 @@ def tiny(**changes):
     return config
 
 
-def unet(config) -> UNet:
-    return UNet(1, num_classes=10, dtype="float32", **{k: v for k, v in config.model.items() if k != "name"})
+class Linear(nn.Module):
+    """A network that is linear in the image, the noise level and the class, and says 0 at the start."""
+
+    out_channels: int
+    num_classes: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x, noise_label, label=None, *, vector=None, train, dropout_keys=None):
+        level = jnp.broadcast_to(noise_label[:, None, None, None] / 1000.0, (*x.shape[:3], 1))
+        out = nn.Dense(self.out_channels, kernel_init=nn.initializers.zeros)(jnp.concatenate([x, level], axis=-1))
+        if self.num_classes:
+            label = jnp.full(len(x), self.num_classes) if label is None else label
+            rows = nn.Embed(self.num_classes + 1, self.out_channels, embedding_init=nn.initializers.zeros, name="label")
+            out = out + rows(label)[:, None, None, :]
+        return out
+
+
+def make_linear(section, *, out_channels, num_classes, dtype, **rest):
+    return Linear(out_channels, num_classes, dtype)
+
+
+@pytest.fixture(autouse=True)
+def linear_network(monkeypatch):
+    monkeypatch.setattr(diffusion, "make_network", make_linear)
 
 
 def batch():
@@ -42,66 +69,77 @@ def batch():
     return {"image": jnp.asarray(images), "index": jnp.arange(6)[None], "label": jnp.arange(6)[None]}
 
 
+T, LABEL = np.array([3, 250, 700]), jnp.array([1, 2, 10])
+X_T = np.random.default_rng(1).normal(size=(3, 8, 8, 1)).astype(np.float32)
+
+
+def column(values):
+    return np.asarray(values)[:, None, None, None]
+
+
 @pytest.fixture(scope="module")
-def state():
-    """A state whose parameters are all random: those of the last layers are zero at the start."""
-    state = build_model(tiny(), DIGITS).init(keys.root_key(0), batch())
-    leaves, treedef = jax.tree.flatten(state.params)
-    noise = [jax.random.normal(jax.random.key(i), leaf.shape) for i, leaf in enumerate(leaves)]
-    return state._replace(params=treedef.unflatten([a + 0.1 * b for a, b in zip(leaves, noise, strict=True)]))
-
-
-def test_the_loss_is_the_error_of_eps_at_a_uniform_timestep(state):
-    config = tiny(diffusion__label_dropout=0.0, sampler__guidance_scale=1.0)
-    _, metrics = jax.jit(build_model(config, DIGITS).update)(keys.root_key(7), state, batch())
-    example_keys = keys.per_example(keys.root_key(7), jnp.arange(6))
+def ours():
+    """A step of SGD with labels and without, and the denoiser; with what the network says of the images of each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diffusion, "make_network", make_linear)
+        told, untold = (
+            build_model(tiny(diffusion__label_dropout=rate, sampler__guidance_scale=1.0), DIGITS) for rate in (0.0, 1.0)
+        )
+    network, key = Linear(1, 10), keys.root_key(7)
+    example_keys = keys.per_example(key, jnp.arange(6))
     t = np.floor(1000 * uniforms.independent(example_keys)).astype(int)
-    eps = keys.normal(keys.fold_each(example_keys, "eps"), (8, 8, 1))
-    alpha_bar = ALPHA_BAR[t][:, None, None, None]
+    eps = np.asarray(keys.normal(keys.fold_each(example_keys, "eps"), (8, 8, 1)))
+    alpha_bar = column(ALPHA_BAR[t])
     x_t = np.sqrt(alpha_bar) * (np.asarray(batch()["image"][0]) / 127.5 - 1) + np.sqrt(1 - alpha_bar) * eps  # eq. 4
-    network = unet(config)
-    prediction = network.apply(
-        {"params": state.params["network"]}, jnp.float32(x_t), jnp.float32(t), jnp.arange(6), train=False
-    )
-    np.testing.assert_allclose(metrics["loss"], np.mean(np.square(prediction - eps)), rtol=1e-4)  # eq. 14
+
+    @jax.jit
+    def outputs():
+        state = told.init(keys.root_key(0), batch())
+        leaves, treedef = jax.tree.flatten(state.params)
+        noise = [0.3 * jax.random.normal(jax.random.key(i), leaf.shape) for i, leaf in enumerate(leaves)]
+        state = state._replace(params=treedef.unflatten([a + b for a, b in zip(leaves, noise, strict=True)]))
+        (after, metrics), (after_untold, _) = (model.update(key, state, batch()) for model in (told, untold))
+        variables = {"params": state.params["network"]}
+        sigma, scale = jnp.asarray(TABLE[T], jnp.float32), jnp.float32(column(np.sqrt(ALPHA_BAR[T])))
+        rows = [s.params["network"]["label"]["embedding"] for s in (state, after, after_untold)]
+        return {
+            "loss": metrics["loss"],
+            "rows": rows,
+            "of_update": network.apply(variables, jnp.float32(x_t), jnp.float32(t), jnp.arange(6), train=False),
+            "denoised": untold.denoise(state.params, X_T / scale, sigma, {"label": LABEL}),
+            "of_denoised": network.apply(variables, X_T, jnp.float32(T), LABEL, train=False),
+        }
+
+    return outputs() | {"eps": eps}
 
 
-def test_denoise_is_the_estimate_of_x0_of_equation_15(state):
-    config = tiny()
-    model = build_model(config, DIGITS)
-    network = unet(config)
-    t, label = np.array([3, 250, 700]), jnp.array([1, 2, 10])
-    alpha_bar = ALPHA_BAR[t][:, None, None, None].astype(np.float32)
-    x_t = jax.random.normal(jax.random.key(1), (3, 8, 8, 1))
-    eps = network.apply({"params": state.params["network"]}, x_t, jnp.float32(t), label, train=False)
-    expected = (x_t - np.sqrt(1 - alpha_bar) * eps) / np.sqrt(alpha_bar)
-    sigma = jnp.asarray(TABLE[t], jnp.float32)
-    actual = model.denoise(state.params, x_t / np.sqrt(alpha_bar), sigma, {"label": label})
-    np.testing.assert_allclose(actual, expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max())
+def test_the_loss_is_the_error_of_eps_at_a_uniform_timestep(ours):
+    np.testing.assert_allclose(ours["loss"], np.mean(np.square(ours["of_update"] - ours["eps"])), rtol=1e-4)  # eq. 14
 
 
-def trained_rows(state, label_dropout):
-    """The rows of the label embedding that a step of SGD has moved."""
-    model = build_model(tiny(diffusion__label_dropout=label_dropout, sampler__guidance_scale=1.0), DIGITS)
-    new_state, _ = jax.jit(model.update)(keys.root_key(3), state, batch())
-    before, after = (s.params["network"]["embedding"]["label"]["embedding"] for s in (state, new_state))
-    return set(np.flatnonzero(np.any(before != after, axis=1)).tolist())
+def test_denoise_is_the_estimate_of_x0_of_equation_15(ours):
+    alpha_bar = column(ALPHA_BAR[T])
+    expected = (X_T - np.sqrt(1 - alpha_bar) * np.asarray(ours["of_denoised"])) / np.sqrt(alpha_bar)
+    np.testing.assert_allclose(ours["denoised"], expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max())
 
 
-def test_labels_are_never_or_always_dropped(state):
-    assert trained_rows(state, 0.0) == {0, 1, 2, 3, 4, 5}
-    assert trained_rows(state, 1.0) == {10}
+def test_labels_are_never_or_always_dropped(ours):
+    before, *after = ours["rows"]
+    never, always = (set(np.flatnonzero(np.any(before != rows, axis=1)).tolist()) for rows in after)
+    assert never == {0, 1, 2, 3, 4, 5}
+    assert always == {10}
 
 
-def test_bfloat16_keeps_parameters_and_samples_in_float32():
+def test_bfloat16_keeps_parameters_and_samples_in_float32(monkeypatch):
+    monkeypatch.setattr(diffusion, "make_network", make_network)  # whose layers compute in that type
     model = build_model(tiny(train__compute_dtype="bfloat16"), DIGITS)
     state = jax.eval_shape(model.init, keys.root_key(0), batch())
-    new_state, metrics = jax.eval_shape(model.update, keys.root_key(0), state, batch())
+    trace = jax.make_jaxpr(model.update, return_shape=True)
+    program, (new_state, metrics) = trace(keys.root_key(0), state, batch())
     image_keys = keys.per_example(keys.root_key(0), jnp.arange(2))
     images = jax.eval_shape(model.sample, image_keys, model.eval_variables(state))
     assert {leaf.dtype for leaf in jax.tree.leaves((new_state.params, metrics, images))} == {jnp.dtype("float32")}
-    text = str(jax.make_jaxpr(model.update)(keys.root_key(0), state, batch()))
-    assert "bf16" in text
+    assert "bf16" in str(program)
 
 
 @pytest.mark.parametrize(("changes", "sentence"), [
@@ -119,7 +157,7 @@ def test_a_conditional_model_needs_classes():
 
 
 def untrained(**changes):
-    """A model of digits whose network predicts zeros: its last layer starts at zero."""
+    """A model of digits whose network says 0."""
     config = dit.get_config("tiny")
     config.data.batch_size = 6
     config.diffusion.self_conditioning = config.diffusion.learned_variance = False
@@ -136,71 +174,6 @@ def pixels():
     return np.asarray(batch()["image"][0], np.float64) / 127.5 - 1.0
 
 
-def test_the_ode_gives_the_likelihood_of_the_gaussian_that_its_denoiser_is_ideal_for():
-    schedule = "log_linear(sigma_min=1.0, sigma_max=50.0)"
-    changes = {"schedule": schedule, "noise_label": "log_sigma", "path": "variance_exploding", "parameterization": "x0"}
-    model, state = untrained(**{f"diffusion__{k}": v for k, v in changes.items()}, diffusion__likelihood="ode")
-    image_keys = jax.random.split(jax.random.key(0), 6)
-    images = jnp.asarray(pixels(), jnp.float32)
-    nats = jax.jit(model.log_prob)(image_keys, state.params, images)
-    # A denoiser that says 0 everywhere is that of a point at 0, seen at the least noise level: N(0, 1).
-    x = np.asarray(ode.dequantize(image_keys, images, 256), np.float64)
-    expected = np.sum(-0.5 * x**2 - 0.5 * np.log(2 * np.pi) + np.log(2 / 255), axis=(1, 2, 3))
-    np.testing.assert_allclose(nats, expected, rtol=1e-3)
-    assert model.spec.likelihood == "lower_bound"
-
-
-def posterior_divergences(table, logvar):
-    """KL of q(x_s | x_t, x_0) to a normal with the mean that follows from an estimate of 0, in nats, [T, images]."""
-    t, s = table, np.append(0.0, table[:-1])
-    small = np.maximum(s**2 * (t**2 - s**2) / t**2, 1e-30)
-    gap = ((1 - (s / t) ** 2)[:, None, None, None, None] * pixels()) ** 2
-    small, logvar = (v[:, None, None, None, None] for v in (small, logvar))
-    return 0.5 * (logvar - np.log(small) + (small + gap) / np.exp(logvar) - 1.0).sum(axis=(2, 3, 4))
-
-
-def large_logvar(table):
-    t, s = table, np.append(0.0, table[:-1])
-    return np.log((1 + s**2) / (1 + t**2) * (t**2 - s**2))
-
-
-def test_the_bound_adds_up_prior_divergences_and_decoder():
-    model, state = untrained(
-        diffusion__schedule="linear(num_timesteps=21)", diffusion__parameterization="x0", diffusion__likelihood="bound"
-    )
-    table = schedules.linear(num_timesteps=21).table
-    images = jnp.asarray(pixels(), jnp.float32)
-    nats = jax.jit(model.log_prob)(jax.random.split(jax.random.key(0), 6), state.params, images)
-    left, x0 = 1 / (1 + table[-1] ** 2), pixels()
-    prior = 0.5 * (left * x0**2 + (1 - left) - 1 - np.log(1 - left)).sum(axis=(1, 2, 3))
-    divergences = posterior_divergences(table, large_logvar(table))[1:].sum(axis=0)
-    std = np.sqrt(table[0] ** 2 * (table[1] ** 2 - table[0] ** 2) / table[1] ** 2 / (1 + table[0] ** 2))
-    beyond, within = norm.logsf((np.abs(x0) - 1 / 255) / std), norm.logsf((np.abs(x0) + 1 / 255) / std)
-    within = np.where(np.abs(x0) > 0.999, -np.inf, within)  # the bins at the ends of the range are open
-    decoder = -(beyond + np.log1p(-np.exp(within - beyond))).sum(axis=(1, 2, 3))
-    np.testing.assert_allclose(-nats, prior + divergences + decoder, rtol=2e-3)
-
-
-def test_the_learned_variance_is_trained_by_its_term_of_the_bound():
-    model, state = untrained(
-        diffusion__schedule="linear(num_timesteps=21)",
-        diffusion__parameterization="x0",
-        diffusion__learned_variance=True,
-    )
-    _, metrics = jax.jit(model.update)(keys.root_key(4), state, batch())
-    example_keys = keys.per_example(keys.root_key(4), jnp.arange(6))
-    i = np.floor(21 * uniforms.independent(example_keys)).astype(int)
-    assert i.min() > 0  # the decoder's term is tested elsewhere
-    table = schedules.linear(num_timesteps=21).table
-    t, s = table[1:], table[:-1]
-    small = np.append(0.0, np.log(s**2 * (t**2 - s**2) / t**2))
-    nats = posterior_divergences(table, 0.5 * small + 0.5 * large_logvar(table))[i, np.arange(6)]
-    expected = np.mean(1e-3 * 21 * nats / (64 * np.log(2.0)))
-    np.testing.assert_allclose(metrics["loss/bound"], expected, rtol=1e-3)
-    np.testing.assert_allclose(metrics["loss/error"], np.mean(pixels() ** 2), rtol=1e-4)
-    np.testing.assert_allclose(metrics["loss"], metrics["loss/error"] + metrics["loss/bound"], rtol=1e-5)
-
-
 def test_uncertainty_weighs_the_error():
     model, state = untrained(diffusion__uncertainty_channels=8, diffusion__parameterization="x0")
     _, metrics = jax.jit(model.update)(keys.root_key(4), state, batch())
@@ -209,33 +182,6 @@ def test_uncertainty_weighs_the_error():
     u = np.asarray(Uncertainty(8).apply({"params": state.params["uncertainty"]}, t))
     expected = np.mean(pixels() ** 2, axis=(1, 2, 3)) * np.exp(-u) + u  # Karras et al. 2024, eq. 21
     np.testing.assert_allclose(metrics["loss"], expected.mean(), rtol=1e-3)
-
-
-def test_self_conditioning_shows_the_network_its_own_estimate():
-    config = tiny(diffusion__self_conditioning=True, diffusion__parameterization="x0")
-    model = build_model(config, DIGITS)
-    params = model.init(keys.root_key(0), batch()).params
-    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), params)
-    x, sigma, label = jnp.asarray(pixels(), jnp.float32), jnp.full(6, 0.5), jnp.arange(6)
-    x_t = x / np.sqrt(1.25)
-    t = schedules.cosine().time(sigma) * 999
-
-    def network(hint):
-        seen = jnp.concatenate([x_t, hint], axis=-1)
-        return unet(config).apply({"params": params["network"]}, seen, t, label, train=False)
-
-    twice = jax.jit(lambda: network(network(jnp.zeros_like(x_t))))()
-    np.testing.assert_allclose(jax.jit(model.denoise)(params, x, sigma, {"label": label}), twice, atol=1e-3)
-
-
-def test_decode_is_the_way_back_of_encode():
-    # EDM's preconditioning of a network that says 0 is the ideal denoiser of N(0, sigma_data^2).
-    changes = {"schedule": "karras", "noise_label": "log_sigma", "path": "normalized", "parameterization": "edm"}
-    model, state = untrained(**{f"diffusion__{k}": v for k, v in changes.items()}, sampler__num_steps=400)
-    images = jnp.asarray(pixels(), jnp.float32)
-    latents = jax.jit(model.encode)(jax.random.split(jax.random.key(0), 6), state.params, images)
-    np.testing.assert_allclose(latents, images / 0.5, atol=0.05)
-    np.testing.assert_allclose(jax.jit(model.decode)(state.params, latents), images, atol=0.02)
 
 
 def test_samples_are_guided_away_from_a_worse_model():

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from specs import data_spec
 
 from configs import fsq, vqgan, vqvae
@@ -35,30 +36,77 @@ def config_of(module=vqvae, **sections):
     return config
 
 
-def started(config, batch=ONE):
-    model = vector_quantized.make(config, SPEC, Env())
-    return model, jax.jit(model.init)(KEY, batch), jax.jit(model.update)
+class _Decoder(nn.Module):
+    outputs: int
+
+    @nn.compact
+    def __call__(self, z):
+        return nn.Dense(self.outputs, name="conv_out")(jnp.tanh(nn.Dense(5)(z)))
+
+
+class PatchNetwork(nn.Module):
+    """Patches of 2x2 pixels to vectors by one matrix and back by two: a network of tokenizers that compiles at once."""
+
+    image_channels: int
+    code_dim: int
+    dtype: str = "float32"
+    stride = 2
+
+    def setup(self):
+        self.encoder, self.decoder = nn.Dense(self.code_dim), _Decoder(4 * self.image_channels)
+
+    def encode(self, x):
+        n, h, w, c = x.shape
+        patches = x.reshape(n, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
+        return self.encoder(patches.reshape(n, h // 2, w // 2, 4 * c))
+
+    def decode(self, z):
+        n, h, w, _ = z.shape
+        made = self.decoder(z).reshape(n, h, w, 2, 2, -1).transpose(0, 1, 3, 2, 4, 5)
+        return made.reshape(n, 2 * h, 2 * w, -1)
+
+    def __call__(self, x):
+        return self.decode(self.encode(x))
+
+
+@pytest.fixture
+def patch_network(monkeypatch):
+    monkeypatch.setattr(vector_quantized, "make_tokenizer_network", lambda section, **given: PatchNetwork(**given))
+
+
+def run(model, *, after_update=True):
+    """A model's start and all that it does with the images, in one program."""
+
+    @jax.jit
+    def outputs(key):
+        state = model.init(key, ONE)
+        variables, example_keys = model.eval_variables(state), jax.random.split(key, 4)
+        z, deviation = model.posterior(variables, IMAGES)
+        codes = model.encode(example_keys, variables, IMAGES)
+        new, metrics = model.update(key, state, ONE) if after_update else (None, None)
+        seen = {"z": z, "deviation": deviation, "codes": codes, "decoded": model.decode(variables, codes)}
+        return seen | {"state": state, "new": new, "metrics": metrics}
+
+    return outputs(KEY)
 
 
 LEARNED = {"decay": None, "revive_below": 0.0}
 
 
-def test_the_loss_is_the_error_and_the_weighted_losses_of_the_codebook():
+def test_the_loss_is_the_error_and_the_weighted_losses_of_the_codebook(patch_network):
     """With absolute errors; squared ones are those of the golden file."""
     weights = {"codebook_weight": 0.7, "commitment_weight": 0.3, "entropy_weight": 0.2, "entropy_temperature": 0.5}
     config = config_of(tokenizer={"error": "absolute", **weights}, quantizer=LEARNED)
-    model, state, update = started(config)
+    found = run(vector_quantized.make(config, SPEC, Env()))
+    state, new, metrics = (found[name] for name in ("state", "new", "metrics"))
     assert set(state.model_state) == {"batch"}
-    variables = model.eval_variables(state)
-    new, metrics = update(KEY, state, ONE)
-    z = np.asarray(jax.jit(model.posterior)(variables, IMAGES)[0], np.float64)
+    z = np.asarray(found["z"], np.float64)
     book = np.asarray(state.params["quantizer"]["codebook"], np.float64)
     distances = np.square(z[..., None, :] - book).sum(-1)
     codes = distances.argmin(-1)
-    np.testing.assert_array_equal(jax.jit(model.encode)(jax.random.split(KEY, 4), variables, IMAGES)[..., 0], codes)
-    reconstructions = np.asarray(jax.jit(model.decode)(variables, jnp.asarray(codes[..., None], jnp.int32)))
-    assert np.abs(reconstructions).max() < 1.0
-    difference = np.asarray(IMAGES) - reconstructions
+    np.testing.assert_array_equal(found["codes"][..., 0], codes)
+    assert np.abs(found["decoded"]).max() < 1.0
+    difference = np.asarray(IMAGES) - found["decoded"]
     np.testing.assert_allclose(metrics["loss/reconstruction"], np.abs(difference).mean(), rtol=1e-5)
     np.testing.assert_allclose(metrics["absolute_error"], np.abs(difference).mean(), rtol=1e-5)
     of_codes = np.square(z - book[codes]).mean()
@@ -75,75 +123,82 @@ def test_the_loss_is_the_error_and_the_weighted_losses_of_the_codebook():
     assert not np.allclose(new.params["quantizer"]["codebook"], book)
 
 
-@pytest.mark.parametrize(("batch", "microbatches"), [(ONE, 1), (TWO, 2)])
-def test_averages_follow_the_whole_batch_however_it_is_cut(batch, microbatches):
-    config = config_of(train={"microbatches": microbatches}, quantizer={"revive_below": 0.9})
-    model, state, update = started(config, batch)
-    assert set(state.params) == {"network"}
-    book = state.model_state["codebooks"]
-    new, metrics = update(KEY, state, batch)
-    assert "loss/codebook" not in metrics
+def test_averages_follow_the_whole_batch_however_it_is_cut(patch_network):
+    settings = [config_of(train={"microbatches": n}, quantizer={"revive_below": 0.9}) for n in (1, 2)]
+    models = [vector_quantized.make(config, SPEC, Env()) for config in settings]
     quantizer = VectorQuantizer(12, 3, decay=0.8, revive_below=0.9)
 
     @jax.jit
-    def by_hand(book, variables):
-        quantized = quantizer.apply({"codebooks": book}, model.posterior(variables, IMAGES)[0])
-        statistics = quantizer.statistics(quantized, ONE["index"][0], keys.stream(KEY, "codes"), 4)
-        return quantized.codes, quantizer.updated(book, statistics)
+    def outputs(key):
+        state = models[0].init(key, ONE)
+        updates = [model.update(key, state, batch) for model, batch in zip(models, (ONE, TWO), strict=True)]
+        book = {"codebooks": state.model_state["codebooks"]}
+        quantized = quantizer.apply(book, models[0].posterior(models[0].eval_variables(state), IMAGES)[0])
+        statistics = quantizer.statistics(quantized, ONE["index"][0], keys.stream(key, "codes"), 4)
+        return state, updates, quantized.codes, quantizer.updated(book["codebooks"], statistics)
 
-    codes, expected = by_hand(book, model.eval_variables(state))
-    for name, leaf in expected["codebook"].items():
-        np.testing.assert_allclose(new.model_state["codebooks"]["codebook"][name], leaf, atol=1e-5, err_msg=name)
-    assert all(not leaf.any() for leaf in jax.tree.leaves(new.model_state["batch"]))
-    assert metrics["codes/used"] == len(np.unique(codes))
+    state, updates, codes, expected = outputs(KEY)
+    assert set(state.params) == {"network"}
     assert (expected["codebook"]["size"] == 1.0).any()  # a code was revived
+    for new, metrics in updates:
+        assert "loss/codebook" not in metrics
+        for name, leaf in expected["codebook"].items():
+            np.testing.assert_allclose(new.model_state["codebooks"]["codebook"][name], leaf, atol=1e-5, err_msg=name)
+        assert all(not leaf.any() for leaf in jax.tree.leaves(new.model_state["batch"]))
+        assert metrics["codes/used"] == len(np.unique(codes))
+    start = jax.eval_shape(models[1].init, KEY, TWO)
+    assert jax.tree.map(jnp.shape, start) == jax.tree.map(jnp.shape, state)
 
 
-def test_each_codebook_of_a_residual_quantizer_has_codes_of_its_own():
+def test_each_codebook_of_a_residual_quantizer_has_codes_of_its_own(patch_network):
     config = config_of()
     config.quantizer = {"name": "residual", "num_codebooks": 2, "num_codes": 6, "code_dim": 3, "decay": 0.8}
-    model, state, update = started(config)
+    model = vector_quantized.make(config, SPEC, Env())
     assert (model.spec.latent_shape, model.spec.latent_levels, model.spec.code_dim) == ((4, 4, 2), 6, 3)
-    variables = model.eval_variables(state)
-    codes = jax.jit(model.encode)(jax.random.split(KEY, 4), variables, IMAGES)
+    found = run(model)
+    codes, metrics = np.asarray(found["codes"]), found["metrics"]
     assert codes.shape == (4, 4, 4, 2)
-    new, metrics = update(KEY, state, ONE)
     used = [len(np.unique(codes[..., i])) for i in range(2)]
     np.testing.assert_allclose(metrics["codes/used"], np.mean(used))
     counts = [np.bincount(np.ravel(codes[..., i]), minlength=6) / 64 for i in range(2)]
     entropies = [-(c[c > 0] * np.log(c[c > 0])).sum() for c in counts]
     np.testing.assert_allclose(metrics["codes/perplexity"], np.exp(entropies).mean(), rtol=1e-5)
     for name in ("codebook_0", "codebook_1"):
-        before, after = (s.model_state["codebooks"][name]["codebook"]["codes"] for s in (state, new))
-        assert not np.allclose(before, after)
+        states = (found[when].model_state["codebooks"][name]["codebook"]["codes"] for when in ("state", "new"))
+        assert not np.allclose(*states)
 
 
-def test_images_of_codes_and_of_vectors_and_samples_of_uniform_codes():
-    model, state, _ = started(config_of())
-    variables = model.eval_variables(state)
-    z, deviation = jax.jit(model.posterior)(variables, IMAGES)
-    np.testing.assert_array_equal(deviation, 0.0)
-    codes, decode = jax.jit(model.encode)(jax.random.split(KEY, 4), variables, IMAGES), jax.jit(model.decode)
+def test_images_of_codes_and_of_vectors_and_samples_of_uniform_codes(patch_network):
+    model = vector_quantized.make(config_of(), SPEC, Env())
+    found = run(model, after_update=False)
+    variables, codes = model.eval_variables(found["state"]), found["codes"]
+    np.testing.assert_array_equal(found["deviation"], 0.0)
     assert (codes.dtype, codes.shape) == (jnp.int32, (4, *model.spec.latent_shape))
-    np.testing.assert_allclose(decode(variables, codes), decode(variables, z), atol=1e-6)
     sample_keys = jax.random.split(keys.root_key(5), 3)
-    drawn = jnp.stack([jax.random.randint(key, (4, 4, 1), 0, 12) for key in sample_keys])
-    np.testing.assert_allclose(jax.jit(model.sample)(sample_keys, variables), decode(variables, drawn), atol=1e-6)
+
+    @jax.jit
+    def outputs(variables):
+        drawn = jax.vmap(lambda key: jax.random.randint(key, (4, 4, 1), 0, 12))(sample_keys)
+        clipped = {**variables, "params": jax.tree.map(lambda x: 100.0 * x, variables["params"])}
+        of_draws = (model.sample(sample_keys, variables), model.decode(variables, drawn))
+        return model.decode(variables, found["z"]), of_draws, model.decode(clipped, codes)
+
+    of_vectors, of_draws, clipped = outputs(variables)
+    np.testing.assert_allclose(found["decoded"], of_vectors, atol=1e-6)
+    np.testing.assert_allclose(*of_draws, atol=1e-6)
     assert (model.log_prob, dict(model.spec.conditioning)) == (None, {})
-    clipped = jax.tree.map(lambda x: 100.0 * x, variables["params"])
-    assert np.abs(decode({**variables, "params": clipped}, codes)).max() == 1.0
+    assert np.abs(clipped).max() == 1.0
     with pytest.raises(ValueError, match="was given 'label'"):
         model.encode(jax.random.split(KEY, 4), variables, IMAGES, {"label": jnp.zeros(4, jnp.int32)})
 
 
-def test_finite_scalars_need_no_codebook_and_have_no_losses_of_one():
-    model, state, update = started(config_of(fsq, quantizer={"levels": (5, 3)}))
+def test_finite_scalars_need_no_codebook_and_have_no_losses_of_one(patch_network):
+    model = vector_quantized.make(config_of(fsq, quantizer={"levels": (5, 3)}), SPEC, Env())
+    found = run(model)
+    state, metrics, z, codes = (found[name] for name in ("state", "metrics", "z", "codes"))
     assert (set(state.params), set(state.model_state)) == ({"network"}, {"batch"})
-    _, metrics = update(KEY, state, ONE)
     assert metrics["loss"] == metrics["loss/reconstruction"]
-    variables = model.eval_variables(state)
-    z = np.asarray(jax.jit(model.posterior)(variables, IMAGES)[0])
-    codes = jax.jit(model.encode)(jax.random.split(KEY, 4), variables, IMAGES)[..., 0]
+    z, codes = np.asarray(z), codes[..., 0]
     by_hand = [np.round(np.tanh(z[..., i]) * (levels - 1) * 1.001 / 2) + levels // 2 for i, levels in enumerate((5, 3))]
     np.testing.assert_array_equal(codes, by_hand[0] + 5 * by_hand[1])
     assert metrics["codes/used"] == len(np.unique(codes))
@@ -163,18 +218,25 @@ def test_the_adaptive_weight_is_the_ratio_of_gradients_of_the_last_kernel():
     made = patches.Reconstruction(decode(params), None, {}, lambda images: jnp.sum(jnp.square(images)), decode, params)
     own, adversarial = 2.0 * np.square(numbers).sum(0) * kernel, 3.0 * numbers.sum(0)
     expected = np.linalg.norm(own) / (np.linalg.norm(adversarial) + 1e-4)
-    np.testing.assert_allclose(patches.balance(made, other), expected, rtol=1e-5)
-    np.testing.assert_allclose(patches.balance(made, lambda images: 0.0 * jnp.sum(images)), 1e4)
-    halves = jax.vmap(lambda _: patches.balance(made, other, axis_name="parts"), axis_name="parts", axis_size=2)
-    np.testing.assert_allclose(halves(jnp.zeros(2)), expected, rtol=1e-5)
+
+    @jax.jit
+    def balances():
+        halves = jax.vmap(lambda _: patches.balance(made, other, axis_name="parts"), axis_name="parts", axis_size=2)
+        return [patches.balance(made, other), halves(jnp.zeros(2)), patches.balance(made, lambda x: 0.0 * jnp.sum(x))]
+
+    whole, halves, without = balances()
+    np.testing.assert_allclose(whole, expected, rtol=1e-5)
+    np.testing.assert_allclose(without, 1e4)
+    np.testing.assert_allclose(halves, expected, rtol=1e-5)
 
 
-def test_the_adversarial_loss_is_weighted_by_gradients_from_its_start_on():
+def test_the_adversarial_loss_is_weighted_by_gradients_from_its_start_on(patch_network):
     config = config_of()
     config.gan.update({"weight": 0.5, "feature_weight": 0.3, "start_steps": 1, "adaptive": True})
     config.optimizer = {"generator": config.optimizer, "discriminator": config.optimizer}
-    config.discriminator.update({"width": 4, "num_groups": 2})
-    model, state, update = started(config)
+    config.discriminator.update({"width": 4, "num_halvings": 1, "num_groups": 2})
+    model = vector_quantized.make(config, SPEC, Env())
+    state, update = jax.jit(model.init)(KEY, ONE), jax.jit(model.update)
     (_, before), later = update(KEY, state, ONE), state._replace(step=state.step + 1)
     new, metrics = update(KEY, later, ONE)
     own = metrics["loss/reconstruction"] + 0.25 * metrics["loss/commitment"]
@@ -184,10 +246,11 @@ def test_the_adversarial_loss_is_weighted_by_gradients_from_its_start_on():
     tokenizer = vector_quantized._tokenizer(config, SPEC, Env())
     variables = model.eval_variables(state)
     params, codebooks = variables["params"], variables["codebooks"]
-    vectors = tokenizer.quantize(params, codebooks, model.posterior(variables, IMAGES)[0]).output
 
     @jax.jit
     def norms(kernel, discriminator):
+        vectors = tokenizer.quantize(params, codebooks, model.posterior(variables, IMAGES)[0]).output
+
         def images(kernel):
             decoder = {**params["network"]["decoder"], "conv_out": {**params["network"]["decoder"]["conv_out"]}}
             decoder["conv_out"]["kernel"] = kernel
@@ -232,9 +295,12 @@ def test_shapes_of_networks_and_images_that_do_not_fit(name, sizes):
         {"name": f"tokenizers.{name}", **sizes}, image_channels=2, code_dim=3, dtype="bfloat16"
     )
     x = jnp.zeros((2, 6, 4, 2))
-    variables, z, made = jax.eval_shape(
-        lambda: ((v := network.init(KEY, x)), network.apply(v, x, method="encode"), network.apply(v, x))
-    )
+
+    def shapes():
+        made, variables = network.init_with_output(KEY, x)
+        return variables, network.apply(variables, x, method="encode"), made
+
+    variables, z, made = jax.eval_shape(shapes)
     assert (z.shape, made.shape, z.dtype, made.dtype) == ((2, 3, 2, 3), x.shape, jnp.float32, jnp.float32)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     with pytest.raises(ValueError, match="multiples of 2"):
@@ -260,8 +326,18 @@ def test_levels_of_the_decoder_are_as_many_as_of_the_encoder_and_have_widths_of_
 def test_strided_networks_compute_in_their_type():
     sizes = {"name": "tokenizers.StridedAutoencoder", **STRIDED}
     low, full = (make_tokenizer_network(sizes, image_channels=2, code_dim=3, dtype=t) for t in ("bfloat16", "float32"))
-    x = jax.random.normal(KEY, (2, 6, 4, 2))
-    ours, exact = jax.jit(lambda: [network.apply(full.init(KEY, x), x) for network in (low, full)])()
+    rng = np.random.default_rng(0)  # whose numbers need no compilation
+    x = jnp.asarray(rng.normal(size=(2, 6, 4, 2)), jnp.float32)
+
+    @jax.jit
+    def outputs():
+        start = full.init(KEY, x)  # for its shapes
+        params = jax.tree.map(
+            lambda p: np.float32(rng.normal(size=p.shape) / max(np.prod(p.shape[:-1]), 4) ** 0.5), start
+        )
+        return low.apply(params, x), full.apply(params, x)
+
+    ours, exact = outputs()
     assert 1e-4 < np.abs(ours - exact).max() / np.std(exact) < 0.3
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from flow_exactness import assert_exact, measured, shaken
+from flow_exactness import assert_exact, measured, random_params, shaken
 
 from jaxgen.nn.coupling_net import CouplingNet, WeightNormConv
 from jaxgen.nn.dequantizer import Dequantizer
@@ -38,7 +38,6 @@ KEY = jax.random.key(5)
 X = jax.random.normal(KEY, (2, 4, 2, 4))
 TOKENS = jax.random.normal(jax.random.key(6), (2, 4, 4))
 LABEL = jnp.array([2, 0])
-RNG = np.random.default_rng(0)
 CONTEXT = FlowContext(jax.nn.one_hot(LABEL, 3))
 
 
@@ -77,12 +76,13 @@ LAYERS = {
 @pytest.fixture(scope="module")
 def found():
     """What every layer computes at random weights, in one program; and one prior, of given channels."""
+    moves = [jax.random.key(100 + i) for i in range(len(LAYERS))]
 
     @jax.jit
     def compute():
         out = {}
         for i, (name, (layer, x)) in enumerate(LAYERS.items()):
-            variables = shaken(layer.init(jax.random.key(i), x, CONTEXT), jax.random.key(100 + i))
+            variables = shaken(layer.init(jax.random.key(i), x, CONTEXT), moves[i])
 
             def apply(x, number, v=variables, own=layer, **options):
                 return own.apply(v, x, FlowContext(CONTEXT.classes[number]), **options)
@@ -312,17 +312,12 @@ def test_couplings_of_patches_by_hand():
         np.testing.assert_allclose(log_det, np.log(scale).sum((1, 2)), rtol=1e-5)
 
 
-def random_variables(init):
-    """Variables of the shapes of these, all of them random, without a program to compile."""
-    return jax.tree.map(lambda leaf: np.float32(RNG.normal(0.0, 0.5, leaf.shape)), jax.eval_shape(init))
-
-
 def test_couplings_of_patches_start_as_the_identity_and_see_all_patches_that_are_kept():
     coupling = JetCoupling(JetNet(8, 1, 2), (2, 0, 3, 1), channels=False)
     init = functools.partial(coupling.init, KEY, TOKENS, CONTEXT)
     zeros = jax.jit(lambda: init()["params"]["net"]["out"])()  # of the shift and the raw scale
     assert not any(leaf.any() for leaf in zeros.values())
-    variables = random_variables(init)
+    variables = random_params(init)
 
     @jax.jit
     def compute(classes):
@@ -339,7 +334,7 @@ def test_couplings_of_patches_start_as_the_identity_and_see_all_patches_that_are
 def test_the_residual_network_of_couplings_by_hand():
     """Class and features are added to the first layer; each convolution of a block follows a ReLU."""
     module, context = CouplingNet(3, 4, 2), FlowContext(CONTEXT.classes, features=2.0 * X)
-    variables = random_variables(functools.partial(module.init, KEY, X, context))
+    variables = random_params(functools.partial(module.init, KEY, X, context))
 
     @jax.jit
     def both(own):

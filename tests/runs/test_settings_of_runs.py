@@ -93,7 +93,7 @@ def test_a_copy_to_change_knows_the_types_of_what_is_not_set():
         editable(ddpm.get_config("tiny")).train.keep_every_steps = "often"
 
 
-@pytest.mark.parametrize("name", ["ddpm:tiny", "dcgan:tiny"])
+@pytest.mark.parametrize("name", ["dit:tiny", "gan:tiny"])
 def test_every_section_is_read_once_in_a_run(name, tmp_path, monkeypatch):
     read = collections.Counter()
     checked = configs._checked

@@ -22,6 +22,7 @@ from jaxgen.data.faults import DataFaultError
 from jaxgen.parallel.runner import Compiled
 from jaxgen.parallel.sampling import SampleSettings
 from jaxgen.runs import training
+from jaxgen.runs.config_files import with_settings
 from jaxgen.runs.refusals import RefusedError, agreed
 from jaxgen.training import loop
 from jaxgen.training import run as training_run
@@ -62,8 +63,6 @@ def test_nothing_is_printed_and_what_is_said_comes_back(config, workdir, tmp_pat
     assert figures == json.loads((run.directory / "evaluations" / "step4_num_samples=16.json").read_text())["figures"]
     assert jaxgen.train(config, tmp_path / "run", say=said.append).step == 4
     assert said[-1] == f"{tmp_path / 'run'} is finished: all 4 steps are done."
-    run = jaxgen.train(jaxgen.config("vae:tiny", **QUIET), str(tmp_path / "silent"))
-    run.sample(2)
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")
 
@@ -102,8 +101,9 @@ def test_ctrl_c_saves_and_is_a_keyboard_interrupt(config, tmp_path):
 
 def interrupting(config):
     """A run that is long enough to be stopped before its end."""
-    settings = {"train.num_steps": 40, "train.log_every_steps": 1, "train.steps_per_dispatch": 1}
-    return jaxgen.runs.config_files.with_settings(config, {**QUIET, **settings})
+    settings = dict.fromkeys(("train.num_steps", "train.checkpoint_every_steps"), 40)
+    settings |= {"train.log_every_steps": 1, "train.steps_per_dispatch": 1}
+    return with_settings(config, {**QUIET, **settings})
 
 
 def interrupt_at(start):
@@ -122,7 +122,8 @@ def say(line):
     if line.startswith("step 2/"):
         os.kill(os.getpid(), signal.SIGTERM)
 
-settings = {"train.num_steps": 40, "train.log_every_steps": 1, "train.steps_per_dispatch": 1, "log.tensorboard": False}
+settings = {"train.num_steps": 40, "train.checkpoint_every_steps": 40, "train.log_every_steps": 1}
+settings |= {"train.steps_per_dispatch": 1, "log.tensorboard": False, "parallel.num_devices": 1}
 jaxgen.train(jaxgen.config("vae:tiny", **settings), sys.argv[1], say=say)
 """
 
@@ -140,17 +141,19 @@ def test_sigterm_saves_and_ends_the_process(tmp_path):
     assert 2 <= jaxgen.open(tmp_path / "run").step < 40
 
 
-def test_another_thread_can_train(tmp_path):
-    runs = []
-    config = jaxgen.config("vae:tiny", **QUIET)
-    thread = threading.Thread(target=lambda: runs.append(jaxgen.train(config, tmp_path / "run")))
+def test_another_thread_can_train_and_nothing_is_printed(config, tmp_path, capfd):
+    runs, quiet = [], with_settings(config, QUIET)
+    thread = threading.Thread(target=lambda: runs.append(jaxgen.train(quiet, str(tmp_path / "run"))))
     thread.start()
     thread.join()
     assert runs[0].step == 4
+    runs[0].sample(2)
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")
 
 
-def test_a_metric_that_is_not_finite_is_an_exception(tmp_path):
-    config = jaxgen.config("vae:tiny", **QUIET, **{"optimizer.name": "sgd", "optimizer.learning_rate": 3e38})
+def test_a_metric_that_is_not_finite_is_an_exception(config, tmp_path):
+    config = with_settings(config, QUIET | {"optimizer.name": "sgd", "optimizer.learning_rate": 3e38})
     with pytest.raises(NonFiniteError, match="is not finite at step 2"):
         jaxgen.train(config, tmp_path / "run")
     assert training.last_checkpoint(tmp_path / "run") is None
@@ -366,7 +369,7 @@ def test_bad_settings_are_refused_before_anything_is_written(settings, sentence,
 
 def test_the_directory_of_another_run_is_refused(config, workdir):
     before = contents(workdir)
-    changed = jaxgen.runs.config_files.with_settings(config, {"optimizer.learning_rate": 0.5})
+    changed = with_settings(config, {"optimizer.learning_rate": 0.5})
     with pytest.raises(ValueError, match=r"holds a run with another config.*learning_rate: 0\.5 now"):
         jaxgen.train(changed, workdir)
     assert contents(workdir) == before
