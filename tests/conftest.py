@@ -33,9 +33,9 @@ from jaxgen.runs import environment  # noqa: E402
 
 environment.prepare()  # the compiler's options of a run
 
-from jaxtyping import install_import_hook  # noqa: E402
+import type_checks  # noqa: E402
 
-install_import_hook("jaxgen", "beartype.beartype")
+type_checks.install()
 
 from ml_collections import ConfigDict  # noqa: E402
 

@@ -154,8 +154,9 @@ def _windows(x: Array, plan: _Axis, axis: int) -> Array:
 def _product(subscripts: str, x: Array, matrix: Array) -> Array:
     """The product with a matrix of taps, summed up in float32; tensor cores do not round float32."""
     precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
-    options = {"precision": precision, "preferred_element_type": jnp.float32}
-    return jnp.einsum(subscripts, x, matrix.astype(x.dtype), **options).astype(x.dtype)
+    matrix = matrix.astype(x.dtype)
+    product = jnp.einsum(subscripts, x, matrix, precision=precision, preferred_element_type=jnp.float32)
+    return product.astype(x.dtype)
 
 
 def _sides(padding: Padding) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -73,7 +73,7 @@ def train_only(
     if any(factor == 0.0 for _, factor in rates):
         optimizer = optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
 
-    def init(params: PyTree) -> optax.OptState:
+    def init(params: PyTree) -> PyTree:
         for where, multipliers in named.items():
             _check_covers(multipliers, params, where=where)
         return optimizer.init(params)

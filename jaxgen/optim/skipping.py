@@ -18,9 +18,7 @@ def skip_above(
     if norm is None:
         return optimizer
 
-    def update(
-        updates: PyTree, state: optax.OptState, params: PyTree | None = None, **others: Any
-    ) -> tuple[PyTree, optax.OptState]:
+    def update(updates: PyTree, state: PyTree, params: PyTree | None = None, **others: Any) -> tuple[PyTree, PyTree]:
         kept = optax.tree.norm(updates) < norm
         new_updates, new_state = optimizer.update(updates, state, params, **others)
         zeroed = jax.tree.map(lambda u: jnp.where(kept, u, jnp.zeros_like(u)), new_updates)

@@ -51,7 +51,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
             for name, rows in (("train", train), ("test", test))
         }
 
-    def _generate_examples(self, rows: np.ndarray, images: np.ndarray, labels: np.ndarray) -> Iterator:
+    def _generate_examples(self, rows: np.ndarray, images: np.ndarray, labels: np.ndarray) -> Iterator[tuple]:
         for row in rows:  # a picture rather than an array, which TFDS would encode with TensorFlow
             yield int(row), {"image": Image.fromarray(images[row]), "label": int(labels[row])}
 
