@@ -13,10 +13,7 @@ from jaxgen.runs.config_files import with_settings
 
 pytestmark = pytest.mark.xdist_group("runs")
 
-QUIET = {
-    "log.tensorboard": False, "evaluate.num_samples": 0, "train.sample_every_steps": 100, "gan.n_critic": 1,
-    "optimizer.generator.learning_rate": 0.01,
-}  # fmt: skip
+QUIET = {"log.tensorboard": False, "evaluate.num_samples": 0, "optimizer.generator.learning_rate": 0.01}
 FROZEN = {"optimizer.generator.learning_rate_multipliers": ((".*hidden_0/.*", 0.0), (".*", 0.5))}
 
 
