@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pytest
 from launching import TINY, contents, environment, launch
 
+from jaxgen.cli import command_line, help
 from jaxgen.cli.commands import COMMANDS, PROCESSES, TOPICS
 from jaxgen.runs import catalog, config_files
 from jaxgen.training.workdir import load_config
@@ -75,7 +76,7 @@ SHELL = {
     "--help": "{launch} --help",
     "-h": "{launch} -h",
     "help of everything": "{launch} --helpfull",
-    **{f"help {name}": f"{{launch}} help {name}" for name in COMMANDS},
+    **{f"help {name}": f"{{launch}} help {name}" for name in ("train", "sample")},
     "train --help": "{launch} train --help",
     "--help train": "{launch} --help train --workdir=x",
     "-h behind a flag": "{launch} sample --num_samples=3 -h",
@@ -125,20 +126,17 @@ def test_help_lists_the_commands_and_ends_well(shells, name):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_of_a_command_shows_its_flags_alone_and_an_example(shells, name):
-    outcome = shells[f"help {name}"].result()
-    assert (outcome.code, outcome.err) == (0, "")
-    shown = set(re.findall(r"^  --(\w+)\b(?!\.)", outcome.out, re.MULTILINE)) - {"config"}
+def test_help_of_a_command_shows_its_flags_alone_and_an_example(name):
+    text = help.text(command_line.parse(["help", name]).word) + "\n"
+    shown = set(re.findall(r"^  --(\w+)\b(?!\.)", text, re.MULTILINE)) - {"config"}
     assert shown == set(COMMANDS[name].flags) - {"config"}
-    assert ("--config=CONFIG" in outcome.out) == ("config" in COMMANDS[name].flags)
-    assert f"launch.py {name} {COMMANDS[name].example}\n" in outcome.out
+    assert ("--config=CONFIG" in text) == ("config" in COMMANDS[name].flags)
+    assert f"launch.py {name} {COMMANDS[name].example}\n" in text
 
 
 def test_an_example_is_one_that_the_command_takes():
-    from jaxgen.cli.command_line import parse
-
     for name, command in COMMANDS.items():
-        assert parse([name, *shlex.split(command.example)]).command == name
+        assert command_line.parse([name, *shlex.split(command.example)]).command == name
 
 
 @pytest.mark.parametrize(("name", "command"), [
@@ -147,7 +145,9 @@ def test_an_example_is_one_that_the_command_takes():
 def test_help_is_given_wherever_it_is_asked_for(shells, name, command):
     outcome = shells[name].result()
     assert (outcome.code, outcome.err) == (0, "")
-    assert outcome.out == shells[f"help {command}"].result().out
+    assert outcome == shells[f"help {command}"].result()
+    program = shlex.join([sys.executable, str(ROOT / "launch.py")])
+    assert outcome.out.replace(program, "python launch.py") == f"{help.text(command)}\n"
 
 
 def test_the_list_has_everything_by_its_name(shells):
@@ -387,50 +387,46 @@ AWKWARD = "mein erster Läuf"
 
 
 @pytest.fixture(scope="module")
-def awkward(home):
-    """A run of a place, a terminal and a user with everything against them, printed into a pipe that closes."""
-    text = (
-        "set -o pipefail; unset HOME XDG_CACHE_HOME JAX_COMPILATION_CACHE_DIR; TERM=dumb LC_ALL=C "
-        "PYTHONIOENCODING=ascii PYTHONPATH=unknown {launch} train "
-        f"--config=plain.py --workdir='{AWKWARD}' {SHORT} <&- | head -1"
-    )
-    return run_shell(text, home)
-
-
-def test_training_goes_on_when_nobody_reads_its_output(awkward, home):
-    assert awkward.code == 0, awkward.err
-    assert awkward.err == ""
-    assert awkward.out.count("\n") == 1
-    lines = (home / AWKWARD / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [2, 4]
-    assert load_config(home / AWKWARD).train.num_steps == 4
-
-
-@pytest.fixture(scope="module")
 def interrupted(home, tmp_path_factory):
-    """The command that an interrupted run tells to give, after it was given to a shell."""
-    directory = tmp_path_factory.mktemp("it's here")
+    """The work directory of a run that was interrupted, and the command that it tells to give."""
+    directory = tmp_path_factory.mktemp("it's here") / AWKWARD
     text = (
-        f"exec {{launch}} train --config=plain.py --workdir={shlex.quote(str(directory / 'a run'))} {SHORT} "
-        "--config.train.num_steps=40 --config.train.sample_every_steps=40 --config.health.profile_at_step=None"
+        f"exec {{launch}} train --config=plain.py --workdir={shlex.quote(str(directory))} {SHORT} "
+        "--config.train.num_steps=40 --config.train.sample_every_steps=40 --config.train.keep_checkpoints=99"
     )
     command = text.format(launch=shlex.join([sys.executable, str(ROOT / "launch.py")]))
     with subprocess.Popen(
-        ["bash", "-c", command], cwd=home, env=environment(), stdout=subprocess.PIPE, text=True
+        ["bash", "-c", command], cwd=home, env=environment(), stdout=subprocess.PIPE, encoding="utf-8"
     ) as run:
         for line in run.stdout:
             if line.startswith("step "):
                 run.terminate()
             if "To resume" in line:
-                return run_shell(line.partition("again: ")[2], home), directory / "a run"
+                return directory, line.partition("again: ")[2].strip()
     raise AssertionError("It was not interrupted.")
 
 
-def test_the_command_to_resume_by_can_be_pasted(interrupted):
-    outcome, directory = interrupted
-    assert outcome.code == 0, outcome.err
-    assert "Resumed at step" in outcome.out
-    assert "step 40/40" in outcome.out
+def steps_of(directory):
+    return [json.loads(line)["step"] for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_command_to_resume_by_can_be_pasted_and_training_goes_on_when_nobody_reads_its_output(interrupted, home):
+    """With a place, a terminal and a user that have everything against them, and into a pipe that closes."""
+    directory, command = interrupted
+    before = steps_of(directory)
+    assert 0 < before[-1] < 40
+    saved = directory / "checkpoints" / str(before[-1])
+    number = saved.stat().st_ino
+    awkward = run_shell(
+        "set -o pipefail; unset HOME XDG_CACHE_HOME JAX_COMPILATION_CACHE_DIR; TERM=dumb LC_ALL=C "
+        f"PYTHONIOENCODING=ascii PYTHONPATH=unknown {command} <&- | head -1",
+        home,
+    )
+    assert awkward.code == 0, awkward.err
+    assert awkward.err == ""
+    assert awkward.out.count("\n") == 1
+    assert saved.stat().st_ino == number  # it was resumed from, and not made again
+    assert steps_of(directory) == list(range(2, 41, 2))
     assert load_config(directory).train.num_steps == 40
 
 

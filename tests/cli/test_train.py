@@ -68,9 +68,22 @@ def test_without_a_workdir_the_run_is_named_after_its_config(trained, tmp_path, 
     assert launch(*trained.arguments[:-1]).out == "runs/vae-tiny is finished: all 4 steps are done.\n"
 
 
+QUIET = [
+    TINY,
+    "--config.parallel.num_devices=1",
+    "--config.evaluate.num_samples=0",
+    "--config.log.tensorboard=False",
+]
+DIVERGING = [
+    *QUIET,
+    "--config.train.sample_every_steps=100",
+    "--config.optimizer.name=sgd",
+    "--config.optimizer.learning_rate=3e38",
+]
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_with_the_step_and_the_last_checkpoint(tmp_path):
-    arguments = [TINY, "--config.optimizer.name=sgd", "--config.optimizer.learning_rate=3e38"]
-    outcome = launch(*arguments, f"--workdir={tmp_path}", "--config.train.checkpoint_every_steps=1")
+    outcome = launch(*DIVERGING, f"--workdir={tmp_path}", "--config.train.checkpoint_every_steps=1")
     assert outcome.code == 1
     assert outcome.err.startswith("error: ")
     assert "is not finite at step 2. Stopped; there is no checkpoint before it. Try a lower" in outcome.err
@@ -78,21 +91,17 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_step_and_the_last_check
 
 
 def test_such_updates_can_be_skipped_and_are_counted(tmp_path):
-    arguments = [TINY, "--config.optimizer.name=sgd", "--config.optimizer.learning_rate=3e38"]
-    quiet = ["--config.train.nonfinite=skip", "--config.evaluate.num_samples=0"]
-    assert launch(*arguments, *quiet, f"--workdir={tmp_path}").code == 0
+    assert launch(*DIVERGING, "--config.train.nonfinite=skip", f"--workdir={tmp_path}").code == 0
     assert [line["skipped"] for line in metrics(tmp_path)] == [1.0, 1.0]
     assert not (tmp_path / "evaluation.json").exists()
 
 
+NUM_STEPS = 120
 LONG = [
-    TINY,
-    "--config.parallel.num_devices=1",
-    "--config.train.num_steps=300",
-    "--config.train.checkpoint_every_steps=100",
-    "--config.train.sample_every_steps=300",
-    "--config.evaluate.num_samples=0",
-    "--config.log.tensorboard=False",
+    *QUIET,
+    f"--config.train.num_steps={NUM_STEPS}",
+    f"--config.train.checkpoint_every_steps={NUM_STEPS}",
+    f"--config.train.sample_every_steps={NUM_STEPS}",
 ]
 
 
@@ -113,14 +122,14 @@ def test_a_run_that_was_interrupted_and_killed_ends_as_an_undisturbed_one(tmp_pa
     code, out = stop(disturbed, signal.SIGINT)
     assert code == 130, out
     stopped = metrics(disturbed)[-1]["step"]
-    assert 0 < stopped < 300
+    assert 0 < stopped < NUM_STEPS
     assert f"Stopped and saved at step {stopped}. To resume, run the same command again: " in out
     assert f"--workdir={disturbed}" in out
 
     code, out = stop(disturbed, signal.SIGKILL)
     assert code == -signal.SIGKILL, out
     assert f"Resumed at step {stopped}." in out
-    assert metrics(disturbed)[-1]["step"] < 300
+    assert metrics(disturbed)[-1]["step"] < NUM_STEPS
     log = disturbed / "metrics.jsonl"
     log.write_bytes(log.read_bytes().replace(b'"loss": ', b'"loss": 1', 1))  # damage that only the checkpoint can mend
 
@@ -130,9 +139,9 @@ def test_a_run_that_was_interrupted_and_killed_ends_as_an_undisturbed_one(tmp_pa
     assert "Resumed at step" not in outcome.out
     assert (disturbed / "metrics.jsonl").read_bytes() == (undisturbed / "metrics.jsonl").read_bytes()
     ours, theirs = final_state(disturbed), final_state(undisturbed)
-    assert ours[0] == 300
+    assert ours[0] == NUM_STEPS
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
-    grid = "samples/samples_00000300.png"
+    grid = f"samples/samples_{NUM_STEPS:08}.png"
     assert (disturbed / grid).read_bytes() == (undisturbed / grid).read_bytes()
 
 

@@ -16,11 +16,13 @@ SETTINGS = {
     "log.tensorboard": False,
     "evaluate.num_samples": 0,
     "train.sample_every_steps": 100,
+    "gan.n_critic": 1,
+    "parallel.num_devices": 1,
 }
 
 
 def test_a_resumed_run_goes_on_with_its_probability(tmp_path):
-    config = jaxgen.config("dcgan:tiny", **SETTINGS)
+    config = jaxgen.config("gan:tiny", **SETTINGS)
     run = jaxgen.train(config, tmp_path / "run")
     state = run.restore()[0]
     p = state.model_state["augment"]["ada"]["p"]

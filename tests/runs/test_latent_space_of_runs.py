@@ -87,7 +87,14 @@ def test_directions_are_those_of_the_affine_layers_or_of_the_first_kernel(styled
     np.testing.assert_allclose(abs(colors.vectors[0] @ np.linalg.svd(matrix)[0][:, 0]), 1.0, atol=1e-4)
 
 
-def test_ganspace_is_of_styles_of_the_chosen_class(styled):
+@pytest.fixture(scope="module")
+def in_large_batches(styled):
+    """The same run, for thousands of styles at once."""
+    return jaxgen.open(styled.directory, **{"sample.batch_size": 1_000})
+
+
+def test_ganspace_is_of_styles_of_the_chosen_class(in_large_batches):
+    styled = in_large_batches
     found = latent_space.find_directions(styled, 2, method="ganspace", label=1, seed=2)
     latents = latent_space.random_latents(styled, 10_000, 2)
     ws = styled.styles(latents, labels=np.ones(10_000, np.int32))[:, 0]
@@ -124,7 +131,7 @@ def test_images_are_projected_into_the_latents(plain):
     assert seen[-1] == (projecting.PROJECTING, 300, 300)
 
 
-def test_images_are_projected_into_the_styles_of_their_class_with_noise(styled):
+def test_images_are_projected_into_the_styles_of_their_class_with_noise(styled, in_large_batches):
     labels = np.array([1, 2, 1])
     targets = styled.decode(latent_space.random_latents(styled, 3, 5), labels=labels)
     bright = np.clip(targets.astype(int) + 40, 0, 255).astype(np.uint8)
@@ -135,7 +142,7 @@ def test_images_are_projected_into_the_styles_of_their_class_with_noise(styled):
     assert np.all(found.distances[-1] < found.distances[0])
     still = SETTINGS._replace(steps=1, learning_rate=0.0)
     start = projecting.project(styled, bright, labels=labels, settings=still, noise=False).points[:, 0]
-    ws = styled.styles(latent_space.random_latents(styled, 4_000, 9), labels=np.full(4_000, 2))[:, 0]
+    ws = in_large_batches.styles(latent_space.random_latents(styled, 4_000, 9), labels=np.full(4_000, 2))[:, 0]
     np.testing.assert_allclose(start[1], ws.mean(0), atol=0.05 * ws.std())
     np.testing.assert_array_equal(start[0], start[2])
     assert np.abs(start[0] - start[1]).max() > 1e-3

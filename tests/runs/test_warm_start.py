@@ -7,6 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+import untrained_runs
 from launching import contents
 from tiny_runs import LAYOUTS, config_on, make_tiny, state_of
 
@@ -144,8 +145,11 @@ def test_only_what_is_taken_is_read(workdir, monkeypatch):
 
 
 def test_what_is_frozen_is_that_of_the_new_run(tmp_path):
-    """A model of latents, which started with another seed."""
-    config = config_on("latent", "data x fsdp")
+    """A student, which started with another seed than the run that it is compared with."""
+    teacher = untrained_runs.make(tmp_path / "teacher", "sit:tiny", classes=10)
+    config = config_on("consistency", "data x fsdp")
+    config.model, config.consistency.start_from_teacher = jaxgen.config("sit:tiny").model, False
+    config.frozen.teacher = str(teacher)
     source = make_tiny(with_settings(config, {"seed": 3}))
     begun = source.runner.to_contract(source.init())
     (tmp_path / "a").mkdir()
@@ -162,6 +166,7 @@ def test_what_is_frozen_is_that_of_the_new_run(tmp_path):
 def source(config, tmp_path_factory):
     """A run that tests may change, with a checkpoint of each step."""
     settings = {"train.checkpoint_every_steps": 1, "train.steps_per_dispatch": 1, "train.keep_checkpoints": 9}
+    settings |= {"train.sample_every_steps": 100}
     return jaxgen.train(with_settings(config, {**QUIET, **settings}), tmp_path_factory.mktemp("source") / "a").directory
 
 
