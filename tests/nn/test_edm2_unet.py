@@ -18,13 +18,9 @@ def tiny(**options) -> EDM2UNet:
     return EDM2UNet(**(defaults | {"attention_resolutions": (2,), "channels_per_head": 4, "num_classes": 3} | options))
 
 
-@functools.partial(jax.jit, static_argnames=("net", "train"))
-def apply(net: EDM2UNet, params, x, noise_label, label=None, *, train: bool = False, **inputs) -> jax.Array:
-    return net.apply({"params": params}, x, noise_label, label, train=train, **inputs)
-
-
 def inputs(batch: int = 3) -> tuple[jax.Array, jax.Array]:
-    return jax.random.normal(jax.random.key(1), (batch, 4, 4, 2)), jnp.linspace(-1.0, 1.0, batch)
+    x = np.random.default_rng(1).standard_normal((batch, 4, 4, 2))
+    return jnp.asarray(x, jnp.float32), jnp.asarray(np.linspace(-1.0, 1.0, batch), jnp.float32)
 
 
 def random_params(net: EDM2UNet, **extra) -> dict:
@@ -43,15 +39,14 @@ def params() -> dict:
     ("base_channels", "expected"),
     [
         (128, 124_713_253),
-        (192, 280_212_837),
-        (256, 497_807_781),
-        (320, 777_498_085),
-        (384, 1_119_283_749),
         (448, 1_523_164_773),
     ],
 )
 def test_sizes_of_the_official_models(base_channels, expected):
-    """The official counts include the uncertainty head, but no Fourier features, which are buffers there."""
+    """The official counts include the uncertainty head, but no Fourier features, which are buffers there.
+
+    Those of the sizes between are in tests/test_parameter_counts.py.
+    """
     x, noise_label = jnp.zeros((1, 64, 64, 4)), jnp.zeros(1)
     shapes = jax.eval_shape(
         lambda key: (
@@ -80,57 +75,117 @@ def test_gains_start_at_zero():
 
 def test_activations_are_clipped():
     block, (x, _) = MPResidualBlock(2, True, False, 4, 0.0, 0.3, 0.3), inputs()
-    params = block.init(jax.random.key(0), x, jnp.ones((3, 4)), None)
-    assert np.abs(block.apply(params, 1e4 * x, jnp.ones((3, 4)), None)).max() == CLIP
+
+    @jax.jit
+    def compute(x, emb):
+        return block.apply(block.init(jax.random.key(0), x, emb, None), 1e4 * x, emb, None)
+
+    assert np.abs(compute(x, jnp.ones((3, 4)))).max() == CLIP
 
 
-def test_no_label_is_the_null_token_which_is_no_class(params):
-    x, noise_label = inputs()
-    null, none, first = (
-        apply(tiny(), params, x, noise_label, label) for label in (jnp.full(3, 3), None, jnp.zeros(3, int))
+KEYS = np.arange(6, dtype=np.uint32).reshape(3, 2)
+
+
+def cases() -> dict:
+    """Images, noise levels, labels, vectors and keys of NumPy, whose parts compile nothing."""
+    x, noise_label = map(np.asarray, inputs())
+    null, none, vector = np.full(3, 3), np.zeros((3, 5)), np.random.default_rng(3).standard_normal((3, 5))
+    return {
+        "null": (x, noise_label, null, none, KEYS),
+        "label": (x, noise_label, np.zeros(3, int), none, KEYS),
+        "vector": (x, noise_label, null, vector, KEYS),
+        "swapped": (x[::-1], noise_label[::-1], null, none, KEYS[::-1]),
+        "other masks": (x, noise_label, null, none, KEYS[::-1]),
+    }
+
+
+def of_embedding(net: EDM2UNet, params, *args, keys, **kwargs) -> tuple[jax.Array, list]:
+    """The output with dropout, and the embedding."""
+    seen = []
+
+    def watch(call, args, kwargs, context):
+        out = call(*args, **kwargs)
+        if context.module.path == ("emb",) and context.method_name == "__call__":
+            seen.append(out)
+        return out
+
+    with nn.intercept_methods(watch):
+        keys = jax.random.wrap_key_data(keys)
+        out = net.apply({"params": params}, *args, train=True, dropout_keys=keys, **kwargs)
+    return out, seen
+
+
+@pytest.fixture(scope="module")
+def computed():
+    """What a network with dropout computes of the cases as one batch, and of the first alone: one program."""
+    net, rows = tiny(dropout=0.5), cases()
+    x, noise_label, label, vector, keys = (
+        jnp.asarray(np.concatenate(parts)) for parts in zip(*rows.values(), strict=True)
     )
+    vector = vector.astype(jnp.float32)
+    params = random_params(net, vector=vector[:3])
+
+    @jax.jit
+    def compute(params):
+        emb = {name: part for name, part in params["emb"].items() if not name.startswith("vector")}
+        bare, silent = (
+            {**params, "emb": emb | given} for given in ({}, {**params["emb"], "vector_gain": jnp.zeros(())})
+        )
+        outputs, embeddings = of_embedding(net, params, x, noise_label, label, vector=vector, keys=keys)
+        alone = tiny(dropout=0.5, remat=True), tiny(dropout=0.5, dtype=jnp.bfloat16)
+        return {
+            **dict(zip(rows, outputs.reshape(len(rows), *x[:3].shape), strict=True)),
+            "remat, low": [of_embedding(one, bare, *inputs(), keys=KEYS)[0] for one in alone],
+            # No more than the embedding is compiled of these.
+            "embeddings": [
+                embeddings[0][:3],
+                of_embedding(net, bare, *inputs(), keys=KEYS)[1][0],
+                of_embedding(net, silent, *inputs(), vector=vector[6:9], keys=KEYS)[1][0],
+            ],
+        }
+
+    return params, jax.device_get(compute(params))
+
+
+def test_no_label_is_the_null_token_which_is_no_class(computed):
+    """No vector is one of zeros."""
+    _, found = computed
+    null, none, _ = found["embeddings"]
     np.testing.assert_array_equal(null, none)
-    assert np.abs(null - first).max() > 1e-2
+    assert np.abs(found["null"] - found["label"]).max() > 1e-2
 
 
-def test_examples_do_not_see_each_other(params):
-    x, noise_label = inputs()
-    label = jnp.arange(3)
-    whole = apply(tiny(), params, x, noise_label, label)
-    last = apply(tiny(), params, x[2:], noise_label[2:], label[2:])
-    np.testing.assert_allclose(last, whole[2:], rtol=1e-4, atol=1e-5)
+def test_examples_do_not_see_each_other(computed):
+    """Of three images, and of these among others."""
+    _, found = computed
+    np.testing.assert_allclose(found["remat, low"][0], found["null"], rtol=1e-4, atol=1e-5)
 
 
-def test_dropout_follows_the_example_and_is_off_outside_training(params):
-    net, (x, noise_label) = tiny(dropout=0.5), inputs()
-    keys = jax.random.split(jax.random.key(2), 3)
-    dropped = apply(net, params, x, noise_label, train=True, dropout_keys=keys)
-    swapped = apply(net, params, x[::-1], noise_label[::-1], train=True, dropout_keys=keys[::-1])
-    np.testing.assert_allclose(swapped[::-1], dropped, rtol=1e-4, atol=1e-5)
-    off = apply(net, params, x, noise_label, dropout_keys=keys)
-    np.testing.assert_allclose(off, apply(tiny(), params, x, noise_label), rtol=1e-6)
-    assert np.abs(dropped - off).max() > 1e-2
+def test_dropout_follows_the_example_and_is_off_outside_training(computed):
+    params, found = computed
+    np.testing.assert_allclose(found["swapped"][::-1], found["null"], rtol=1e-4, atol=1e-5)
+    assert np.abs(found["other masks"] - found["null"]).max() > 1e-2
+    evaluate = lambda net: net.apply({"params": params}, *inputs(), train=False)  # noqa: E731
+    jaxprs = [str(jax.make_jaxpr(lambda net=net: evaluate(net))()) for net in (tiny(dropout=0.5), tiny())]
+    assert jaxprs[0] == jaxprs[1]
+    assert "random_bits" not in jaxprs[0]
 
 
-def test_a_vector_conditions_through_a_gain_that_starts_at_zero():
-    (x, noise_label), vector = inputs(), jax.random.normal(jax.random.key(3), (3, 5))
-    params = random_params(tiny(), vector=vector)
+def test_a_vector_conditions_through_a_gain_that_starts_at_zero(computed):
+    params, found = computed
     assert params["emb"]["vector"]["kernel"].shape == (5, 16)
-    silent = {**params, "emb": {**params["emb"], "vector_gain": jnp.zeros(())}}
-    with_vector, without = (apply(tiny(), p, x, noise_label, vector=vector) for p in (params, silent))
-    assert np.abs(with_vector - without).max() > 1e-2
-    del silent["emb"]["vector"], silent["emb"]["vector_gain"]
-    np.testing.assert_allclose(without, apply(tiny(), silent, x, noise_label), rtol=1e-5, atol=1e-6)
+    assert np.abs(found["vector"] - found["null"]).max() > 1e-2
+    _, none, silent = found["embeddings"]
+    np.testing.assert_allclose(silent, none, rtol=1e-5, atol=1e-6)
 
 
-def test_half_precision_is_close_and_remat_the_same(params):
-    x, noise_label = inputs()
-    full = apply(tiny(), params, x, noise_label)
-    low = apply(tiny(dtype=jnp.bfloat16), params, x, noise_label)
+def test_half_precision_is_close_and_remat_the_same(params, computed):
+    _, found = computed
+    full, (remat, low) = found["null"], found["remat, low"]
     assert low.dtype == jnp.float32
     assert 1e-4 < np.abs(low - full).max() / full.std() < 0.2
-    np.testing.assert_allclose(apply(tiny(remat=True), params, x, noise_label), full, rtol=1e-5, atol=1e-6)
-    evaluate = lambda net: net.apply({"params": params}, x, noise_label, train=False)  # noqa: E731
+    np.testing.assert_allclose(remat, full, rtol=1e-5, atol=1e-6)
+    evaluate = lambda net: net.apply({"params": params}, *inputs(), train=False)  # noqa: E731
     jaxprs = [str(jax.make_jaxpr(lambda net=net: evaluate(net))()) for net in (tiny(), tiny(remat=True))]
     assert ["remat" in jaxpr or "checkpoint" in jaxpr for jaxpr in jaxprs] == [False, True]
 
@@ -182,8 +237,7 @@ def test_class_skips_branches_and_attention_have_the_share_of_their_own_setting(
 
 def test_the_uncertainty_is_one_number_a_noise_level():
     head, noise_label = Uncertainty(512), jnp.array([0.3, -1.0, 0.3])
-    params = head.init(jax.random.key(0), noise_label)
-    u = head.apply(params, noise_label)
+    u, params = jax.jit(lambda: head.init_with_output(jax.random.key(0), noise_label))()
     assert u.shape == (3,)
     assert u[0] == u[2] != u[1]
     assert params["params"]["fourier"]["freqs"].shape == (512,)

@@ -112,31 +112,36 @@ def test_parity_with_the_official_discriminator_losses_and_gradients(discriminat
     out, label = golden.outputs, label_of(golden)
     real, fake = (jnp.asarray(golden.inputs[name]) for name in ("real", "fake"))
 
-    def logits(params, images):
-        return network.apply({"params": params}, images, label, train=True).logits
-
-    def penalties(params, images):
-        return jnp.sum(jax.grad(lambda x: jnp.sum(logits(params, x)))(images) ** 2, axis=(1, 2, 3))
-
-    def d_loss(params):
-        margin = logits(params, real) - logits(params, fake)
-        each, r1, r2 = jax.nn.softplus(-margin), penalties(params, real), penalties(params, fake)
-        return jnp.mean(each + gamma / 2 * (r1 + r2)), (each, margin, r1, r2)
-
-    def g_loss(fake):
-        margin = logits(params, fake) - logits(params, real)
-        return jnp.mean(jax.nn.softplus(-margin)), (jax.nn.softplus(-margin), margin)
+    images, labels, count = jnp.concatenate([real, fake]), jnp.concatenate([label, label]), len(real)
 
     @jax.jit
-    def everything(params):
-        apply = network.apply({"params": params}, real, label, train=True, capture_intermediates=True)
-        d, g = jax.value_and_grad(d_loss, has_aux=True)(params), jax.value_and_grad(g_loss, has_aux=True)(fake)
-        return logits(params, real), logits(params, fake), apply, d, g
+    def compute(params):
+        """One pass over real and generated images, for logits, their slopes by the images, and the losses."""
 
-    at_real, at_fake, (_, state), ((loss, of_d), d_grads), ((_, of_g), g_grad) = everything(params)
+        def logits(images, params):
+            given = {"train": True, "capture_intermediates": True}
+            critique, state = network.apply({"params": params}, images, labels, **given)
+            return jnp.sum(critique.logits), (critique.logits, state["intermediates"])
+
+        def d_loss(params):
+            slopes, (found, captured) = jax.grad(logits, has_aux=True)(images, params)
+            squares = jnp.sum(slopes**2, axis=(1, 2, 3))
+            margin, r1, r2 = found[:count] - found[count:], squares[:count], squares[count:]
+            each = jax.nn.softplus(-margin)
+            return jnp.mean(each + gamma / 2 * (r1 + r2)), (found, captured, slopes, (each, margin, r1, r2))
+
+        (loss, found), gradients = jax.value_and_grad(d_loss, has_aux=True)(params)
+        return loss, *found, gradients
+
+    loss, found, captured, slopes, of_d, d_grads = compute(params)
+    at_real, at_fake = found[:count], found[count:]
+    margin = np.asarray(at_fake - at_real, np.float64)
+    of_g = np.log1p(np.exp(-margin)), margin
+    chain = -1.0 / (1.0 + np.exp(margin)) / count  # of the mean softplus, by the logits of generated images
+    g_grad = chain[:, None, None, None] * slopes[count:]
     golden_files.assert_parity(at_real, out["logits_real"])
     golden_files.assert_parity(at_fake, out["logits_fake"])
-    layers = layers_of(state["intermediates"], network, mirrored=True)
+    layers = layers_of(captured, network, mirrored=True)
     assert set(layers) == {name for name in out if name.startswith("stage")}
     for name, activations in layers.items():
         golden_files.assert_parity(activations[:1], out[name])

@@ -37,16 +37,12 @@ NETWORKS = {
 
 every_network = pytest.mark.parametrize("net", NETWORKS.values(), ids=NETWORKS)
 
-X = jax.random.normal(jax.random.key(1), (3, 4, 4, 2))
-NOISE_LABEL = jnp.array([-1.0, 0.3, 20.0])
-VECTOR = jnp.ones((3, 5))
+X = jnp.asarray(np.random.default_rng(1).standard_normal((3, 4, 4, 2)), jnp.float32)
+NOISE_LABEL = jnp.asarray([-1.0, 0.3, 20.0])
+VECTOR = jnp.asarray(np.ones((3, 5), np.float32))
 
 
-@functools.partial(jax.jit, static_argnames=("net", "train"))
-def apply(net: nn.Module, *args, train: bool = False, **kwargs) -> jax.Array:
-    return net.apply(*args, train=train, **kwargs)
-
-
+@functools.cache
 def shapes(net: nn.Module) -> dict:
     return jax.eval_shape(lambda: net.init(jax.random.key(0), X, NOISE_LABEL, vector=VECTOR, train=False))
 
@@ -58,55 +54,94 @@ def random_variables(net: nn.Module) -> dict:
     return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0.0, 0.3, leaf.shape), jnp.float32), shapes(net))
 
 
-@every_network
-def test_conditioning(net):
-    """No label means the null token; a vector of zeros, none; noise level, label and vector count in every example."""
-    variables = random_variables(net)
-    null = apply(net, variables, X, NOISE_LABEL, jnp.full(3, 3), vector=0.0 * VECTOR)
-    np.testing.assert_allclose(apply(net, variables, X, NOISE_LABEL), null, atol=1e-4)
-    changes = [
-        apply(net, variables, X, NOISE_LABEL, jnp.array([0, 1, 2]), vector=0.0 * VECTOR),
-        apply(net, variables, X, NOISE_LABEL, jnp.full(3, 3), vector=VECTOR),
-        apply(net, variables, X, NOISE_LABEL + 3.0, jnp.full(3, 3), vector=0.0 * VECTOR),
-    ]
-    for changed in changes:
-        assert np.abs(changed - null).max(axis=(1, 2, 3)).min() > 1e-2
+KEYS, ORDER = np.arange(6, dtype=np.uint32).reshape(3, 2), np.array([2, 0, 1])
 
 
-@every_network
-def test_dropout_depends_on_the_example_and_not_on_the_batch(net):
-    variables, keys, order = random_variables(net), jax.random.split(jax.random.key(2), 3), jnp.array([2, 0, 1])
-    plain, shuffled, other_keys = (
-        apply(net, variables, x, noise_label, train=True, dropout_keys=k)
-        for x, noise_label, k in (
-            (X, NOISE_LABEL, keys),
-            (X[order], NOISE_LABEL[order], keys[order]),
-            (X, NOISE_LABEL, keys[order]),
-        )
+def cases() -> dict:
+    """Images, noise levels, labels, vectors and keys of NumPy, whose parts compile nothing."""
+    x, noise_label, vector, null = np.asarray(X), np.asarray(NOISE_LABEL), np.asarray(VECTOR), np.full(3, 3)
+    return {
+        "null": (x, noise_label, null, 0.0 * vector, KEYS),
+        "label": (x, noise_label, np.array([0, 1, 2]), 0.0 * vector, KEYS),
+        "vector": (x, noise_label, null, vector, KEYS),
+        "noise": (x, noise_label + 3.0, null, 0.0 * vector, KEYS),
+        "order": (x[ORDER], noise_label[ORDER], null, 0.0 * vector, KEYS[ORDER]),
+        "other masks": (x, noise_label, null, 0.0 * vector, KEYS[ORDER]),
+    }
+
+
+CASES = cases()
+
+
+def observed(net, variables, x, *args, keys, **kwargs):
+    """The output with dropout, and the embeddings that the blocks get."""
+    embeddings = []
+
+    def watch(call, args, kwargs, context):
+        if isinstance(context.module, ResidualBlock) and context.method_name == "__call__":
+            embeddings.append(args[1])
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(watch):
+        out = net.apply(variables, x, *args, train=True, dropout_keys=jax.random.wrap_key_data(keys), **kwargs)
+    return out, embeddings
+
+
+@pytest.fixture(scope="module", params=NETWORKS.values(), ids=NETWORKS)
+def computed(request):
+    """A network, what it computes of the cases as one batch, and its programs as text."""
+    net, variables = request.param, random_variables(request.param)
+    x, noise_label, label, vector, keys = (
+        jnp.asarray(np.concatenate(parts)) for parts in zip(*CASES.values(), strict=True)
     )
-    np.testing.assert_allclose(shuffled, plain[order], atol=1e-3 * np.abs(plain).max())
-    assert np.abs(other_keys - plain).max(axis=(1, 2, 3)).min() > 1e-2
-
-
-@every_network
-def test_parameters_and_output_stay_float32_in_low_precision(net):
     low_net = net.clone(dtype=jnp.bfloat16)
-    assert {leaf.dtype for leaf in jax.tree.leaves(shapes(low_net))} == {jnp.dtype(jnp.float32)}
-    low, full = (apply(n, random_variables(net), X, NOISE_LABEL) for n in (low_net, net))
+    programs = {
+        "cases": lambda v: observed(net, v, x, noise_label, label, vector=vector, keys=keys),
+        "bare": lambda v: observed(net, v, X, NOISE_LABEL, keys=KEYS)[1],  # no more than the embedding is compiled
+        "low": lambda v: observed(low_net, v, X, NOISE_LABEL, keys=KEYS)[0],
+    }
+    traced = {name: jax.jit(program).trace(variables) for name, program in programs.items()}
+    found = {name: jax.device_get(program.lower().compile()(variables)) for name, program in traced.items()}
+    outputs, found["embeddings"] = found.pop("cases")
+    cases = dict(zip(CASES, outputs.reshape(len(CASES), *X.shape), strict=True))
+    return net, found | cases, {name: str(program.jaxpr) for name, program in traced.items()}
+
+
+def test_conditioning(computed):
+    """No label means the null token; a vector of zeros, none; noise level, label and vector count in every example."""
+    _, found, _ = computed
+    assert len(found["bare"]) == len(found["embeddings"]) > 2
+    for bare, null in zip(found["bare"], found["embeddings"], strict=True):
+        np.testing.assert_allclose(bare, null[:3], atol=1e-5)
+    for changed in (found["label"], found["vector"], found["noise"]):
+        assert np.abs(changed - found["null"]).max(axis=(1, 2, 3)).min() > 1e-2
+
+
+def test_dropout_depends_on_the_example_and_not_on_the_batch(computed):
+    _, found, _ = computed
+    plain = found["null"]
+    np.testing.assert_allclose(found["order"], plain[ORDER], atol=1e-3 * np.abs(plain).max())
+    assert np.abs(found["other masks"] - plain).max(axis=(1, 2, 3)).min() > 1e-2
+
+
+def test_parameters_and_output_stay_float32_in_low_precision(computed):
+    net, found, jaxprs = computed
+    low, full = found["low"], found["null"]
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes(net.clone(dtype=jnp.bfloat16)))} == {jnp.dtype(jnp.float32)}
     assert low.dtype == jnp.float32
     assert 1e-4 < np.abs(low - full).max() / full.std() < 0.2
-    jaxpr = str(jax.make_jaxpr(lambda: low_net.apply(random_variables(net), X, NOISE_LABEL, train=False))())
-    convolutions = [line for line in jaxpr.splitlines() if "= conv_general_dilated" in line]
+    convolutions = [line for line in jaxprs["low"].splitlines() if "= conv_general_dilated" in line]
     assert convolutions
     assert all(":bf16[" in line for line in convolutions)
 
 
-@every_network
-def test_remat_recomputes_the_same_parameters(net):
-    variables, remat = random_variables(net), net.clone(remat=True)
+def test_remat_recomputes_the_same_parameters(computed):
+    net, _, jaxprs = computed
+    remat = net.clone(remat=True)
     assert shapes(remat) == shapes(net)
-    jaxprs = [str(jax.make_jaxpr(lambda n=n: n.apply(variables, X, NOISE_LABEL, train=False))()) for n in (net, remat)]
-    assert ["remat" in jaxpr or "checkpoint" in jaxpr for jaxpr in jaxprs] == [False, True]
+    recomputing = str(jax.make_jaxpr(lambda v: remat.apply(v, X, NOISE_LABEL, train=False))(random_variables(net)))
+    for jaxpr, expected in ((jaxprs["low"], False), (recomputing, True)):
+        assert ("remat" in jaxpr or "checkpoint" in jaxpr) == expected
 
 
 @every_network
@@ -177,16 +212,21 @@ def test_a_block_is_its_formula(channels, options, conditional, resample, projec
     shapes = jax.eval_shape(lambda: block.init(jax.random.key(0), *arguments))["params"]
     params = jax.tree.map(lambda leaf: rng.normal(0.0, 0.5, leaf.shape), shapes)
     assert (style.names.shortcut in params) == projected
-    ours = block.apply({"params": jax.tree.map(jnp.float32, params)}, *arguments)
+    ours = jax.jit(block.apply)({"params": jax.tree.map(np.float32, params)}, *arguments)
     np.testing.assert_allclose(ours, by_hand(params, x, emb, style, resample), rtol=1e-3, atol=1e-3)
 
 
 def test_resampling_uses_the_filter_of_the_style():
-    x = jax.random.normal(jax.random.key(0), (1, 4, 4, 2))
-    box, wide = (ResidualBlock(2, BlockStyle(taps=taps), resample="down") for taps in ((1, 1), (1, 3, 3, 1)))
-    variables = box.init(jax.random.key(0), x)
-    np.testing.assert_allclose(box.apply(variables, x), downsample(x, (1, 1)), atol=1e-6)
-    np.testing.assert_allclose(wide.apply(variables, x), downsample(x, (1, 3, 3, 1)), atol=1e-6)
+    both = [ResidualBlock(2, BlockStyle(taps=taps), resample="down") for taps in ((1, 1), (1, 3, 3, 1))]
+
+    @jax.jit
+    def compute(x):
+        variables = both[0].init(jax.random.key(0), x)
+        found, expected = [block.apply(variables, x) for block in both], [downsample(x, b.style.taps) for b in both]
+        return found, expected
+
+    for found, expected in zip(*compute(X), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_layers_have_the_names_of_the_style():
@@ -227,8 +267,9 @@ def test_groups_are_as_many_as_the_style_allows(options, channels, groups):
         def __call__(self, x):
             return group_norm(x, BlockStyle(**options), name="norm")
 
-    x = jax.random.normal(jax.random.key(0), (1, 3, 3, channels))
-    y = np.asarray(Norm().init_with_output(jax.random.key(0), x)[0]).reshape(1, 9, groups, -1)
+    x = np.random.default_rng(0).standard_normal((1, 3, 3, channels)).astype(np.float32)
+    y = jax.jit(lambda x: Norm().init_with_output(jax.random.key(0), x)[0])(x)
+    y = np.asarray(y).reshape(1, 9, groups, -1)
     np.testing.assert_allclose(y.mean((1, 3)), 0.0, atol=1e-5)
     np.testing.assert_allclose(y.std((1, 3)), 1.0, atol=1e-3)
 

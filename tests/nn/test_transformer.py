@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from jaxgen.core import trees
 from jaxgen.nn import transformer
@@ -14,28 +15,25 @@ from jaxgen.nn.just_image_transformer import JiT
 
 SMALL = {"out_channels": 2, "num_classes": 3, "patch_size": 2, "hidden_size": 16, "depth": 2, "num_heads": 2}
 NETWORKS = {
-    "dit": DiT(**SMALL),
+    "dit": DiT(**SMALL | {"depth": 1}),
     "dit_scanned": DiT(**SMALL, scan_layers=True),
     "jit": JiT(**SMALL, bottleneck=4, context_tokens=2, context_start=1),
 }
-X = jax.random.normal(jax.random.key(1), (3, 4, 6, 2))
-T = jnp.linspace(0.0, 1.0, 3)
-LABEL = jnp.array([0, 1, 2])
-KEYS = jax.random.split(jax.random.key(2), 3)
+DRAWS = np.random.default_rng(1)
+X = jnp.asarray(DRAWS.standard_normal((3, 4, 6, 2)), jnp.float32)
+VECTOR = jnp.asarray(DRAWS.standard_normal((3, 5)), jnp.float32)
+T = jnp.asarray([0.0, 0.5, 1.0])
+LABEL = jnp.asarray([0, 1, 2])
+KEYS = np.arange(6, dtype=np.uint32).reshape(3, 2)  # raw, since keys themselves are made by a program
 
 each_network = pytest.mark.parametrize("net", NETWORKS.values(), ids=NETWORKS.keys())
-
-
-@functools.partial(jax.jit, static_argnames=("net", "train"))
-def apply(net, params, *args, train=False, **kwargs):
-    return net.apply(params, *args, train=train, **kwargs)
 
 
 def random_params(net, **kwargs):
     """Random everywhere, so that branches which start at zero count."""
     params = jax.eval_shape(lambda: net.init(jax.random.key(0), X, T, train=False, **kwargs))
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0.0, 0.3, leaf.shape), jnp.float32), params)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0.0, 0.2, leaf.shape), jnp.float32), params)
 
 
 def test_patches_are_squares_row_by_row():
@@ -62,7 +60,7 @@ def test_frequency_embedding_is_cosines_then_sines():
 
 def test_rotary_scores_depend_on_relative_position_alone():
     rows, columns, head_dim = 3, 4, 8
-    q, k = jax.random.normal(jax.random.key(0), (2, head_dim))
+    q, k = jnp.asarray(DRAWS.standard_normal((2, head_dim)), jnp.float32)
     angles = jnp.asarray(transformer.rotary_angles((rows, columns), head_dim))
     np.testing.assert_allclose(angles[1 * columns + 3], [1.0, 0.01, 3.0, 0.03], rtol=1e-6)
     everywhere = [jnp.broadcast_to(v, (1, rows * columns, 1, head_dim)) for v in (q, k)]
@@ -75,117 +73,193 @@ def test_rotary_scores_depend_on_relative_position_alone():
     np.testing.assert_allclose(jnp.linalg.norm(q_turned, axis=-1), jnp.linalg.norm(q), rtol=1e-5)
 
 
-def attention_params():
-    x = jax.random.normal(jax.random.key(0), (1, 5, 4))
-    return x, jax.jit(transformer.SelfAttention(2, qk_norm=True).init)(jax.random.key(1), x)["params"]
+@pytest.fixture(scope="module")
+def attended():
+    """Random tokens, with attention of three kinds and sizes of queries, from one program."""
+    x = jnp.asarray(DRAWS.standard_normal((1, 5, 4)), jnp.float32)
+    kernel = jnp.asarray(DRAWS.standard_normal((4, 3, 2, 2)), jnp.float32)
+    plain, normalized = transformer.SelfAttention(2), transformer.SelfAttention(2, qk_norm=True)
+    shapes = jax.eval_shape(lambda: normalized.init(jax.random.key(0), x))["params"]
+    params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes)
+
+    def attend(module, scale, kernel):
+        kernel *= jnp.array([scale, 1.0, 1.0])[None, :, None, None]
+        given = {"qkv": {**params["qkv"], "kernel": kernel}, "out": {**params["out"], "kernel": jnp.eye(4)}}
+        given["qkv"]["bias"] = jnp.zeros_like(given["qkv"]["bias"])
+        given["out"]["bias"] = jnp.zeros_like(given["out"]["bias"])
+        return module.apply({"params": params | given}, x)
+
+    values = jnp.zeros((4, 3, 4)).at[:, 2].set(jnp.eye(4)).reshape(4, 3, 2, 2)
+
+    @jax.jit
+    def compute():
+        scales, kernels = jnp.array([1.0, 7.0, 0.0]), jnp.stack([kernel, kernel, values])
+        each = jax.vmap(attend, (None, 0, 0))
+        return [each(module, scales, kernels) for module in (plain, normalized)]
+
+    return x, *compute()
 
 
-def test_attention_without_queries_is_the_mean_of_the_values():
-    x, params = attention_params()
-    kernel = jnp.zeros((4, 3, 4)).at[:, 2].set(jnp.eye(4)).reshape(4, 3, 2, 2)
-    params = {"qkv": {**params["qkv"], "kernel": kernel}, "out": {**params["out"], "kernel": jnp.eye(4)}}
-    mixed = jax.jit(transformer.SelfAttention(2).apply)({"params": params}, x)
-    np.testing.assert_allclose(mixed, jnp.broadcast_to(x.mean(axis=1, keepdims=True), x.shape), atol=1e-5)
+def test_attention_without_queries_is_the_mean_of_the_values(attended):
+    x, plain, _ = attended
+    np.testing.assert_allclose(plain[2], jnp.broadcast_to(x.mean(axis=1, keepdims=True), x.shape), atol=1e-5)
 
 
-def test_normalized_queries_have_no_scale():
-    x, params = attention_params()
-    scale = jnp.array([7.0, 1.0, 1.0])[None, :, None, None]
-    scaled = {**params, "qkv": {**params["qkv"], "kernel": params["qkv"]["kernel"] * scale}}
-    for qk_norm, same in ((True, True), (False, False)):
-        attend = jax.jit(transformer.SelfAttention(2, qk_norm=qk_norm).apply)
-        before, after = (attend({"params": p}, x) for p in (params, scaled))
-        assert (np.abs(before - after).max() < 1e-4) == same
+def test_normalized_queries_have_no_scale(attended):
+    _, plain, normalized = attended
+    assert np.abs(normalized[0] - normalized[1]).max() < 1e-4 < np.abs(plain[0] - plain[1]).max()
 
 
 def test_swiglu_is_two_thirds_as_wide_and_gated():
-    x = jax.random.normal(jax.random.key(0), (1, 2, 6))
+    x = jnp.asarray(DRAWS.standard_normal((1, 2, 6)), jnp.float32)
     mlp = transformer.FeedForward(ratio=4.0, gated=True)
-    params = jax.jit(mlp.init)(jax.random.key(1), x)["params"]
+    shapes = jax.eval_shape(lambda: mlp.init(jax.random.key(1), x))["params"]
+    params = jax.tree.map(lambda leaf: DRAWS.standard_normal(leaf.shape).astype(np.float32), shapes)
     assert params["in"]["kernel"].shape == (6, 2, 16)
-    gate, value = np.einsum("bnd,dkf->kbnf", x, params["in"]["kernel"])
-    expected = (gate / (1 + np.exp(-gate)) * value) @ params["out"]["kernel"]
-    np.testing.assert_allclose(mlp.apply({"params": params}, x), expected, atol=1e-5)
+    gate, value = np.einsum("bnd,dkf->kbnf", x, params["in"]["kernel"]) + params["in"]["bias"][:, None, None]
+    expected = (gate / (1 + np.exp(-gate)) * value) @ params["out"]["kernel"] + params["out"]["bias"]
+    np.testing.assert_allclose(jax.jit(mlp.apply)({"params": params}, x), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{}, {"rms_norm": True, "gated": True, "qk_norm": True}])
 def test_a_block_starts_as_the_identity(options):
-    x, emb = jax.random.normal(jax.random.key(0), (2, 5, 8)), jnp.ones((2, 8))
+    x, emb = jnp.asarray(DRAWS.standard_normal((2, 5, 8)), jnp.float32), jnp.ones((2, 8))
     block = transformer.TransformerBlock(2, **options)
-    params = jax.jit(block.init)(jax.random.key(1), x, emb)
-    apply_block = jax.jit(block.apply)
-    np.testing.assert_array_equal(apply_block(params, x, emb), x)
-    opened = jax.tree.map(lambda leaf: leaf + 0.1, params)
-    assert np.abs(apply_block(opened, x, emb) - x).max() > 0.01
+
+    @jax.jit
+    def compute():
+        params = block.init(jax.random.key(1), x, emb)
+        opened = jax.tree.map(lambda leaf: leaf + 0.1, params)
+        return jax.vmap(lambda p: block.apply(p, x, emb))(jax.tree.map(lambda *p: jnp.stack(p), params, opened))
+
+    start, opened = compute()
+    np.testing.assert_array_equal(start, x)
+    assert np.abs(opened - x).max() > 0.01
 
 
-@each_network
-def test_the_output_starts_at_zero(net):
-    out = jax.jit(lambda: net.init_with_output(jax.random.key(0), X, T, LABEL, train=False)[0])()
-    np.testing.assert_array_equal(out, np.zeros(X.shape))
+@pytest.mark.parametrize("rms_norm", [False, True])
+def test_the_output_starts_at_zero(rms_norm):
+    """That of the last layer of these networks."""
+    h, emb = jnp.ones((3, 6, 16)), jnp.ones((3, 16))
+    layer = transformer.FinalLayer(8, rms_norm=rms_norm)
+    out = jax.jit(lambda: layer.init_with_output(jax.random.key(0), h, emb)[0])()
+    np.testing.assert_array_equal(out, np.zeros((3, 6, 8)))
 
 
-@each_network
-def test_labels_and_times_condition_and_no_label_is_the_null_token(net):
-    params = random_params(net)
-    null = apply(net, params, X, T, jnp.full(3, 3))
-    np.testing.assert_array_equal(apply(net, params, X, T), null)
-    for other in (apply(net, params, X, T, LABEL), apply(net, params, X, T + 1.0)):
-        assert np.abs(other - null).max(axis=(1, 2, 3)).min() > 1e-3
+ORDER = np.array([2, 0, 1])
 
 
-@each_network
-def test_a_vector_enters_through_a_layer_without_bias(net):
-    vector = jax.random.normal(jax.random.key(3), (3, 5))
-    params = random_params(net, vector=vector)
-    extra = set(trees.named_leaves(params)) - set(trees.named_leaves(random_params(net)))
-    assert extra == {"params/conditioning/vector/kernel"}
-    zero, other = (apply(net, params, X, T, vector=v) for v in (jnp.zeros((3, 5)), vector))
-    del params["params"]["conditioning"]["vector"]
-    np.testing.assert_allclose(apply(net, params, X, T), zero, atol=1e-4)
-    assert np.abs(other - zero).max() > 1e-3
+def cases():
+    """Images, times, labels, vectors and keys of NumPy, whose parts compile nothing."""
+    x, t, vector, null = np.asarray(X), np.asarray(T), np.asarray(VECTOR), np.full(3, 3)
+    return {
+        "null": (x, t, null, 0.0 * vector, KEYS),
+        "label": (x, t, np.asarray(LABEL), 0.0 * vector, KEYS),
+        "time": (x, t + 1.0, null, 0.0 * vector, KEYS),
+        "vector": (x, t, null, vector, KEYS),
+        "order": (x[ORDER], t[ORDER], null, 0.0 * vector, KEYS[ORDER]),
+        "other masks": (x, t, null, 0.0 * vector, KEYS[ORDER]),
+    }
 
 
-@each_network
-def test_parameters_and_output_stay_float32_in_low_precision(net):
-    low_net = net.clone(dtype=jnp.bfloat16)
+CASES = cases()
+
+
+def observed(net, params, *args, keys, **kwargs):
+    """The output with dropout, and what is computed of the conditions."""
+    conditions = []
+
+    def watch(call, args, kwargs, context):
+        out = call(*args, **kwargs)
+        if isinstance(context.module, transformer.Conditioning):
+            conditions.append(out)
+        return out
+
+    with nn.intercept_methods(watch):
+        out = net.apply(params, *args, train=True, dropout_keys=jax.random.wrap_key_data(keys), **kwargs)
+    return out, conditions
+
+
+@pytest.fixture(scope="module", params=NETWORKS.values(), ids=NETWORKS.keys())
+def computed(request):
+    """A network, and what it computes of the cases as one batch: one program."""
+    net = request.param.clone(dropout=0.5)
+    low_net, params = net.clone(dtype=jnp.bfloat16), random_params(net, vector=VECTOR)
+    x, t, label, vector, keys = (jnp.asarray(np.concatenate(parts)) for parts in zip(*CASES.values(), strict=True))
+
+    @jax.jit
+    def compute(params):
+        bare = {**params["params"], "conditioning": dict(params["params"]["conditioning"])}
+        del bare["conditioning"]["vector"]
+        outputs, conditions = observed(net, params, x, t, label, vector=vector, keys=keys)
+        return {
+            **dict(zip(CASES, outputs.reshape(len(CASES), *X.shape), strict=True)),
+            "conditions": conditions,
+            "bare": observed(net, {"params": bare}, x, t, keys=keys)[1],  # no more than these are compiled
+            "low": observed(low_net, {"params": bare}, X, T, LABEL, keys=KEYS)[0],
+        }
+
+    return net, jax.device_get(compute(params))
+
+
+def test_labels_and_times_condition_and_no_label_is_the_null_token(computed):
+    _, found = computed
+    assert len(jax.tree.leaves(found["bare"])) == 2
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[:3], b[:3]), found["bare"], found["conditions"])
+    for other in (found["label"], found["time"]):
+        assert np.abs(other - found["null"]).max(axis=(1, 2, 3)).min() > 1e-3
+
+
+def test_a_vector_enters_through_a_layer_without_bias(computed):
+    """Zeros and no vector are the same to the test above."""
+    net, found = computed
+    named, bare = (set(trees.named_leaves(random_params(net, **given))) for given in ({"vector": VECTOR}, {}))
+    assert named - bare == {"params/conditioning/vector/kernel"}
+    assert np.abs(found["vector"] - found["null"]).max() > 1e-3
+
+
+def test_parameters_and_output_stay_float32_in_low_precision(computed):
+    net, found = computed
+    low_net, low, full = net.clone(dtype=jnp.bfloat16), found["low"], found["label"]
     shapes = jax.eval_shape(lambda: low_net.init(jax.random.key(0), X, T, train=False))
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype(jnp.float32)}
-    params = random_params(net)
-    low, full = (apply(n, params, X, T, LABEL) for n in (low_net, net))
     assert low.dtype == jnp.float32
     assert 1e-4 < np.abs(low - full).max() / full.std() < 0.2
 
 
-@pytest.mark.parametrize("net", [NETWORKS["dit_scanned"], NETWORKS["jit"]], ids=["dit_scanned", "jit"])
-def test_remat_changes_neither_output_nor_gradient(net):
-    params = random_params(net)
+@pytest.mark.parametrize(("net", "block", "part"), [("dit_scanned", "blocks", ""), ("jit", "block_1", "mlp")])
+def test_remat_changes_neither_output_nor_gradient(net, block, part):
+    """The gradient of scanned blocks, and of a part of a single one that has dropout."""
+    nets = [NETWORKS[net].clone(dropout=0.5, remat=remat) for remat in (False, True)]
+    params = random_params(nets[0])["params"]
+    own = {part: params[block][part]} if part else params[block]
 
-    def loss(params, net):
-        out = net.apply(params, X, T, LABEL, train=True, dropout_keys=KEYS)
-        return jnp.mean(out**2)
+    def loss(net, own):
+        given = {"params": {**params, block: params[block] | own}}
+        return jnp.mean(net.apply(given, X, T, LABEL, train=True, dropout_keys=jax.random.wrap_key_data(KEYS)) ** 2)
 
-    nets = [net.clone(dropout=0.5, remat=remat) for remat in (False, True)]
-    grad = jax.jit(jax.value_and_grad(loss), static_argnums=1)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(a).max() + 1e-6),
-        *(grad(params, net) for net in nets),
-    )
-    jaxprs = [str(jax.make_jaxpr(loss, static_argnums=1)(params, net)) for net in nets]
+    traced = [jax.jit(jax.value_and_grad(functools.partial(loss, net))).trace(own) for net in nets]
+    results = [program.lower().compile()(own) for program in traced]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(a).max() + 1e-6), *results)
+    jaxprs = [str(program.jaxpr) for program in traced]
     assert ["remat" in jaxpr or "checkpoint" in jaxpr for jaxpr in jaxprs] == [False, True]
 
 
-@each_network
-def test_dropout_depends_on_the_example_and_is_off_outside_training(net):
-    net = net.clone(dropout=0.5)
-    params, order = random_params(net), jnp.array([2, 0, 1])
-    plain = apply(net, params, X, T, train=True, dropout_keys=KEYS)
-    shuffled = apply(net, params, X[order], T[order], train=True, dropout_keys=KEYS[order])
-    np.testing.assert_allclose(shuffled, plain[order], atol=1e-3)
-    off = apply(net, params, X, T, dropout_keys=KEYS)
-    np.testing.assert_allclose(off, apply(net.clone(dropout=0.0), params, X, T), atol=1e-5)
-    for other in (off, apply(net, params, X, T, train=True, dropout_keys=KEYS[order])):
-        assert np.abs(other - plain).max() > 0.1
+def test_dropout_depends_on_the_example_and_is_off_outside_training(computed):
+    net, found = computed
+    np.testing.assert_allclose(found["order"], found["null"][ORDER], atol=1e-3)
+    assert np.abs(found["other masks"] - found["null"]).max() > 0.1
+    params = random_params(net)
+    programs = [
+        str(
+            jax.make_jaxpr(
+                lambda n=n: n.apply(params, X, T, train=False, dropout_keys=jax.random.wrap_key_data(KEYS))
+            )()
+        )
+        for n in (net, net.clone(dropout=0.0))
+    ]
+    assert programs[0] == programs[1]
+    assert "random_bits" not in programs[0]
 
 
 @each_network
