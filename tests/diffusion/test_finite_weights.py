@@ -51,28 +51,35 @@ def test_noise_levels_end_where_float32_can_square_them():
         assert np.isfinite(label(schedules.linear(), SIGMA)).all()
 
 
-@pytest.mark.parametrize(("path", "parameterization"), [*itertools.product(pieces(paths), pieces(parameterizations))])
-def test_every_loss_and_its_gradient_is_finite(path, parameterization):
-    images = jnp.array([[0.3, -0.9], [-1.2, 0.4], [0.7, -0.2]])[:, None, None, None, :]
-    x0, eps, prediction = jnp.broadcast_to(images, (3, len(SIGMA), 1, 1, 2))
+PAIRS = [*itertools.product(pieces(paths), pieces(parameterizations))]
+
+
+def test_every_loss_and_its_gradient_is_finite():
+    """Of every path with every parameterization, whose levels follow each other in one array."""
+    images = np.float32([[0.3, -0.9], [-1.2, 0.4], [0.7, -0.2]])[:, None, None, None, :]
+    sigma = jnp.tile(SIGMA, len(PAIRS))
+    x0, eps, prediction = jnp.asarray(np.broadcast_to(images, (3, len(sigma), 1, 1, 2)))
 
     def losses(prediction, sigma):
-        mixture = algebra.mixture(path, parameterization, sigma)
+        parts = zip(PAIRS, jnp.split(sigma, len(PAIRS)), strict=True)
+        mixtures = [algebra.mixture(*pair, part) for pair, part in parts]
+        mixture = jax.tree.map(lambda *parts: jnp.concatenate(parts), *mixtures)
         errors = jnp.sum((algebra.target(mixture, x0, eps) - prediction) ** 2, axis=(1, 2, 3))
         estimates = [algebra.clean(mixture, x0, prediction), algebra.noise(mixture, x0, prediction)]
         weights = [weighting(mixture, sigma) for weighting in pieces(weightings)]
         return jnp.stack([*(weight * errors for weight in weights), *(e.sum(axis=(1, 2, 3)) for e in estimates)])
 
-    assert len(pieces(weightings)) == 8
+    assert (len(PAIRS), len(pieces(weightings))) == (4 * 7, 8)
 
     @jax.jit
     def with_gradients(prediction, sigma):
         values, pullback = jax.vjp(losses, prediction, sigma)
         rows = jnp.broadcast_to(jnp.eye(len(values))[..., None], (len(values), *values.shape))
-        return values, jax.vmap(pullback)(rows)
+        return values, *jax.vmap(pullback)(rows)
 
-    for array in jax.tree.leaves(with_gradients(prediction, SIGMA)):
-        assert np.isfinite(array).all()
+    for array in with_gradients(prediction, sigma):
+        finite = np.isfinite(np.moveaxis(np.asarray(array), 1, 0).reshape(len(PAIRS), -1)).all(axis=1)
+        assert finite.all(), [PAIRS[i] for i in np.flatnonzero(~finite)]
 
 
 def test_uniforms_keep_away_from_both_ends(monkeypatch):

@@ -23,7 +23,7 @@ from jaxgen.nn import dcgan
 
 SPEC = data_spec(SHAPE, CLASSES)
 RATES, NUM_STEPS, STEP = {"generator": 0.5, "discriminator": 0.25}, 10, 3
-INDEX = jnp.array([[5, 2, 9], [1, 0, 7], [3, 11, 4], [8, 6, 10]])
+INDEX = np.array([[5, 2, 9], [1, 0, 7], [3, 11, 4], [8, 6, 10]], np.int32)
 SECTIONS = ("gan", "sampler", "generator", "discriminator", "optimizer.generator", "optimizer.discriminator")
 
 
@@ -37,8 +37,9 @@ def config_of(**settings):
 
 
 def batch_of(index=INDEX):
-    images = 1.2 * jax.random.uniform(KEY, (*index.shape, *SHAPE), minval=-0.5)
-    return {"image": images, "index": index, "label": index % CLASSES}
+    images = np.random.default_rng(0).uniform(-0.6, 1.2, (*index.shape, *SHAPE))
+    batch = {"image": np.float32(images), "index": index, "label": index % CLASSES}
+    return {name: jnp.asarray(array) for name, array in batch.items()}
 
 
 def state_of(model, batch, **more):
@@ -54,6 +55,14 @@ def state_of(model, batch, **more):
 def largest(losses, logits, count):
     """The mean of the losses of the images that look most real."""
     return losses[np.argsort(-logits)[:count]].mean()
+
+
+def assert_examples_are_drawn_for_by_their_index(update, batch):
+    """Whatever their places, and not for others."""
+    permuted = {name: value[:, np.array([2, 0, 1])] for name, value in batch.items()}
+    after, moved = update(batch), update({**batch, "index": batch["index"] + 8})
+    chex.assert_trees_all_close(after, update(permuted), rtol=1e-5, atol=1e-6)
+    assert abs(after[1]["logits/fake"] - moved[1]["logits/fake"]) > 1e-3
 
 
 GAMES = {
@@ -94,7 +103,10 @@ def test_an_update_by_hand(monkeypatch, loss, settings):
     conditional = settings.get("class_conditional", False)
     assert model.microbatches == 4
     assert model.spec == data_spec(SHAPE, CLASSES * conditional, latent_shape=(LATENT_DIM,))
-    after, metrics = jax.jit(model.update)(KEY, state_of(model, batch), batch)
+    state, update = state_of(model, batch), jax.jit(model.update)
+    after, metrics = update(KEY, state, batch)
+    if loss == "hinge":
+        assert_examples_are_drawn_for_by_their_index(lambda batch: update(KEY, state, batch), batch)
 
     rates = {name: rate * (1 - STEP / NUM_STEPS) for name, rate in RATES.items()}
     hand = GameByHand(batch, conditional=conditional, losses=GAMES[loss], rates=rates, step=STEP)
@@ -109,17 +121,6 @@ def test_an_update_by_hand(monkeypatch, loss, settings):
         np.testing.assert_allclose(after.model_state[player]["batch_stats"]["mean"], hand.state[player], rtol=1e-4)
     variables = model.eval_variables(after)
     assert variables == {"params": after.params["generator"], **after.model_state["generator"]}
-
-
-def test_an_example_is_drawn_for_by_its_index(monkeypatch):
-    formulas.use(monkeypatch, gan)
-    model, batch = gan.make(config_of(), SPEC, Env()), batch_of(INDEX[:1])
-    permuted = {name: value[:, jnp.array([2, 0, 1])] for name, value in batch.items()}
-    state, update = state_of(model, batch), jax.jit(model.update)
-    after = update(KEY, state, batch)
-    chex.assert_trees_all_close(after, update(KEY, state, permuted), rtol=1e-5, atol=1e-6)
-    moved = update(KEY, state, {**batch, "index": batch["index"] + 8})
-    assert abs(after[1]["logits/fake"] - moved[1]["logits/fake"]) > 1e-3
 
 
 SAMPLE_KEYS = jax.random.split(KEY, 3)
@@ -173,9 +174,7 @@ def test_standing_statistics_are_those_of_batches_in_training_mode(monkeypatch):
         variables = model.eval_variables(state)
         running = formulas.STATS["generator"]
         for i in range(3):
-            example_keys = keys.per_example(keys.at_step(keys.root_key(0), i), jnp.arange(5))
-            latents = keys.normal(keys.fold_each(example_keys, "latent"), (LATENT_DIM,))
-            running = 0.75 * running + 0.25 * float(latents.mean())
+            running = 0.75 * running + 0.25 * float(standing_latents(i).mean())
         np.testing.assert_allclose(variables["batch_stats"]["mean"], running, rtol=1e-5)
         assert variables["params"] is state.params["generator"]
     config.generator.name = "mlp.Generator"
@@ -184,6 +183,12 @@ def test_standing_statistics_are_those_of_batches_in_training_mode(monkeypatch):
     batch = {"image": jnp.zeros((1, 3, 8, 8, 1), jnp.uint8), "index": INDEX[:1], "label": INDEX[:1]}
     with pytest.raises(ValueError, match=r"sampler\.standing_batches is 3, but mlp\.Generator has no batch statistics"):
         jax.eval_shape(model.init, KEY, batch)
+
+
+@jax.jit
+def standing_latents(i):
+    example_keys = keys.per_example(keys.at_step(keys.root_key(0), i), jnp.arange(5))
+    return keys.normal(keys.fold_each(example_keys, "latent"), (LATENT_DIM,))
 
 
 class _Counting(formulas.Generator):
@@ -202,8 +207,13 @@ def test_standing_batches_are_of_random_classes(monkeypatch):
     model = gan.make(config, SPEC, Env())
     states = {"generator": {"batch_stats": {"mean": jnp.zeros(())}}}
     state = TrainState(jnp.int32(0), {"generator": {}}, (), states)
-    example_keys = keys.per_example(keys.at_step(keys.root_key(0), 1), jnp.arange(40))
-    labels = jax.vmap(lambda key: jax.random.randint(key, (), 0, CLASSES))(keys.fold_each(example_keys, "label"))
+
+    @jax.jit
+    def drawn():
+        example_keys = keys.per_example(keys.at_step(keys.root_key(0), 1), jnp.arange(40))
+        return jax.vmap(lambda key: jax.random.randint(key, (), 0, CLASSES))(keys.fold_each(example_keys, "label"))
+
+    labels = drawn()
     assert set(np.asarray(labels)) == set(range(CLASSES))
     np.testing.assert_allclose(model.eval_variables(state)["batch_stats"]["mean"], labels.mean(), rtol=1e-6)
 
@@ -263,22 +273,30 @@ def test_networks_get_the_settings_of_their_sections_and_of_the_run(monkeypatch,
     ]
 
 
+class _Drawn(nn.Module):
+    """A player with a parameter that is drawn, and batch statistics that only training moves."""
+
+    latent_dim: int = LATENT_DIM
+
+    @nn.compact
+    def __call__(self, x, label=None, *, train, keys=None):
+        self.param("drawn", lambda key: jax.random.uniform(key) + jnp.mean(x) + label.sum())
+        self.variable("batch_stats", "mean", lambda: jnp.full((), 3.0)).value += float(train)
+        return x
+
+
 def test_the_start_the_norms_and_the_names_of_sections(monkeypatch):
     """Networks start by keys of their own."""
     config, spec, batch = dcgan_config.get_config("tiny"), data_spec((8, 8, 1), 3), batch_of(INDEX[:1])
     assert_sections_name_themselves(gan.make, config, spec, *SECTIONS)
+    for name in ("generator", "discriminator"):
+        monkeypatch.setattr(gan, f"make_{name}", lambda section, **given: _Drawn())
     config.gan.class_conditional = True
     images = {**batch, "image": jnp.ones((1, 3, 8, 8, 1))}
     state = jax.jit(gan.make(config, spec, Env()).init)(KEY, images)
-    shared = {"width": 4, "base_side": 2, "num_classes": 3}
-    networks = {
-        "generator": (dcgan.Generator((8, 8, 1), 8, **shared), jnp.zeros((3, 8))),
-        "discriminator": (dcgan.Discriminator(**shared), images["image"][0]),
-    }
-    for name, (network, x) in networks.items():
-        expected = jax.jit(lambda network=network, x=x, name=name: network.init(
-            keys.stream(KEY, name), x, jnp.zeros(3, jnp.int32), train=False
-        ))()  # fmt: skip
+    given = {"generator": jnp.zeros((3, LATENT_DIM)), "discriminator": images["image"][0]}
+    for name, x in given.items():
+        expected = _Drawn().init(keys.stream(KEY, name), x, batch["label"][0], train=False)
         chex.assert_trees_all_close(state.params[name], expected["params"], rtol=1e-6)
         chex.assert_trees_all_equal(state.model_state[name], {"batch_stats": expected["batch_stats"]})
     assert (state.model_state["terms"], state.model_state["augment"]) == ({}, {})

@@ -1,5 +1,7 @@
 """Each option of the loss by hand: linear networks, everything else in NumPy."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import linear_vae
@@ -19,8 +21,8 @@ from jaxgen.variational.inference import Inference
 from jaxgen.variational.objective import make_objective, make_terms
 
 KEY, STEP, B = keys.root_key(3), 3, 4
-LEVEL = jax.random.randint(KEY, (1, B, 2, 2, 1), 0, 17)
-BATCH = {"image": LEVEL / 8.0 - 1.0, "index": jnp.array([[5, 2, 9, 7]])}
+LEVEL = np.random.default_rng(0).integers(0, 17, (1, B, 2, 2, 1))
+BATCH = {"image": jnp.asarray(LEVEL / 8.0 - 1.0, jnp.float32), "index": jnp.array([[5, 2, 9, 7]])}
 X = np.float64(BATCH["image"][0]).reshape(B, PIXELS)
 KEYS = keys.per_example(KEY, BATCH["index"][0])
 LATENT_KEYS = keys.fold_each(KEYS, "latent")
@@ -28,9 +30,15 @@ SIGMA = 0.4
 TOTAL = "total_correlation(weight=2.0, dataset_size=40)"
 
 
+RUNS: dict = {}
+
+
 def run(monkeypatch, scale=0.7, **settings):
-    """The metrics of an update, and the state after it."""
+    """The metrics of an update, the state after it, and the model; of the same settings, those of the first call."""
     linear_vae.use(monkeypatch)
+    known = repr((scale, sorted(settings.items())))
+    if known in RUNS:
+        return RUNS[known]
     model = vae.make(linear_vae.config_of(**settings), SPEC, Env())
 
     @jax.jit
@@ -40,7 +48,12 @@ def run(monkeypatch, scale=0.7, **settings):
         return model.update(KEY, state._replace(params=params), BATCH)
 
     after, metrics = update()
-    return {name: float(value) for name, value in metrics.items()}, after, model
+    RUNS[known] = {name: float(value) for name, value in metrics.items()}, after, model
+    return RUNS[known]
+
+
+def log_prob(model, variables):
+    return jax.jit(model.log_prob)(KEYS, variables, BATCH["image"][0])
 
 
 def posterior(scale=0.7):
@@ -105,10 +118,14 @@ def test_terms_are_added_with_their_weights(monkeypatch):
         "total_correlation(weight=3.0, dataset_size=40, estimate='stratified')",
     )
     metrics, _, _ = run(monkeypatch, **GAUSSIAN, terms=terms)
-    prior = keys.normal(keys.fold_each(KEYS, "mmd"), (LATENTS,))
-    distance = float(maximum_mean_discrepancy.mmd(jnp.float32(Z), prior, kernel="gaussian", scale=0.5))
-    arrays = [jnp.float32(a) for a in (Z, MEAN, LOGVAR)]
-    correlation = float(total_correlation.total_correlation(*arrays, dataset_size=40, estimate="stratified"))
+
+    @jax.jit
+    def by_hand(z, mean, logvar):
+        prior = keys.normal(keys.fold_each(KEYS, "mmd"), (LATENTS,))
+        distance = maximum_mean_discrepancy.mmd(z, prior, kernel="gaussian", scale=0.5)
+        return distance, total_correlation.total_correlation(z, mean, logvar, dataset_size=40, estimate="stratified")
+
+    distance, correlation = map(float, by_hand(*(np.float32(a) for a in (Z, MEAN, LOGVAR))))
     check(metrics, loss__mmd=distance, loss__total_correlation=correlation)
     check(metrics, loss=RECONSTRUCTION + KL.sum(1).mean() + 4.0 * distance + 3.0 * correlation)
 
@@ -128,7 +145,7 @@ def test_importance_weighted_bound(monkeypatch):
     cdf = [stats.norm.cdf(edge[:, None], outputs(z), SIGMA) for edge in (low, high)]
     levels = special.logsumexp(np.log(cdf[1] - cdf[0]).sum(-1) - rate, axis=1) - np.log(3)
     variables = {name: {"scale": jnp.float32(0.7)} for name in ("encoder", "decoder")}
-    np.testing.assert_allclose(model.log_prob(KEYS, variables, BATCH["image"][0]), levels, rtol=2e-3)
+    np.testing.assert_allclose(log_prob(model, variables), levels, rtol=2e-3)
 
 
 def test_optimal_gaussian(monkeypatch):
@@ -142,9 +159,7 @@ def test_optimal_gaussian(monkeypatch):
     variables = model.eval_variables(after)
     np.testing.assert_allclose(variables["log_sigma"], 0.5 * np.log(running), rtol=1e-4)
     fixed = vae.make(linear_vae.config_of(sigma=float(np.sqrt(running)), learn_sigma=False), SPEC, Env())
-    images = BATCH["image"][0]
-    expected = fixed.log_prob(KEYS, after.params, images)
-    np.testing.assert_allclose(model.log_prob(KEYS, variables, images), expected, rtol=1e-3)
+    np.testing.assert_allclose(log_prob(model, variables), log_prob(fixed, after.params), rtol=1e-3)
 
 
 def optimal(monkeypatch, image, scale, **settings):
@@ -154,7 +169,8 @@ def optimal(monkeypatch, image, scale, **settings):
     params = {name: {"scale": jnp.float32(scale)} for name in ("encoder", "decoder")}
     context, state = Context(KEY, jnp.int32(STEP)), {"squared_error": jnp.float32(0.64)}
     objective = make_objective(make_autoencoder(Section(config), SPEC), {}, None)
-    _, (state, metrics) = objective(context, params, state, {"image": image, "index": BATCH["index"][0]})
+    batch = {"image": image, "index": BATCH["index"][0]}
+    _, (state, metrics) = jax.jit(lambda: objective(context, params, state, batch))()
     return metrics["loss/reconstruction"], state["squared_error"]
 
 
@@ -177,52 +193,74 @@ def test_defaults_of_priors_and_terms():
     pseudo = priors.vamp().init(KEY, (2, 2, 1))["pseudo_inputs"]
     assert pseudo.shape == (500, 2, 2, 1)
     np.testing.assert_allclose(pseudo.std(), 0.5, rtol=0.1)
-    arrays = [jnp.float32(a) for a in (MEAN, LOGVAR, Z)]
-    inference = Inference(Context(KEY, jnp.int32(STEP)), KEYS, *arrays, jnp.zeros((B, 2, 2, 1)))
-    found = {name: term(inference) for name, term in make_terms(("mmd", TOTAL)).items()}
-    prior = keys.normal(keys.fold_each(KEYS, "mmd"), (LATENTS,))
-    kernel = {"kernel": "inverse_multiquadric", "scale": 1.0}
-    np.testing.assert_allclose(found["mmd"].loss, 10.0 * maximum_mean_discrepancy.mmd(arrays[2], prior, **kernel))
-    weighted = total_correlation.total_correlation(arrays[2], *arrays[:2], dataset_size=40, estimate="weighted")
-    np.testing.assert_allclose(found["total_correlation"].loss, 2.0 * weighted)
+
+    @jax.jit
+    def found_and_expected(mean, logvar, z):
+        inference = Inference(Context(KEY, jnp.int32(STEP)), KEYS, mean, logvar, z, jnp.zeros((B, 2, 2, 1)))
+        found = {name: term(inference).loss for name, term in make_terms(("mmd", TOTAL)).items()}
+        prior = keys.normal(keys.fold_each(KEYS, "mmd"), (LATENTS,))
+        distance = maximum_mean_discrepancy.mmd(z, prior, kernel="inverse_multiquadric", scale=1.0)
+        weighted = total_correlation.total_correlation(z, mean, logvar, dataset_size=40, estimate="weighted")
+        return found, {"mmd": 10.0 * distance, "total_correlation": 2.0 * weighted}
+
+    found, expected = found_and_expected(*(np.float32(a) for a in (MEAN, LOGVAR, Z)))
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-6)
+
+
+def logistic_log_prob(images, of_decoder, *, levels):
+    mean, log_scale = of_decoder[..., :1], np.maximum(of_decoder[..., 1:], -7.0)
+    log_p = partial(logistic_mixture.discretized_logistic_log_likelihood, levels=levels)
+    return jax.jit(log_p)(images, mean, log_scale)
 
 
 @pytest.mark.parametrize(("likelihood", "count"), [("logistic", 2), ("logistic_mixture", 6)])
 def test_likelihoods_of_levels(monkeypatch, likelihood, count):
     mixtures = {"mixtures": 2} if likelihood == "logistic_mixture" else {}
     metrics, after, model = run(monkeypatch, likelihood=likelihood, **mixtures)
-    of_decoder = jnp.float32(outputs(Z, count=count)).reshape(B, 2, 2, count)
-    images = BATCH["image"][0]
+    of_decoder = np.float32(outputs(Z, count=count)).reshape(B, 2, 2, count)
     if likelihood == "logistic":
-        mean, log_scale = of_decoder[..., :1], jnp.maximum(of_decoder[..., 1:], -7.0)
-        log_p = logistic_mixture.discretized_logistic_log_likelihood(images, mean, log_scale, levels=17)
+        log_p = logistic_log_prob(BATCH["image"][0], of_decoder, levels=17)
     else:
-        log_p = logistic_mixture.log_prob(images, of_decoder, levels=17)
+        log_p = jax.jit(partial(logistic_mixture.log_prob, levels=17))(BATCH["image"][0], of_decoder)
     check(metrics, loss__reconstruction=-float(log_p.mean()), loss=-float(log_p.mean()) + KL.sum(1).mean())
     variables = {**after.params, **{name: {"scale": jnp.float32(0.7)} for name in ("encoder", "decoder")}}
-    np.testing.assert_allclose(model.log_prob(KEYS, variables, images), log_p - KL.sum(1), rtol=1e-4)
-    decoded = model.decode(variables, jnp.float32(Z))
-    expected = jnp.clip(of_decoder[..., :1], -1, 1) if count == 2 else logistic_mixture.mean(of_decoder, channels=1)
+    np.testing.assert_allclose(log_prob(model, variables), log_p - KL.sum(1), rtol=1e-4)
+    decoded = jax.jit(model.decode)(variables, jnp.float32(Z))
+    mean = jax.jit(partial(logistic_mixture.mean, channels=1))
+    expected = np.clip(of_decoder[..., :1], -1, 1) if count == 2 else mean(of_decoder)
     np.testing.assert_allclose(decoded, expected, atol=1e-5)
 
 
 def test_images_are_rounded_to_the_levels_of_the_likelihood(monkeypatch):
     """Of 3 levels the nearest counts, for training and likelihoods; the encoder sees the image itself."""
     metrics, _, model = run(monkeypatch, likelihood="logistic", levels=3)
-    of_decoder = jnp.float32(outputs(Z, count=2)).reshape(B, 2, 2, 2)
-    mean, log_scale = of_decoder[..., :1], jnp.maximum(of_decoder[..., 1:], -7.0)
-    rounded = jnp.float32(np.round(X + 1) - 1).reshape(B, 2, 2, 1)
-    log_p = logistic_mixture.discretized_logistic_log_likelihood(rounded, mean, log_scale, levels=3)
+    of_decoder = np.float32(outputs(Z, count=2)).reshape(B, 2, 2, 2)
+    rounded = np.float32(np.round(X + 1) - 1).reshape(B, 2, 2, 1)
+    log_p = logistic_log_prob(rounded, of_decoder, levels=3)
     check(metrics, loss__reconstruction=-float(log_p.mean()))
     variables = {name: {"scale": jnp.float32(0.7)} for name in ("encoder", "decoder")}
-    found = model.log_prob(KEYS, variables, BATCH["image"][0])
+    found = log_prob(model, variables)
     np.testing.assert_allclose(found, log_p - KL.sum(1), rtol=1e-4)
     assert model.spec.levels == 17
 
 
+@jax.jit
+def pseudo_draws():
+    return jax.random.normal(keys.stream(KEY, "prior"), (3, 2, 2, 1))
+
+
+@jax.jit
+def sample_draws():
+    """The component of each sample, and the noise of its posterior."""
+    chosen = jax.vmap(lambda key: jax.random.randint(key, (), 0, 3))(keys.fold_each(KEYS, "component"))
+    return chosen, keys.normal(KEYS, (LATENTS,))
+
+
 def test_vamp_prior(monkeypatch):
     metrics, after, model = run(monkeypatch, **GAUSSIAN, prior="vamp(components=3, deviation=2.0)", beta=2.0)
-    pseudo = np.float64(2.0 * jax.random.normal(keys.stream(KEY, "prior"), (3, 2, 2, 1))).reshape(3, PIXELS)
+    pseudo = np.float64(2.0 * pseudo_draws()).reshape(3, PIXELS)
     assert np.abs(pseudo).max() > 1.0
     mean, logvar = np.split(0.7 * (np.clip(pseudo, -1, 1) @ ENCODER), 2, axis=-1)
     by_component = stats.norm.logpdf(Z[:, None], mean, np.exp(logvar / 2)).sum(-1)
@@ -234,11 +272,12 @@ def test_vamp_prior(monkeypatch):
     # Samples: a component by its own key, then its posterior.
     variables = {name: {"scale": jnp.float32(0.7)} for name in ("encoder", "decoder")}
     variables["prior"] = {"pseudo_inputs": jnp.float32(pseudo).reshape(3, 2, 2, 1)}
-    chosen = [int(jax.random.randint(key, (), 0, 3)) for key in keys.fold_each(KEYS, "component")]
-    assert len(set(chosen)) > 1
-    latents = mean[chosen] + np.exp(logvar[chosen] / 2) * np.float64(keys.normal(KEYS, (LATENTS,)))
+    drawn, eps = sample_draws()
+    chosen = np.asarray(drawn)
+    assert len(np.unique(chosen)) > 1
+    latents = mean[chosen] + np.exp(logvar[chosen] / 2) * np.float64(eps)
     expected = np.clip(outputs(latents), -1, 1)
-    np.testing.assert_allclose(model.sample(KEYS, variables).reshape(B, PIXELS), expected, atol=1e-4)
+    np.testing.assert_allclose(jax.jit(model.sample)(KEYS, variables).reshape(B, PIXELS), expected, atol=1e-4)
 
 
 COUPLED = {
@@ -256,8 +295,13 @@ COUPLED = {
 def test_two_devices_of_the_pmap_path_follow_one(monkeypatch, case):
     linear_vae.use(monkeypatch)
     one, two = (vae.make(linear_vae.config_of(**COUPLED[case]), SPEC, Env(axis)) for axis in (None, "data"))
-    state = jax.jit(one.init)(KEY, BATCH)
-    expected, metrics = jax.jit(one.update)(KEY, state, BATCH)
+
+    @jax.jit
+    def of_one():
+        state = one.init(KEY, BATCH)
+        return state, *one.update(KEY, state, BATCH)
+
+    state, expected, metrics = of_one()
     split = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(1, 2, B // 2, *x.shape[2:]), 1, 0), BATCH)
     update = jax.pmap(two.update, axis_name="data", in_axes=(None, None, 0), devices=jax.devices()[:2])
     found, theirs = jax.tree.map(lambda x: x[0], update(KEY, state, split))
