@@ -152,11 +152,12 @@ def _windows(x: Array, plan: _Axis, axis: int) -> Array:
 
 
 def _product(subscripts: str, x: Array, matrix: Array) -> Array:
-    """The product with a matrix of taps, summed up in float32; tensor cores do not round float32."""
+    """The product with a matrix of taps, which tensor cores sum up in float32; they do not round float32.
+
+    Of half precision, products with a result of float32 are what XLA's CPU backend may lack.
+    """
     precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
-    matrix = matrix.astype(x.dtype)
-    product = jnp.einsum(subscripts, x, matrix, precision=precision, preferred_element_type=jnp.float32)
-    return product.astype(x.dtype)
+    return jnp.einsum(subscripts, x, matrix.astype(x.dtype), precision=precision)
 
 
 def _sides(padding: Padding) -> tuple[tuple[int, int], tuple[int, int]]:

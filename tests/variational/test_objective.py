@@ -206,7 +206,7 @@ def test_defaults_of_priors_and_terms():
     found, expected = found_and_expected(*(np.float32(a) for a in (MEAN, LOGVAR, Z)))
     assert set(found) == set(expected)
     for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-6)
+        np.testing.assert_allclose(found[name], value)
 
 
 def logistic_log_prob(images, of_decoder, *, levels):
