@@ -176,7 +176,7 @@ def small(config: ConfigDict) -> ConfigDict:
 
 
 def tiny() -> ConfigDict:
-    """Seconds, for the tests; with all that there is, in as few phases as show that there are several."""
+    """Seconds, for the tests; with all that there is, at each step: StyleGAN3's variant has lazy terms."""
     config = common.tiny(digits())
     for network in (config.generator, config.discriminator):
         network.channel_max = 4
@@ -185,7 +185,7 @@ def tiny() -> ConfigDict:
     config.discriminator.group_size = 4
     config.gan.class_conditional = True
     config.generator.style_mixing = 0.9
-    config.gan.terms = ("r1(gamma=1.0, every_steps=2)", "path_length(every_steps=2)")
+    config.gan.terms = ("r1(gamma=1.0, every_steps=1)", "path_length(every_steps=1)")
     return config
 
 
