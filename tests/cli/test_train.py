@@ -96,7 +96,7 @@ def test_such_updates_can_be_skipped_and_are_counted(tmp_path):
     assert not (tmp_path / "evaluation.json").exists()
 
 
-NUM_STEPS = 120
+NUM_STEPS = 300
 LONG = [
     *QUIET,
     f"--config.train.num_steps={NUM_STEPS}",

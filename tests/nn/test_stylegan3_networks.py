@@ -53,8 +53,6 @@ def found(variables):
     spread = GENERATOR.clone(axis_name="shards")
     first = bands(8, colors=2, **{k: v for k, v in SMALL.items() if "map" not in k})[0]
 
-    constants = variables
-
     @jax.jit
     def compute(variables):
         ws = GENERATOR.apply(variables, Z, LABEL, method="styles")
@@ -83,8 +81,7 @@ def found(variables):
             "kept": jax.tree.map(lambda leaf: leaf[0], kept),
             "gradient": gradients[0],
             "images": images,
-            # With weights that are constants: others make a product that CPUs lack in half precision.
-            "rough": GENERATOR.clone(dtype="bfloat16").apply(constants, ws, method="synthesize"),
+            "rough": GENERATOR.clone(dtype="bfloat16").apply(variables, ws, method="synthesize"),
             "clamped": clamped(jnp.array([0.1, 1.0]), jnp.array([0.0, 100.0])),
         }
 
