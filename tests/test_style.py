@@ -77,15 +77,17 @@ def name_of(path: Path) -> str:
 
 
 @functools.cache
-def nodes_of(path: Path) -> tuple[ast.AST, ...]:
-    return tuple(ast.walk(ast.parse(path.read_text())))
+def nodes_of(path: Path) -> tuple[str, list[ast.AST]]:
+    """The name of a file, and its nodes."""
+    return name_of(path), list(ast.walk(ast.parse(path.read_text())))
 
 
 def nodes(*roots: str) -> Iterator[tuple[str, ast.AST]]:
     """The nodes of all files, each with the name of its file."""
     for path in sources(*roots):
-        for node in nodes_of(path):
-            yield name_of(path), node
+        name, found = nodes_of(path)
+        for node in found:
+            yield name, node
 
 
 def docstrings(*roots: str) -> Iterator[tuple[str, str]]:
