@@ -7,12 +7,21 @@ import pytest
 from beartype.roar import BeartypeCallHintViolation
 
 from jaxgen.core.images import to_float
+from jaxgen.nn.attention import attend
 from jaxgen.optim.schedules import scale_by_schedule_of_step
 
 
 def test_an_argument_of_another_type_is_refused():
     with pytest.raises(BeartypeCallHintViolation, match="images"):
         to_float(np.zeros((2, 2), np.float32))
+
+
+def test_axes_of_one_name_have_one_length():
+    q, k, v = (jnp.zeros((1, length, 1, 4)) for length in (2, 3, 2))
+    with pytest.raises(
+        BeartypeCallHintViolation, match="dimension m is 2 which does not equal .* 3"
+    ):
+        attend(q, k, v)
 
 
 def test_each_function_inside_another_is_checked_and_has_its_own_values():
