@@ -18,9 +18,7 @@ def test_an_argument_of_another_type_is_refused():
 
 def test_axes_of_one_name_have_one_length():
     q, k, v = (jnp.zeros((1, length, 1, 4)) for length in (2, 3, 2))
-    with pytest.raises(
-        BeartypeCallHintViolation, match="dimension m is 2 which does not equal .* 3"
-    ):
+    with pytest.raises(BeartypeCallHintViolation, match="size of dimension m is 2"):
         attend(q, k, v)
 
 
