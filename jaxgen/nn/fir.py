@@ -152,9 +152,10 @@ def _windows(x: Array, plan: _Axis, axis: int) -> Array:
 
 
 def _product(subscripts: str, x: Array, matrix: Array) -> Array:
-    """The product with a matrix of taps, which tensor cores sum up in float32; they do not round float32.
+    """Returns the product with a matrix of taps in the type of the features; tensor cores do not round float32.
 
-    Of half precision, products with a result of float32 are what XLA's CPU backend may lack.
+    Tensor cores sum up half precision in float32 by themselves. To ask for a result of float32 fails on CPUs, where XLA
+    has no kernel for some of these products.
     """
     precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
     return jnp.einsum(subscripts, x, matrix.astype(x.dtype), precision=precision)

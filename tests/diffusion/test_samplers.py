@@ -104,8 +104,8 @@ SDES = [
 def test_stochastic_samplers_reproduce_a_gaussian(many_keys, sampler):
     """But for `euler_ancestral`, which coincides with `ancestral`, as another test shows."""
     sigmas, noise = few_sigmas(500), np.random.default_rng(0).standard_normal((256, 4, 4, 1))
-    start = np.float32(np.sqrt(1.0 + sigmas[0] ** 2) * noise)
-    x = np.array(jax.jit(partial(sampler, denoise=ideal_denoiser(), sigmas=sigmas))(many_keys[:256], x=start))
+    draw = jax.jit(partial(sampler, denoise=ideal_denoiser(), sigmas=sigmas))
+    x = np.array(draw(many_keys[:256], x=np.float32(np.sqrt(1.0 + sigmas[0] ** 2) * noise)))
     np.testing.assert_allclose(x.mean(), MU, atol=0.02)
     np.testing.assert_allclose(x.std(), TAU, rtol=0.03)
     np.testing.assert_allclose(np.corrcoef(x[:, 0, 0, 0], x[:, 0, 1, 0])[0, 1], 0.0, atol=0.2)

@@ -55,9 +55,8 @@ EXHAUSTIVE = {
 def test_probabilities_of_all_images_sum_to_one(case):
     """Of two rows, two columns and two channels."""
     name, distribution = EXHAUSTIVE[case]
-    network, pieces, params = build(
-        name, distribution, (2, 2, 2), **({"resolutions": 1} if name == "pixelcnnpp" else {})
-    )
+    more = {"resolutions": 1} if name == "pixelcnnpp" else {}
+    network, pieces, params = build(name, distribution, (2, 2, 2), **more)
     assert isinstance(network, AutoregressiveNetwork)
     every = np.stack(np.meshgrid(*[np.arange(LEVELS)] * 8), axis=-1).reshape(-1, 2, 2, 2)
     x, label = ranges.from_indices(jnp.asarray(every), LEVELS), jnp.ones(len(every), jnp.int32)

@@ -99,20 +99,18 @@ def cases() -> dict:
     }
 
 
-def of_embedding(net: EDM2UNet, params, *args, keys, **kwargs) -> tuple[jax.Array, list]:
+def of_embedding(net: EDM2UNet, params, *args, keys, **kwargs) -> tuple[jax.Array, jax.Array]:
     """The output with dropout, and the embedding."""
-    seen = []
-
-    def watch(call, args, kwargs, context):
-        out = call(*args, **kwargs)
-        if context.module.path == ("emb",) and context.method_name == "__call__":
-            seen.append(out)
-        return out
-
-    with nn.intercept_methods(watch):
-        keys = jax.random.wrap_key_data(keys)
-        out = net.apply({"params": params}, *args, train=True, dropout_keys=keys, **kwargs)
-    return out, seen
+    out, state = net.apply(
+        {"params": params},
+        *args,
+        train=True,
+        dropout_keys=jax.random.wrap_key_data(keys),
+        capture_intermediates=lambda module, method: (module.name, method) == ("emb", "__call__"),
+        mutable=["intermediates"],
+        **kwargs,
+    )
+    return out, state["intermediates"]["emb"]["__call__"][0]
 
 
 @pytest.fixture(scope="module")
@@ -131,16 +129,16 @@ def computed():
         bare, silent = (
             {**params, "emb": emb | given} for given in ({}, {**params["emb"], "vector_gain": jnp.zeros(())})
         )
-        outputs, embeddings = of_embedding(net, params, x, noise_label, label, vector=vector, keys=keys)
+        outputs, embedding = of_embedding(net, params, x, noise_label, label, vector=vector, keys=keys)
         alone = tiny(dropout=0.5, remat=True), tiny(dropout=0.5, dtype=jnp.bfloat16)
         return {
             **dict(zip(rows, outputs.reshape(len(rows), *x[:3].shape), strict=True)),
             "remat, low": [of_embedding(one, bare, *inputs(), keys=KEYS)[0] for one in alone],
             # No more than the embedding is compiled of these.
             "embeddings": [
-                embeddings[0][:3],
-                of_embedding(net, bare, *inputs(), keys=KEYS)[1][0],
-                of_embedding(net, silent, *inputs(), vector=vector[6:9], keys=KEYS)[1][0],
+                embedding[:3],
+                of_embedding(net, bare, *inputs(), keys=KEYS)[1],
+                of_embedding(net, silent, *inputs(), vector=vector[6:9], keys=KEYS)[1],
             ],
         }
 

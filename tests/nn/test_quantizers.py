@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normals
 
 from jaxgen.core import keys
 from jaxgen.losses import quantization as losses
@@ -44,10 +45,6 @@ def started(quantizer, z):
 @functools.partial(jax.jit, static_argnums=0)
 def looked_up(quantizer, variables, codes):
     return quantizer.apply(variables, codes, method="lookup")
-
-
-def normals(*shape, seed=0):
-    return np.float32(np.random.default_rng(seed).standard_normal(shape))
 
 
 @pytest.fixture(scope="module")
