@@ -112,11 +112,11 @@ def digits() -> ConfigDict:
     config = _small(widths=(64, 32), groups=(8, 4))
     config.data.name = "digits"
     config.data.batch_size = 64
-    config.train.num_steps = 1_600
-    config.train.sample_every_steps = 800
+    config.train.num_steps = 1_500
+    config.train.sample_every_steps = 750
     config.train.checkpoint_every_steps = 500
     rate = (2e-3, 1e-4)  # ten times the official one, for a run this short
-    return _schedules(config, images=102_400, gamma=(0.5, 0.05), half_life=5_000, augment=None, learning_rate=rate)
+    return _schedules(config, images=96_000, gamma=(0.5, 0.05), half_life=5_000, augment=None, learning_rate=rate)
 
 
 def tiny() -> ConfigDict:

@@ -110,7 +110,7 @@ def lower_for_cpus() -> None:
 
     Gradients of kernels, which are products and convolutions over all examples, transpose large arrays. XLA computes
     what leads to the elements anew for each transposition, in an order that is bad for caches; here it computes them
-    once.
+    once. (Of a convolution the first array is transposed, the second need not be large.)
 
     Large arrays of random bits are computed in one pass. JAX loops over the rounds of their hash, which passes over
     memory in each.
@@ -146,7 +146,7 @@ def _lower_convolution(
         outputs = (fast or plain)(images, kernel)
         return lax.transpose(outputs, np.argsort((to_n, *to_space, to_c)))
 
-    apart = dimension_numbers.lhs_spec != form.lhs_spec and _may_be_apart(ctx, ctx.avals_in)
+    apart = dimension_numbers.lhs_spec != form.lhs_spec and _may_be_apart(ctx, ctx.avals_in[:1])
     return mlir.lower_fun(_apart(convolve) if apart else convolve, multiple_results=False)(ctx, lhs, rhs)
 
 

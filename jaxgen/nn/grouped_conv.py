@@ -1,13 +1,22 @@
 """Grouped 3x3 convolutions, in which each group of channels sees itself alone (Xie et al. 2017), also fast on a CPU.
 
 XLA's CPU backend has no fast kernel for the gradients of a grouped convolution, let alone for gradients of those, which
-gradient penalties take: as a matrix product for each group, of windows of 3x3 pixels, they are 15 to 100 times faster.
+gradient penalties take. As a convolution for each group, or, where there are many, as a matrix product for each, of
+windows of 3x3 pixels, they are 15 to 100 times faster. Of two to eight groups of 16 channels the convolutions take from
+a third of the time of the products to as long.
 """
+
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
+
+Form = Literal["one convolution", "convolutions", "products"]
+
+_FEW_GROUPS = 8
+"""Up to how many are convolutions of their own on CPUs: each takes time to compile."""
 
 
 class GroupedConv(nn.Module):
@@ -31,7 +40,7 @@ class GroupedConv(nn.Module):
 
 
 def grouped_conv(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 n d"], groups: int, *, as_products: bool | None = None
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 n d"], groups: int, *, form: Form | None = None
 ) -> Float[Array, "b h w d"]:
     """Applies a 3x3 convolution with zeros around the image to each of several groups of consecutive channels.
 
@@ -39,12 +48,20 @@ def grouped_conv(
       x: feature maps.
       kernel: for c / groups channels of the input; the output's channels are those of the groups, one after another.
       groups: number of groups.
-      as_products: whether to compute matrix products of windows; None for as the backend needs.
+      form: a grouped convolution, one for each group, or a matrix product for each; None for what the backend is fast
+        with.
     """
-    if as_products is None:
-        as_products = jax.default_backend() == "cpu"
-    if as_products:
+    if form is None and jax.default_backend() == "cpu":
+        form = "convolutions" if groups <= _FEW_GROUPS else "products"
+    if form == "products":
         return _products(x, kernel, groups)
+    if form != "convolutions":
+        return _convolution(x, kernel, groups)
+    pairs = zip(jnp.split(x, groups, axis=-1), jnp.split(kernel, groups, axis=-1), strict=True)
+    return jnp.concatenate([_convolution(own, its, 1) for own, its in pairs], axis=-1)
+
+
+def _convolution(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 n d"], groups: int) -> Float[Array, "b h w d"]:
     layout = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout, feature_group_count=groups)
 

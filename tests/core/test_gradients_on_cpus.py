@@ -39,6 +39,7 @@ def lowered(fn, *arguments, platform="cpu"):
 
 LAYERS = {
     "convolution": (convolve, (4, 32, 32, 16), (3, 3, 16, 32), (4, 16, 32, 32)),
+    "convolution with a small output": (convolve, (4, 32, 32, 16), (3, 3, 16, 2), (4, 16, 32, 2)),
     "product": (multiply, (16, 256, 16), (16, 32), (16, 256, 32)),
 }
 
