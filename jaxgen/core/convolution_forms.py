@@ -6,16 +6,24 @@ dilation by D depends on every D-th tap, or on every D-th pixel, alone: for each
 zeros (Shi et al. 2016, section 3.2), and the phases are interleaved.
 
 A kernel that is larger than the image meets zeros with most of its taps: 3x3 ones on feature maps of 2x2, say.
+
+Fast kernels of convolutions need many channels of the output, those of products any number of columns. So a convolution
+with few is a product of the images with all taps side by side, whose columns are shifted and added; and a gradient by a
+kernel, which has few positions of the output, a product with as many shifted copies.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Inexact
+from jaxtyping import Array, Float, Inexact
+
+Pads = Sequence[tuple[int, int]]
 
 _NUMBERS = {1: ("NHC", "HIO", "NHC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 
@@ -151,6 +159,53 @@ def swapped(
     kernels, window = jnp.moveaxis(kernel, -1, 0), jnp.moveaxis(images, 0, -1)
     outputs = lax.rev(_convolved(kernels, window, reach, options), space)
     return jnp.swapaxes(outputs, 0, -1)
+
+
+def by_taps(
+    images: Float[Array, "n *space c"], kernel: Float[Array, "*window c d"], *, padding: Pads, **options: Any
+) -> Float[Array, "n *outputs d"]:
+    """Returns a convolution with few channels of the output as one product with all taps of the kernel.
+
+    Args:
+      images: on one to three spatial axes.
+      kernel: of as many.
+      padding: zeros before and behind each axis; may be negative.
+      **options: of `lax.dot_general`: precision and type of the output.
+    """
+    window, (c, d) = kernel.shape[:-2], kernel.shape[-2:]
+    columns = jnp.moveaxis(kernel, -2, 0).reshape(c, -1)
+    products = lax.dot_general(images, columns, (((images.ndim - 1,), (0,)), ((), ())), **options)
+    products = _with_zeros(products, [(0, 0), *padding, (0, 0)])
+    space = [size - taps + 1 for size, taps in zip(products.shape[1:-1], window, strict=True)]
+    shifted = []
+    for number, tap in enumerate(np.ndindex(*window)):
+        pixels = [slice(first, first + size) for first, size in zip(tap, space, strict=True)]
+        shifted.append(products[(slice(None), *pixels, slice(number * d, (number + 1) * d))])
+    return functools.reduce(jnp.add, shifted)
+
+
+def by_positions(
+    images: Float[Array, "n *space c"], kernel: Float[Array, "*window c d"], *, padding: Pads, **options: Any
+) -> Float[Array, "n *outputs d"]:
+    """Returns a convolution with few channels and positions of the output as one product with shifted kernels.
+
+    Args:
+      images: on one to three spatial axes.
+      kernel: of as many.
+      padding: zeros before and behind each axis; may be negative.
+      **options: of `lax.dot_general`: precision and type of the output.
+    """
+    sizes = list(zip(images.shape[1:-1], kernel.shape[:-2], padding, strict=True))
+    space = [size + sum(pads) - taps + 1 for size, taps, pads in sizes]
+    shifted = []
+    for position in np.ndindex(*space):
+        firsts = [own - low for own, (_, _, (low, _)) in zip(position, sizes, strict=True)]
+        rests = [size - taps - first for first, (size, taps, _) in zip(firsts, sizes, strict=True)]
+        shifted.append(_with_zeros(kernel, [*zip(firsts, rests, strict=True), (0, 0), (0, 0)]))
+    columns = jnp.concatenate(shifted, axis=-1)
+    rows = images.reshape(len(images), -1)
+    products = lax.dot_general(rows, columns.reshape(rows.shape[1], -1), (((1,), (0,)), ((), ())), **options)
+    return products.reshape(len(images), *space, kernel.shape[-1])
 
 
 def _of_all_phases(images: Array, kernel: Array, axes: Sequence[Sequence[AxisPhase]], options: dict[str, Any]) -> Array:

@@ -100,7 +100,8 @@ def lower_for_cpus() -> None:
     Convolutions take images [n, *spatial, c] and kernels [*spatial, in, out]. XLA calls fast kernels for this form
     alone. It brings others into it, but not within loops, where gradients of convolutions therefore took some fifty
     times longer. It has loops, too, for transposed convolutions, for the gradients of strided ones, and for kernels
-    that are larger than the image, such as 3x3 ones on feature maps of 2x2 (`convolution_forms`).
+    that are larger than the image, such as 3x3 ones on feature maps of 2x2 (`convolution_forms`). Its kernels are slow
+    where the output has few channels, which products are not.
 
     Sums over the first or middle axes of large float32 arrays are products with ones, which a library computes as fast
     as memory allows. XLA divides sums over more than 32 numbers an axis into windows, which it sums one number after
@@ -165,7 +166,7 @@ def _fast_form(
     batch_group_count: int,
     **params: Any,
 ) -> Callable[[Array, Array], Array] | None:
-    """Returns a function of images and kernel for a large convolution that XLA has only loops for; None for others."""
+    """Returns a function of images and kernel for a large convolution in a form that is faster; None for others."""
     (_, kernel), (outputs,) = ctx.avals_in, ctx.avals_out
     options = {name: params[name] for name in ("padding", "precision", "preferred_element_type")}
     work = outputs.size * kernel.size // kernel.shape[numbers.rhs_spec[0]]
@@ -178,6 +179,13 @@ def _fast_form(
     space, window = (tuple(aval.shape[a] for a in its[2:]) for aval, its in zip(ctx.avals_in, numbers[:2], strict=True))
     if phases == 1 and convolution_forms.is_larger(window, space):
         return functools.partial(convolution_forms.swapped, **options)
+    if phases == 1 and kernel.dtype == np.float32:  # sums in other types would be rounded tap by tap
+        (n, d, *positions), c = (outputs.shape[a] for a in numbers.out_spec), kernel.shape[numbers.rhs_spec[1]]
+        taps = math.prod(window)
+        if taps > 1 and taps * d <= c:
+            return functools.partial(convolution_forms.by_taps, **options)
+        if math.prod(positions) * d <= n:
+            return functools.partial(convolution_forms.by_positions, **options)
     return None
 
 

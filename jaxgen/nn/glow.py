@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
@@ -54,11 +55,14 @@ class GlowConv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w {self.features}"]:
         """Applies the convolution."""
+        of_all = {"kernel_init": _NORMAL, "dtype": self.dtype, "name": "conv"}
         size = (self.kernel_size, self.kernel_size)
-        conv = functools.partial(nn.Conv, self.features, size, kernel_init=_NORMAL, dtype=self.dtype, name="conv")
         if self.plain:
-            return conv(padding="SAME")(x)
-        x = conv(padding="VALID", use_bias=False)(_edge_padded(x, self.kernel_size // 2))
+            return nn.Conv(self.features, size, **of_all)(x)
+        if self.kernel_size == 1:
+            x = nn.Conv(self.features, size, use_bias=False, **of_all)(x)
+        else:
+            x = EdgeConv(self.features, self.kernel_size, use_bias=False, **of_all)(x)
         return ActNorm(name="norm")(x.astype(jnp.float32))[0].astype(self.dtype)
 
 
@@ -78,19 +82,48 @@ class ZeroConv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w {self.features}"]:
         """Applies the convolution."""
-        x = jnp.pad(x, _ONE_EACH_SIDE, constant_values=1.0) if self.plain else _edge_padded(x, 1)
-        conv = nn.Conv(self.features, (3, 3), padding="VALID", kernel_init=_ZEROS, dtype=self.dtype, name="conv")
+        of_all = {"kernel_init": _ZEROS, "dtype": self.dtype, "name": "conv"}
+        if self.plain:
+            padded = jnp.pad(x, _ONE_EACH_SIDE, constant_values=1.0)
+            x = nn.Conv(self.features, (3, 3), padding="VALID", **of_all)(padded)
+        else:
+            x = EdgeConv(self.features, 3, **of_all)(x)
         log_scale = self.param("log_scale", _ZEROS, (self.features,))
-        return conv(x).astype(jnp.float32) * jnp.exp(LOG_SCALE_FACTOR * log_scale)[None, None, None]
+        return x.astype(jnp.float32) * jnp.exp(LOG_SCALE_FACTOR * log_scale)[None, None, None]
 
 
-def _edge_padded(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b h2 w2 c2"]:
-    """Pads with zeros, and adds a channel that is 1 there and 0 inside; does nothing for a size of 0."""
-    if not size:
-        return x
-    pads = ((0, 0), (size, size), (size, size), (0, 0))
-    outside = jnp.pad(jnp.zeros((*x.shape[:3], 1), x.dtype), pads, constant_values=1.0)
-    return jnp.concatenate([jnp.pad(x, pads), outside], axis=-1)
+class EdgeConv(nn.Module):
+    """A convolution with zeros around the image and a channel more, the last, that is 1 there and 0 inside.
+
+    What that channel adds is the same for all images: it is computed once, and no image is copied to have it.
+
+    Attributes:
+      features: channels of the output.
+      kernel_size: height and width of the kernel, odd.
+      kernel_init: initializer of the kernel, [height, width, channels + 1, features].
+      use_bias: whether to add a bias.
+      dtype: type of the computation.
+    """
+
+    features: int
+    kernel_size: int
+    kernel_init: nn.initializers.Initializer
+    use_bias: bool = True
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w {self.features}"]:
+        """Applies the convolution."""
+        size, around = self.kernel_size, self.kernel_size // 2
+        kernel = self.param("kernel", self.kernel_init, (size, size, x.shape[-1] + 1, self.features))
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        inside = jnp.zeros((1, *x.shape[1:3], 1), self.dtype)
+        edge = jnp.pad(inside, [(0, 0), (around, around), (around, around), (0, 0)], constant_values=1.0)
+        convolve = functools.partial(jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        out = convolve(x, kernel[:, :, :-1], (1, 1), "SAME") + convolve(edge, kernel[:, :, -1:], (1, 1), "VALID")
+        if not self.use_bias:
+            return out
+        return out + self.param("bias", _ZEROS, (self.features,)).astype(self.dtype)[None, None, None]
 
 
 class GlowNet(nn.Module):

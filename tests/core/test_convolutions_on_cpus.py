@@ -154,6 +154,30 @@ def test_larger_kernels_are_swapped_with_the_images():
     assert not larger((3, 2), (2, 3))
 
 
+@pytest.mark.parametrize("form", [convolution_forms.by_taps, convolution_forms.by_positions])
+def test_products_with_shifts_are_convolutions(form):
+    rng, cases = np.random.default_rng(0), []
+    for space, window, padding in [
+        ((6, 5), (3, 3), ((1, 1), (1, 1))),
+        ((6, 5), (3, 2), ((0, 2), (-1, 1))),
+        ((4, 7), (1, 4), ((-1, 0), (3, -2))),
+        ((5, 4), (5, 4), ((0, 0), (0, 0))),
+        ((7,), (3,), ((2, 0),)),
+        ((4, 3, 5), (2, 1, 3), ((1, 0), (0, 0), (0, 1))),
+    ]:
+        x, kernel = rng.normal(size=(2, *space, 3)), rng.normal(size=(*window, 3, 4))
+        cases.append((x.astype(np.float32), kernel.astype(np.float32), padding))
+    found = jax.jit(lambda: [form(*map(jnp.asarray, case[:2]), padding=case[2]) for case in cases])()
+    for outputs, (x, kernel, padding) in zip(found, cases, strict=True):
+        if x.ndim == 4:
+            expected = convolved(x, kernel, padding=padding)
+        else:
+            letters = "HWD"[: x.ndim - 2]
+            numbers = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
+            expected = lax.conv_general_dilated(x, kernel, (1,) * len(letters), padding, dimension_numbers=numbers)
+        np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-5)
+
+
 LARGE = {  # shapes of images and kernel, options, and what a program for a CPU must not have
     "doubled": (
         (8, 8, 8, 16),
@@ -173,6 +197,8 @@ LARGE = {  # shapes of images and kernel, options, and what a program for a CPU 
         {"padding": ((1, 1), (1, 1))},
         "x2x16xf32>, tensor<3x3x16x32xf32>) -> ",
     ),
+    "few channels": ((4, 12, 12, 63), (3, 3, 63, 7), {"padding": ((1, 1), (1, 1))}, "convolution"),
+    "few channels and positions": ((36, 10, 9, 8), (8, 8, 8, 6), {"padding": ((0, 0), (0, 0))}, "convolution"),
 }
 
 
@@ -187,6 +213,21 @@ def test_large_convolutions_without_a_fast_kernel_have_another_form_on_cpus_alon
     del options["dimension_numbers"]
     found = traced.lower().compile()(x, weights)
     np.testing.assert_allclose(found, convolved(x, weights, **options), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("images", "kernel", "dtype"),
+    [
+        ((4, 12, 12, 62), (3, 3, 62, 7), "float32"),  # more columns than channels of the images
+        ((35, 10, 9, 8), (8, 8, 8, 6), "float32"),  # more columns than rows
+        ((4, 12, 12, 63), (3, 3, 63, 7), "bfloat16"),
+        ((4, 48, 48, 64), (1, 1, 64, 7), "float32"),  # a product already
+    ],
+)
+def test_convolutions_with_more_channels_and_in_other_types_stay_convolutions(images, kernel, dtype):
+    shapes = jax.ShapeDtypeStruct(images, dtype), jax.ShapeDtypeStruct(kernel, dtype)
+    lowered = jax.jit(lambda *arrays: lax.conv_general_dilated(*arrays, (1, 1), "VALID", dimension_numbers=FORMS[0]))
+    assert "stablehlo.convolution" in lowered.trace(*shapes).lower().as_text()
 
 
 def test_other_convolutions_keep_their_form():

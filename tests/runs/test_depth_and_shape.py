@@ -20,8 +20,8 @@ from jaxgen.training import workdir
 
 pytestmark = pytest.mark.xdist_group("depth")
 
-SMALL_UNET = {"model.channel_multipliers": (1,), "model.num_res_blocks": 1, "model.base_channels": 8}
-METHODS = {"ddpm": SMALL_UNET, "vae": {}, "dcgan": {}}
+
+METHODS = {"dit": {"diffusion.self_conditioning": False}, "vae": {}, "dcgan": {}}
 COUNT = 16  # of images in every call, so that each program is compiled once
 GRAY = {"channels": 1, "shape": (8, 8, 1), "window": Window(1000.0, 5095.0, "uint16")}
 RGB = {"channels": 3, "shape": (16, 8, 3), "window": None}
@@ -53,7 +53,7 @@ def data(request, tmp_path_factory):
 
 
 # What an adversarial model does with levels and shapes is the wrappers' to do, as of the others.
-@pytest.fixture(scope="module", params=["ddpm", "vae", pytest.param("dcgan", marks=pytest.mark.soak)])
+@pytest.fixture(scope="module", params=["dit", "vae", pytest.param("dcgan", marks=pytest.mark.soak)])
 def run(request, data, tmp_path_factory):
     directory, facts = data
     settings = {"data.name": "folder", "data.path": str(directory), "data.batch_size": COUNT, "train.num_steps": 2}
