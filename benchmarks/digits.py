@@ -23,7 +23,8 @@ HEAD = """\
 Made by `python benchmarks/digits.py` (`make benchmark`) and evaluated by `benchmarks/evaluate_digits.py`, which
 uses none of this library: 1,000 samples each, against scikit-learn's 1,797 digits. Evaluations are of the network, for
 one image; of the energy's gradient for ebm, and of the transformer for mar, whose denoiser takes 100 steps after each.
-All rows but those two are from before samples were rounded to the 17 levels of the digits: theirs have 256.
+The rows of ddpm, edm, consistency, meanflow, vae, progan and post_training are from before samples were rounded to the
+17 levels of the digits: theirs have 256.
 
 """
 
@@ -123,7 +124,8 @@ def table(rows: dict[str, list[dict[str, Any]]]) -> str:
     """A Markdown table of means, with the lowest and the highest of the seeds in brackets."""
     lines = [
         "Mean of the seeds, lowest to highest in brackets; times of whole processes, start-up included. Runs on a GPU",
-        "were several at a time, and have no times.",
+        "were several at a time, and have no times. Where there are three seeds and one time, the first seed had both",
+        "cores, and the others, which took less CPU time, one core each.",
         "",
         "| config | seeds | hardware | " + " | ".join(title for title, _ in COLUMNS.values()) + " |",
         "|---" * (len(COLUMNS) + 3) + "|",

@@ -108,15 +108,17 @@ def fashion() -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """Scikit-learn's 8x8 digits, class-conditional, from a base of 4x4."""
-    config = _small(widths=(64, 32), groups=(8, 4))
+    """Scikit-learn's 8x8 digits, class-conditional, from a base of 4x4: minutes on two CPU cores."""
+    config = _small(widths=(64, 32), groups=(4, 2))
     config.data.name = "digits"
     config.data.batch_size = 64
-    config.train.num_steps = 1_500
-    config.train.sample_every_steps = 750
+    config.train.num_steps = 3_800
+    config.train.sample_every_steps = 1_000
     config.train.checkpoint_every_steps = 500
-    rate = (2e-3, 1e-4)  # ten times the official one, for a run this short
-    return _schedules(config, images=96_000, gamma=(0.5, 0.05), half_life=5_000, augment=None, learning_rate=rate)
+    for network in (config.generator, config.discriminator):
+        network.blocks = (1, 1)
+    rate = (4e-3, 1e-4)  # up to twenty times the official one, for a run this short
+    return _schedules(config, images=243_200, gamma=(0.2, 0.02), half_life=5_000, augment=None, learning_rate=rate)
 
 
 def tiny() -> ConfigDict:
