@@ -24,6 +24,7 @@ from jax import lax
 from jaxtyping import Array, Float, Inexact
 
 Pads = Sequence[tuple[int, int]]
+"""Zeros before and behind each axis; where negative, pixels are cut off."""
 
 _NUMBERS = {1: ("NHC", "HIO", "NHC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 
@@ -80,7 +81,7 @@ def by_phases(
     images: Inexact[Array, "n *space c"],
     kernel: Inexact[Array, "*window c d"],
     *,
-    padding: Sequence[tuple[int, int]],
+    padding: Pads,
     lhs_dilation: Sequence[int],
     rhs_dilation: Sequence[int],
     **options: Any,
@@ -115,7 +116,7 @@ def _of_phase(images: Array, kernel: Array, phases: Sequence[AxisPhase], options
     return _plain(images, kernel, [(phase.low, phase.high) for phase in phases], options)
 
 
-def _plain(images: Array, kernel: Array, padding: Sequence[tuple[int, int]], options: dict[str, Any]) -> Array:
+def _plain(images: Array, kernel: Array, padding: Pads, options: dict[str, Any]) -> Array:
     """A convolution without strides and dilations, in whichever form is fast for its sizes."""
     if is_larger(kernel.shape[:-2], images.shape[1:-1]):
         return swapped(images, kernel, padding=padding, **options)
@@ -127,7 +128,7 @@ def is_larger(window: Sequence[int], space: Sequence[int]) -> bool:
     return tuple(window) != tuple(space) and all(taps >= size for taps, size in zip(window, space, strict=True))
 
 
-def _convolved(images: Array, kernel: Array, padding: Sequence[tuple[int, int]], options: dict[str, Any]) -> Array:
+def _convolved(images: Array, kernel: Array, padding: Pads, options: dict[str, Any]) -> Array:
     cuts = [(min(low, 0), min(high, 0)) for low, high in padding]
     if any(low or high for low, high in cuts):
         images = _with_zeros(images, [(0, 0), *cuts, (0, 0)])
@@ -140,7 +141,7 @@ def swapped(
     images: Inexact[Array, "n *space c"],
     kernel: Inexact[Array, "*window c d"],
     *,
-    padding: Sequence[tuple[int, int]],
+    padding: Pads,
     **options: Any,
 ) -> Inexact[Array, "n *outputs d"]:
     """Returns a convolution with a kernel larger than the image as one of the kernel by the images.
@@ -249,5 +250,5 @@ def _interleaved(outputs: Array, axes: Sequence[Sequence[AxisPhase]]) -> Array:
     return outputs[(slice(None), *(slice(sum(phase.length for phase in phases)) for phases in axes))]
 
 
-def _with_zeros(x: Array, padding: Sequence[tuple[int, int]]) -> Array:
+def _with_zeros(x: Array, padding: Pads) -> Array:
     return lax.pad(x, jnp.zeros((), x.dtype), [(*pads, 0) for pads in padding])

@@ -2,8 +2,8 @@
 
 XLA's CPU backend has no fast kernel for the gradients of a grouped convolution, let alone for gradients of those, which
 gradient penalties take. As a convolution for each group, or, where there are many, as a matrix product for each, of
-windows of 3x3 pixels, they are 15 to 100 times faster. Of two to eight groups of 16 channels the convolutions take from
-a third of the time of the products to as long.
+windows of 3x3 pixels, they are 15 to 100 times faster. Of two groups of 16 channels at 28x28 pixels the convolutions
+and their gradients take an eighth to a third of the time of the products, of eight groups at 4x4 about as long.
 """
 
 from typing import Literal

@@ -20,7 +20,6 @@ from jaxgen.training import workdir
 
 pytestmark = pytest.mark.xdist_group("depth")
 
-
 METHODS = {"dit": {"diffusion.self_conditioning": False}, "vae": {}, "dcgan": {}}
 COUNT = 16  # of images in every call, so that each program is compiled once
 GRAY = {"channels": 1, "shape": (8, 8, 1), "window": Window(1000.0, 5095.0, "uint16")}
