@@ -179,7 +179,7 @@ def _fast_form(
     space, window = (tuple(aval.shape[a] for a in its[2:]) for aval, its in zip(ctx.avals_in, numbers[:2], strict=True))
     if phases == 1 and convolution_forms.is_larger(window, space):
         return functools.partial(convolution_forms.swapped, **options)
-    if phases == 1 and kernel.dtype == np.float32:  # sums in other types would be rounded tap by tap
+    if phases == 1 and kernel.dtype == np.float32 and _is_alone(ctx):  # other types would be rounded tap by tap
         (n, d, *positions), c = (outputs.shape[a] for a in numbers.out_spec), kernel.shape[numbers.rhs_spec[1]]
         taps = math.prod(window)
         if taps > 1 and taps * d <= c:
@@ -217,14 +217,18 @@ def _lower_product(
 
 
 def _may_be_apart(ctx: Any, arrays: Sequence[Any]) -> bool:
-    """Returns whether all arrays are large, and a program for one device is lowered.
+    """Returns whether all arrays are large, and a program for one device is lowered."""
+    explicit = any(AxisType.Explicit in aval.sharding.mesh.axis_types for aval in arrays)
+    return _is_alone(ctx) and not explicit and min(aval.size for aval in arrays) >= _LEAST_ELEMENTS
 
-    That of several devices has to stay in one piece to be divided among them.
+
+def _is_alone(ctx: Any) -> bool:
+    """Returns whether a program for one device is lowered.
+
+    That of several has to stay in one piece to be divided among them, and the size of the whole is not that of a part.
     """
     context = ctx.module_context.axis_context
-    alone = isinstance(context, ShardingContext) and context.num_devices == 1
-    explicit = any(AxisType.Explicit in aval.sharding.mesh.axis_types for aval in arrays)
-    return alone and not explicit and min(aval.size for aval in arrays) >= _LEAST_ELEMENTS
+    return isinstance(context, ShardingContext) and context.num_devices == 1
 
 
 def _apart(f: Callable[..., Any]) -> Callable[..., Any]:

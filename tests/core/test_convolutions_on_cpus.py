@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxgen.core import convolution_forms, loops
 from jaxgen.parallel.mesh import make_mesh
@@ -228,6 +229,19 @@ def test_convolutions_with_more_channels_and_in_other_types_stay_convolutions(im
     shapes = jax.ShapeDtypeStruct(images, dtype), jax.ShapeDtypeStruct(kernel, dtype)
     lowered = jax.jit(lambda *arrays: lax.conv_general_dilated(*arrays, (1, 1), "VALID", dimension_numbers=FORMS[0]))
     assert "stablehlo.convolution" in lowered.trace(*shapes).lower().as_text()
+
+
+@pytest.mark.parametrize("name", ["few channels", "few channels and positions"])
+def test_convolutions_of_several_devices_are_no_products(name):
+    """The partitioner divides a convolution as that of an accelerator, whatever the size of the whole batch."""
+    images, kernel, _, _ = LARGE[name]
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    shapes = [
+        jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, PartitionSpec()))
+        for shape in (images, kernel)
+    ]
+    convolve = jax.jit(lambda *arrays: lax.conv_general_dilated(*arrays, (1, 1), "VALID", dimension_numbers=FORMS[0]))
+    assert "stablehlo.convolution" in convolve.trace(*shapes).lower().as_text()
 
 
 def test_other_convolutions_keep_their_form():
