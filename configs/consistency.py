@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict, config_dict
 
-from configs import common, networks
+from configs import common, edm, networks
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
@@ -19,7 +19,11 @@ def get_config(variant: str = "digits") -> ConfigDict:
 
 
 def cifar10() -> ConfigDict:
-    """Unconditional, iCT's settings (Song and Dhariwal 2024): batch 1,024, 400k steps; two evaluations."""
+    """Unconditional, iCT's settings (Song and Dhariwal 2024): batch 1,024, 400k steps; two evaluations.
+
+    The network is EDM's NCSN++, as in Song et al. 2023, with 56,395,523 parameters and low frequencies of the noise
+    level.
+    """
     config = common.base()
     config.method = "denoising.consistency"
     config.data.name = "cifar10"
@@ -32,8 +36,9 @@ def cifar10() -> ConfigDict:
     config.optimizer.learning_rate = 1e-4
     config.ema.decay = 0.99993
 
-    config.model = networks.unet()
-    config.model.num_res_blocks = 4
+    config.model = networks.song_unet()
+    edm.ncsnpp(config)
+    config.model.frequency_std = 0.02
     config.model.dropout = 0.3
 
     config.consistency = ConfigDict()

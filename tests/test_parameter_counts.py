@@ -34,6 +34,7 @@ COUNTS = {
     "edm:imagenet64": ((64, 64, 3), 1000, 295_899_267),
     "edm:vp": (*CIFAR10, 55_733_891),
     "edm:ve": (*CIFAR10, 56_397_827),
+    "consistency:cifar10": (*CIFAR10, 56_397_827 - 9 * 256),  # NCSN++ without the layer of augmentations
     "edm2:xs": ((64, 64, 4), 1000, 124_713_253),
     "edm2:s": ((64, 64, 4), 1000, 280_212_837),
     "edm2:m": ((64, 64, 4), 1000, 497_807_781),

@@ -18,10 +18,14 @@ from jaxgen.nn.layers import GLOROT, LayerInit, conv, dense, one_hot, timestep_e
 
 _LAST_INIT = LayerInit(1e-10, "fan_avg")
 _QKV_INIT = LayerInit(0.2, "fan_avg")
-_FREQUENCY_STD = 16.0
 
-
-NEEDS = {"frequencies": Need("model.embedding=fourier", lambda model: model.embedding == "fourier")}
+NEEDS = {
+    "frequencies": Need("model.embedding=fourier", lambda model: model.embedding == "fourier"),
+    "frequency_std": Need(
+        "model.embedding=fourier and no model.frequencies",
+        lambda model: model.embedding == "fourier" and not model.frequencies,
+    ),
+}
 
 
 class SongUNet(CachingUNet):
@@ -43,8 +47,8 @@ class SongUNet(CachingUNet):
         self-attention: all blocks on the way down, the last of the level on the way up.
       embedding: of the noise level: sines and cosines of geometric or of random frequencies.
       frequencies: of the Fourier embedding, base_channels * noise_channel_multiplier / 2 numbers; none for the
-        network's own, which are N(0, 16^2) by a fixed seed. They are constants and no parameters: official weights
-        come with others.
+        network's own, by a fixed seed. They are constants and no parameters: official weights come with others.
+      frequency_std: standard deviation of the network's own frequencies.
       noise_channel_multiplier: width of that embedding, in units of `base_channels`.
       encoder: whether the input is fed to each level of the encoder ("residual").
       resample_filter: taps of the filter that feature maps are doubled and halved with.
@@ -61,6 +65,7 @@ class SongUNet(CachingUNet):
     attention_resolutions: tuple[int, ...] = (16,)
     embedding: Literal["positional", "fourier"] = "positional"
     frequencies: tuple[float, ...] = ()
+    frequency_std: float = 16.0
     noise_channel_multiplier: int = 1
     encoder: Literal["standard", "residual"] = "standard"
     resample_filter: tuple[int, ...] = (1, 1)
@@ -120,15 +125,16 @@ class SongUNet(CachingUNet):
     def _embed_noise(self, noise_label: Array, channels: int) -> Array:
         if self.embedding == "positional":
             return timestep_embedding(noise_label, channels)
-        return fourier_embedding(noise_label, self.frequencies or random_frequencies(channels // 2), channels)
+        frequencies = self.frequencies or random_frequencies(channels // 2, self.frequency_std)
+        return fourier_embedding(noise_label, frequencies, channels)
 
 
-def random_frequencies(number: int) -> tuple[float, ...]:
-    """Returns frequencies drawn from N(0, 16^2), the same in every call.
+def random_frequencies(number: int, std: float) -> tuple[float, ...]:
+    """Returns frequencies drawn from N(0, std^2), the same in every call.
 
     NumPy promises only for `RandomState` that its numbers will not change.
     """
-    return tuple((_FREQUENCY_STD * np.random.RandomState(0).randn(number)).tolist())
+    return tuple((std * np.random.RandomState(0).randn(number)).tolist())
 
 
 def fourier_embedding(

@@ -166,6 +166,14 @@ JIT = {
     "diffusion.weighting": "velocity", "diffusion.times": "logit_normal(mean=0.8, std=0.8)",
     "diffusion.label_dropout": 0.1, "sampler.name": "heun(path='flow')", "sampler.num_steps": 50, "model.dropout": 0.0,
 }  # fmt: skip
+DDPMPP = {
+    "model.base_channels": 128, "model.channel_multipliers": (2, 2, 2), "model.num_res_blocks": 4,
+    "model.attention_resolutions": (16,), "model.embedding": "positional", "model.encoder": "standard",
+}  # fmt: skip
+NCSNPP = DDPMPP | {
+    "model.embedding": "fourier", "model.encoder": "residual", "model.noise_channel_multiplier": 2,
+    "model.resample_filter": (1, 3, 3, 1),
+}  # fmt: skip
 AUTOENCODER = {
     "learning_rate": 96 * 4.5e-6, "name": "adam", "b1": 0.5, "b2": 0.9, "weight_decay": 0.0, "schedule": "constant",
 }  # fmt: skip
@@ -254,20 +262,23 @@ DIFFUSION = {
     "sit:jit_b16": JIT,
     "sit:jit_l16": JIT,
     "sit:jit_h16": JIT | {"model.dropout": 0.2},
-    # Song and Dhariwal 2024; Geng et al. 2025, appendix on CIFAR-10.
+    # Song and Dhariwal 2024, with the network of the official configs of Song et al. 2023; Geng et al. 2025, script
+    # cifar10_v0 of the official code.
     "consistency:cifar10": {
         "data.batch_size": 1_024, "train.num_steps": 400_000, "optimizer.name": "radam",
         "optimizer.learning_rate": 1e-4, "ema.decay": 0.99993, "model.dropout": 0.3,
         "consistency.sigma_min": 0.002, "consistency.sigma_max": 80.0, "consistency.sigma_data": 0.5,
         "consistency.curriculum": "ict(start=10, end=1280, mean=-1.1, std=2.0)",
         "consistency.weighting": "inverse_step", "consistency.huber": 0.00054, "sampler.sigmas": (0.821,),
+        "consistency.noise_label": "log_sigma", "data.flip": True, **NCSNPP, "model.frequency_std": 0.02,
     },
     "meanflow:cifar10": {
         "data.batch_size": 1_024, "train.num_steps": 800_000, "optimizer.name": "adam", "optimizer.learning_rate": 6e-4,
         "optimizer.b1": 0.9, "optimizer.b2": 0.999, "optimizer.weight_decay": 0.0, "optimizer.warmup_steps": 10_000,
         "ema.decay": 0.99995, "model.dropout": 0.2, "meanflow.times": "logit_normal(mean=-2.0, std=2.0)",
         "meanflow.interval_share": 0.75, "meanflow.adaptive_power": 0.75, "meanflow.class_conditional": False,
-        "sampler.num_steps": 1,
+        "meanflow.adaptive_floor": 1e-3, "meanflow.time_scale": 1.0, "sampler.num_steps": 1, "data.flip": True,
+        **DDPMPP, "model.noise_channel_multiplier": 2, "model.resample_filter": (1, 3, 3, 1),
     },
     # Rombach et al. 2022, configs of the official code, whose rate is that of each image of a batch.
     "autoencoder_kl:kl_f8": {

@@ -46,12 +46,24 @@ def test_attention_is_in_all_blocks_on_the_way_down_and_the_last_on_the_way_up()
 
 
 def test_fourier_embedding_is_sines_then_cosines_of_random_frequencies():
-    frequencies = song_unet.random_frequencies(2000)
-    assert frequencies == song_unet.random_frequencies(2000)
+    frequencies = song_unet.random_frequencies(2000, 16.0)
+    assert frequencies == song_unet.random_frequencies(2000, 16.0)
     np.testing.assert_allclose([np.mean(frequencies), np.std(frequencies)], [0.0, 16.0], atol=1.0)
     angles = 2 * np.pi * np.array([[0.5], [-0.25]]) * np.array([[3.0, 0.1]])
     embedded = song_unet.fourier_embedding(jnp.array([0.5, -0.25]), (3.0, 0.1), 4)
     np.testing.assert_allclose(embedded, np.concatenate([np.sin(angles), np.cos(angles)], axis=1), atol=1e-5)
+
+
+def test_low_frequencies_make_the_network_less_sensitive_to_the_noise_level():
+    """The same weights at a 128th of the frequencies, and of the noise labels, are the same function."""
+    style = {"base_channels": 8, "channel_multipliers": (1,), "num_res_blocks": 1, "attention_resolutions": ()}
+    x, labels = jax.random.normal(jax.random.key(0), (2, 4, 4, 3)), jnp.array([0.3, -1.0])
+    high, low = (SongUNet(3, **style, embedding="fourier", frequency_std=std) for std in (16.0, 0.125))
+    variables = high.init(jax.random.key(1), x, labels, train=False)
+    variables = jax.tree.map(lambda leaf: leaf + 0.1, variables)
+    expected = high.apply(variables, x, labels, train=False)
+    np.testing.assert_allclose(low.apply(variables, x, labels * 128, train=False), expected, atol=1e-4)
+    assert np.abs(low.apply(variables, x, labels, train=False) - expected).max() > 0.01
 
 
 @pytest.mark.parametrize(
