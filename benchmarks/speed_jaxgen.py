@@ -20,6 +20,7 @@ from speed_protocol import seconds_since_start, serve
 import jaxgen.runs.environment
 
 jaxgen.runs.environment.prepare()
+jaxgen.runs.environment.keep_freed_memory()  # as launch.py does before it trains
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402

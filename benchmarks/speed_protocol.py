@@ -1,7 +1,8 @@
 """The protocol between `benchmarks/speed.py` and the processes that it times: lines of JSON.
 
-A process first writes its facts. Then, for each line `{"run": NAME, "count": N}`, it runs what has that name N times,
-and writes the seconds and CPU seconds of one, and its peak memory so far. It ends with its input.
+A process first writes its facts. Then, for each line `{"run": NAME, "count": N}`, it runs what has that name once, as
+caches and memory may be others' while it waits, then N times, and writes the seconds and CPU seconds of one of these,
+and its peak memory so far. It ends with its input.
 """
 
 import contextlib
@@ -44,6 +45,7 @@ def serve(
     print(json.dumps(facts), flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
+        runs[asked["run"]]()
         begin, cpu = time.perf_counter(), time.process_time()
         for _ in range(asked["count"]):
             runs[asked["run"]]()

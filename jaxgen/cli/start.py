@@ -50,6 +50,8 @@ def _run(program: str | None, started: float) -> NoReturn:
     from jaxgen.runs import environment
 
     environment.prepare(plan_devices=line.flags.devices or 1 if line.command == "plan" else None)
+    if line.command == "train":
+        environment.keep_freed_memory()
 
     from jaxgen.cli import main as commands
 

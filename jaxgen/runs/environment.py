@@ -1,6 +1,8 @@
 """The environment of JAX: variables that are set before it is imported, and the record of them that a run keeps."""
 
+import ctypes
 import importlib.metadata
+import importlib.util
 import logging
 import os
 import platform
@@ -17,6 +19,10 @@ from jaxgen.core import paths
 _CPU_OPTION = "--xla_cpu_experimental_ynn_fusion_type"
 _CPU_VALUE = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 _CPU_VERSIONS = ("0.10.0", "0.10.1", "0.10.2", "0.11.0", "0.11.1", "0.11.2", "0.12.0", "0.12.0.1")
+
+# Options of the allocator of glibc (malloc.h), and values that have it keep all memory: no part is mapped by itself,
+# the end is not given back, and all threads allocate from the one heap that can grow to any size.
+_KEEPING = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1), "M_ARENA_MAX": (-8, 1)}
 
 _PLAN_DEVICES = 2_048  # XLA's CPU client has no more; see runs.planning
 
@@ -47,6 +53,31 @@ def prepare(*, plan_devices: int | None = None) -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     # Orbax and TFDS would otherwise say on the terminal what they do all the time.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def keep_freed_memory() -> bool:
+    """Has this process keep the memory that it frees, for what it allocates next, if JAX computes on CPUs.
+
+    A program for CPUs allocates what it needs anew in each step, and the system would have to clear it each time. To be
+    called before threads have allocated, whose memory is given back as before. Memory is kept in pieces, so that the
+    process may hold up to twice as much of it. Where variables of glibc (`MALLOC_...`, `GLIBC_TUNABLES`) are set, they
+    say what it does; other allocators have no such options.
+
+    Returns:
+      whether memory is kept.
+    """
+    set_by_user = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
+    if sys.platform != "linux" or set_by_user or not _is_for_cpus():
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and all(mallopt(*option) == 1 for option in _KEEPING.values())
+
+
+def _is_for_cpus() -> bool:
+    """Returns whether JAX will compute on CPUs, by what is set or installed: its devices have not started yet."""
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    accelerators = importlib.metadata.entry_points(group="jax_plugins") or importlib.util.find_spec("libtpu")
+    return platforms == "cpu" or not (platforms or accelerators)
 
 
 def ready() -> None:

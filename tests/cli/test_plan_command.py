@@ -103,6 +103,7 @@ def test_devices_are_made_before_jax_starts(arguments, count, monkeypatch):
     """Those of `plan` only, whatever else has that name."""
     prepared = []
     monkeypatch.setattr(environment, "prepare", lambda *, plan_devices: prepared.append(plan_devices))
+    monkeypatch.setattr(environment, "keep_freed_memory", lambda: False)
     monkeypatch.setattr(main, "run", lambda line, *, started: sys.exit(0))
     monkeypatch.setattr(start.streams, "prepare", lambda: None)
     monkeypatch.setattr("sys.argv", ["launch.py", *arguments])
