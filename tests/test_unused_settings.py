@@ -124,6 +124,12 @@ CASES = {
     ),
     "num_heads": (adm, {"model.num_heads": 2}, {"model.head_channels": 0}),
     "frequencies": (edm, {"model.frequencies": (1.0,)}, {"model.embedding": "fourier"}),
+    "frequency_std": (edm, {"model.frequency_std": 0.02}, {"model.embedding": "fourier"}),
+    "frequency_std of given frequencies": (
+        edm,
+        {"model.embedding": "fourier", "model.frequencies": (1.0,), "model.frequency_std": 0.02},
+        {"model.frequencies": ()},
+    ),
 }  # fmt: skip
 
 

@@ -75,9 +75,9 @@ def keep_freed_memory() -> bool:
 
 def _is_for_cpus() -> bool:
     """Returns whether JAX will compute on CPUs, by what is set or installed: its devices have not started yet."""
-    platforms = os.environ.get("JAX_PLATFORMS", "")
-    accelerators = importlib.metadata.entry_points(group="jax_plugins") or importlib.util.find_spec("libtpu")
-    return platforms == "cpu" or not (platforms or accelerators)
+    if platforms := os.environ.get("JAX_PLATFORMS"):
+        return platforms == "cpu"
+    return not importlib.metadata.entry_points(group="jax_plugins") and importlib.util.find_spec("libtpu") is None
 
 
 def ready() -> None:
