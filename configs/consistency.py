@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict, config_dict
 
-from configs import common, edm, networks
+from configs import common, networks
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
@@ -37,7 +37,7 @@ def cifar10() -> ConfigDict:
     config.ema.decay = 0.99993
 
     config.model = networks.song_unet()
-    edm.ncsnpp(config)
+    config.model.update(networks.ncsnpp())
     config.model.frequency_std = 0.02
     config.model.dropout = 0.3
 

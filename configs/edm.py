@@ -71,16 +71,9 @@ def ffhq64() -> ConfigDict:
 
 
 def with_ncsnpp(variant: Callable[[], ConfigDict]) -> ConfigDict:
-    """NCSN++ in the place of DDPM++ (Karras et al. 2022, table 7)."""
-    return ncsnpp(variant())
-
-
-def ncsnpp(config: ConfigDict) -> ConfigDict:
     """The same with NCSN++: 56,400,643 (CIFAR-10), 56,397,827 (unconditional), 62,761,091 (64x64) parameters."""
-    config.model.embedding = "fourier"
-    config.model.noise_channel_multiplier = 2
-    config.model.encoder = "residual"
-    config.model.resample_filter = (1, 3, 3, 1)
+    config = variant()
+    config.model.update(networks.ncsnpp())
     return config
 
 
@@ -123,7 +116,7 @@ def vp() -> ConfigDict:
 
 def ve() -> ConfigDict:
     """Song et al. 2021's variance-exploding SDE, in EDM's notation (table 1), with NCSN++ on CIFAR-10."""
-    config = ncsnpp(cifar10_uncond())
+    config = with_ncsnpp(cifar10_uncond)
     config.diffusion.path = "variance_exploding"
     config.diffusion.parameterization = "scaled_score"
     config.diffusion.schedule = "log_linear"

@@ -64,6 +64,16 @@ def song_unet() -> ConfigDict:
     return model
 
 
+def ncsnpp() -> ConfigDict:
+    """The settings of NCSN++ that differ from those of DDPM++ (Karras et al. 2022, table 7)."""
+    model = ConfigDict()
+    model.embedding = "fourier"
+    model.noise_channel_multiplier = 2
+    model.encoder = "residual"
+    model.resample_filter = (1, 3, 3, 1)
+    return model
+
+
 # Depth, width and heads of DiT and SiT (Peebles and Xie 2023, table 1).
 TRANSFORMERS = {"s": (12, 384, 6), "b": (12, 768, 12), "l": (24, 1024, 16), "xl": (28, 1152, 16)}
 

@@ -1,12 +1,15 @@
 """The benchmark of speed: its turns, its figures and its table, with a process that needs no network."""
 
+import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import speed
+import speed_protocol
 import speed_tables
 from speed_cases import CASES, GPU_CASES
 from speed_protocol import Process
@@ -51,6 +54,16 @@ def test_a_process_tells_its_facts_and_the_seconds_of_one_of_its_runs(monkeypatc
     )
     assert max(rates["train"]) <= 3 * 5 / 0.02  # three steps are timed as one
     assert set(alone) == {"train", "train_cpu"}
+
+
+def test_in_each_turn_a_run_goes_before_the_clock(monkeypatch, capsys):
+    events = []
+    clock = SimpleNamespace(perf_counter=lambda: events.append("clock") or 0.0, process_time=lambda: 0.0)
+    monkeypatch.setattr(speed_protocol, "time", clock)
+    monkeypatch.setattr("sys.stdin", 2 * [json.dumps({"run": "train", "count": 3})])
+    speed_protocol.serve({"train": lambda: events.append("run")}, {})
+    assert events == 2 * ["run", "clock", "run", "run", "run", "clock"]
+    assert len(capsys.readouterr().out.splitlines()) == 3
 
 
 def test_a_process_that_ends_is_an_error():

@@ -209,6 +209,22 @@ def by_positions(
     return products.reshape(len(images), *space, kernel.shape[-1])
 
 
+def as_product(
+    images: Inexact[Array, "..."], kernel: Inexact[Array, "..."], *, numbers: lax.ConvDimensionNumbers, **options: Any
+) -> Inexact[Array, "..."]:
+    """Returns a convolution without padding whose kernel is as large as the images: a product over all pixels.
+
+    Args:
+      images: with axes as `numbers` has them, on any number of spatial ones.
+      kernel: the same.
+      numbers: of the convolution.
+      **options: of `lax.dot_general`: precision and type of the output.
+    """
+    (_, c, *space), (_, i, *window), (to_n, to_c, *to_space) = numbers
+    products = lax.dot_general(images, kernel, (((c, *space), (i, *window)), ((), ())), **options)
+    return lax.expand_dims(products if to_n < to_c else products.T, to_space)
+
+
 def _of_all_phases(images: Array, kernel: Array, axes: Sequence[Sequence[AxisPhase]], options: dict[str, Any]) -> Array:
     """The phases as channels of one convolution: each of their kernels has zeros around it, up to the size of all."""
     whole = [_whole(*of_axis) for of_axis in zip(axes, images.shape[1:-1], kernel.shape[:-2], strict=True)]

@@ -134,9 +134,15 @@ def _lower_convolution(
     # Where axes of a mesh are explicit, the sharding is part of the type of the output, by axes.
     explicit = out_sharding is not None and AxisType.Explicit in out_sharding.mesh.axis_types
     fast = None if explicit else _fast_form(ctx, dimension_numbers, **params)
-    if explicit or (dimension_numbers == form and fast is None):
+    product = not explicit and _is_product(ctx, dimension_numbers, **params)
+    if explicit or (dimension_numbers == form and fast is None and not product):
         lower = functools.partial(convolution._conv_general_dilated_lower, expand_complex_convolutions=True)
         return lower(ctx, lhs, rhs, dimension_numbers=dimension_numbers, out_sharding=out_sharding, **params)
+
+    if product:
+        options = {name: params[name] for name in ("precision", "preferred_element_type")}
+        multiply = functools.partial(convolution_forms.as_product, numbers=dimension_numbers, **options)
+        return mlir.lower_fun(multiply, multiple_results=False)(ctx, lhs, rhs)
 
     (n, c, *space), (o, i, *window), (to_n, to_c, *to_space) = dimension_numbers
 
@@ -189,6 +195,26 @@ def _fast_form(
     return None
 
 
+def _is_product(
+    ctx: Any,
+    numbers: lax.ConvDimensionNumbers,
+    *,
+    padding: Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int],
+    feature_group_count: int,
+    batch_group_count: int,
+    **params: Any,
+) -> bool:
+    """Returns whether a large convolution has one tap for each pixel, as the gradient by a kernel of 1x1 pixels."""
+    images, kernel = ctx.avals_in
+    if max(*lhs_dilation, feature_group_count, batch_group_count) > 1 or any(map(any, padding)):
+        return False
+    (_, _, *space), (o, _, *window), _ = numbers
+    covers = [images.shape[axis] for axis in space] == [kernel.shape[axis] for axis in window]
+    work = images.size * kernel.shape[o]
+    return covers and work >= _LEAST_WORK and kernel.dtype == np.float32 and _is_alone(ctx)
+
+
 def _form(rank: int) -> lax.ConvDimensionNumbers:
     """Returns the numbers of [n, *spatial, c], [*spatial, in, out] and [n, *spatial, c]."""
     images = (0, rank - 1, *range(1, rank - 1))
@@ -208,10 +234,12 @@ def _lower_product(
 
     def multiply(x: Inexact[Array, "..."], y: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
         rows = math.prod(x.shape[: len(left)])
-        x, y = lax.reshape(x, (rows, x.size // rows)).T, lax.reshape(y, (rows, y.size // rows))
+        x, y = lax.reshape(x, (rows, x.size // rows)), lax.reshape(y, (rows, y.size // rows))
+        swapped = y.size < x.size  # the smaller one is transposed
+        x, y = (y, x) if swapped else (x, y)
         numbers = (((1,), (0,)), ((), ()))
-        product = lax.dot_general_p.bind(x, y, dimension_numbers=numbers, out_sharding=None, **params)
-        return lax.reshape(product, out.shape)
+        product = lax.dot_general_p.bind(x.T, y, dimension_numbers=numbers, out_sharding=None, **params)
+        return lax.reshape(product.T if swapped else product, out.shape)
 
     return mlir.lower_fun(_apart(multiply), multiple_results=False)(ctx, lhs, rhs)
 

@@ -179,6 +179,58 @@ def test_products_with_shifts_are_convolutions(form):
         np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-5)
 
 
+NUMBERS = [("NHWC", "HWIO", "NHWC"), ("CHWN", "IHWO", "HWNC"), ("WNHC", "HOWI", "CWHN"), ("HNCW", "OHIW", "NCWH")]
+
+
+@pytest.mark.parametrize("numbers", NUMBERS)
+def test_a_convolution_of_whole_images_is_a_product(numbers):
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(2, 5, 4, 3)).astype("float32"), rng.normal(size=(5, 4, 3, 6)).astype("float32")
+    images, kernels, outputs = numbers
+    given = [jnp.asarray(in_form(x, "NHWC", images)), jnp.asarray(in_form(kernel, "HWIO", kernels))]
+    of_axes = lax.conv_dimension_numbers(given[0].shape, given[1].shape, numbers)
+    found = convolution_forms.as_product(*given, numbers=of_axes)
+    np.testing.assert_allclose(found, in_form(convolved(x, kernel), "NHWC", outputs), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [(96, 40), (40, 96)])
+def test_the_gradient_by_a_kernel_of_single_pixels_is_a_product_on_cpus_alone(channels):
+    rng = np.random.default_rng(0)
+    x, g = (rng.normal(size=(8, 16, 16, number)).astype("float32") for number in channels)
+
+    def gradient(x, g):
+        def convolve(kernel):
+            return lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=FORMS[0])
+
+        return jax.linear_transpose(convolve, jax.ShapeDtypeStruct((1, 1, *channels), jnp.float32))(g)[0]
+
+    traced = jax.jit(gradient).trace(x, g)
+    assert "stablehlo.convolution" not in traced.lower(lowering_platforms=("cpu",)).as_text()
+    assert "stablehlo.convolution" in traced.lower(lowering_platforms=("cuda",)).as_text()
+    expected = np.einsum("nhwc,nhwd->cd", x, g)[None, None]
+    np.testing.assert_allclose(traced.lower().compile()(x, g), expected, rtol=1e-4, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("window", "options"),
+    [
+        ((16, 16), {"padding": ((1, 1), (1, 1))}),
+        ((16, 16), {"lhs_dilation": (2, 3)}),
+        ((16, 16), {"feature_group_count": 2}),
+        ((16, 16), {"batch_group_count": 2}),
+        ((16, 15), {}),
+        ((1, 1), {}),
+    ],
+)
+def test_convolutions_that_meet_zeros_or_other_pixels_are_no_products(window, options):
+    groups = options.get("feature_group_count", 1)
+    shapes = (8, 16, 16, 64), (*window, 64 // groups, 96)
+    given = {"window_strides": (1, 1), "padding": ((0, 0), (0, 0)), "dimension_numbers": FORMS[0], **options}
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    traced = jax.jit(lambda x, kernel: lax.conv_general_dilated(x, kernel, **given)).trace(*arrays)
+    assert "stablehlo.convolution" in traced.lower().as_text()
+
+
 LARGE = {  # shapes of images and kernel, options, and what a program for a CPU must not have
     "doubled": (
         (8, 8, 8, 16),
@@ -200,6 +252,7 @@ LARGE = {  # shapes of images and kernel, options, and what a program for a CPU 
     ),
     "few channels": ((4, 12, 12, 63), (3, 3, 63, 7), {"padding": ((1, 1), (1, 1))}, "convolution"),
     "few channels and positions": ((36, 10, 9, 8), (8, 8, 8, 6), {"padding": ((0, 0), (0, 0))}, "convolution"),
+    "whole images": ((16, 8, 9, 16), (8, 9, 16, 24), {"padding": ((0, 0), (0, 0))}, "convolution"),
 }
 
 
@@ -222,7 +275,8 @@ def test_large_convolutions_without_a_fast_kernel_have_another_form_on_cpus_alon
         ((4, 12, 12, 62), (3, 3, 62, 7), "float32"),  # more columns than channels of the images
         ((35, 10, 9, 8), (8, 8, 8, 6), "float32"),  # more columns than rows
         ((4, 12, 12, 63), (3, 3, 63, 7), "bfloat16"),
-        ((4, 48, 48, 64), (1, 1, 64, 7), "float32"),  # a product already
+        ((4, 8, 8, 64), (8, 8, 64, 64), "bfloat16"),
+        ((4, 8, 8, 32), (8, 8, 32, 31), "float32"),  # too small
     ],
 )
 def test_convolutions_with_more_channels_and_in_other_types_stay_convolutions(images, kernel, dtype):
@@ -231,7 +285,7 @@ def test_convolutions_with_more_channels_and_in_other_types_stay_convolutions(im
     assert "stablehlo.convolution" in lowered.trace(*shapes).lower().as_text()
 
 
-@pytest.mark.parametrize("name", ["few channels", "few channels and positions"])
+@pytest.mark.parametrize("name", [name for name, (*_, slow) in LARGE.items() if slow == "convolution"])
 def test_convolutions_of_several_devices_are_no_products(name):
     """The partitioner divides a convolution as that of an accelerator, whatever the size of the whole batch."""
     images, kernel, _, _ = LARGE[name]

@@ -99,6 +99,15 @@ def test_products_of_other_kinds_are_not_apart(shapes, summed, batch):
     assert not APART.search(lowered(lambda x, y: lax.dot_general(x, y, (summed, batch)), *arrays))
 
 
+@pytest.mark.parametrize("widths", [(64, 128), (128, 64)])
+def test_of_two_arrays_the_smaller_one_is_transposed(widths):
+    x, y = normal(0, 8, 128, widths[0]), normal(1, 8, 128, widths[1])
+    program = lambda x, y: jnp.tensordot(x, y, ((0, 1), (0, 1)))  # noqa: E731
+    transposed = re.findall(r"stablehlo.transpose .*: \(tensor<1024x(\w+)xf32>\)", lowered(program, x, y))
+    assert transposed == ["64"]
+    np.testing.assert_allclose(jax.jit(program)(x, y), np.einsum("abi,abo->io", x, y), atol=1e-3)
+
+
 def test_products_on_explicit_axes_of_a_mesh_are_not_apart():
     """There the sharding is part of the type of a product."""
     mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:1])

@@ -220,10 +220,7 @@ DIFFUSION = {
         "diffusion.label_dropout": 0.0, "sampler.num_steps": 18,
     },
     "edm:cifar10_uncond": EDM | {"diffusion.class_conditional": False, "diffusion.augment_probability": 0.12},
-    "edm:cifar10_uncond_ncsnpp": EDM | {
-        "model.embedding": "fourier", "model.encoder": "residual", "model.noise_channel_multiplier": 2,
-        "model.resample_filter": (1, 3, 3, 1), "model.dropout": 0.13, "diffusion.class_conditional": False,
-    },
+    "edm:cifar10_uncond_ncsnpp": EDM | NCSNPP | {"model.dropout": 0.13, "diffusion.class_conditional": False},
     "edm:ffhq64": EDM | {
         "data.batch_size": 256, "data.image_size": 64, "train.num_steps": 200_000_000 // 256,
         "optimizer.learning_rate": 2e-4, "optimizer.warmup_steps": 10_000_000 // 256,
