@@ -67,6 +67,7 @@ def fashion() -> ConfigDict:
 def digits() -> ConfigDict:
     """Class-conditional on scikit-learn's 8x8 digits, by learned dequantization: minutes on two CPU cores."""
     config = common.flow_digits(imagenet64())
+    config.train.num_steps = 2_500
     config.train.compute_dtype = "float32"
     config.model.patch_size = 2
     config.model.couplings = 10

@@ -80,6 +80,7 @@ def fashion() -> ConfigDict:
 def digits() -> ConfigDict:
     """Class-conditional on scikit-learn's 8x8 digits, by learned dequantization: minutes on two CPU cores."""
     config = common.flow_digits(cifar10())
+    config.train.num_steps = 2_400
     config.model.levels = 2
     config.model.width = 32
     config.model.blocks = 2

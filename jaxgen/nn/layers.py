@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, UInt16
 
 from jaxgen.core import keys as keylib
 
@@ -124,13 +124,21 @@ class Dropout(nn.Module):
     rate: float
 
     @nn.compact
-    def __call__(self, x: Float[Array, " b *rest"], keys: Key[Array, " b"] | None) -> Float[Array, " b *rest"]:
-        """Zeroes each element with probability `rate` and scales the rest by 1 / (1 - rate)."""
+    def __call__(self, x: Float[Array, " b *rest c"], keys: Key[Array, " b"] | None) -> Float[Array, " b *rest c"]:
+        """Zeroes each element with probability `rate`, to 16 bits, and scales the rest to keep the mean."""
         if keys is None or self.rate == 0.0:
             return x
         layer_keys = keylib.fold_each(keys, "/".join(self.path))
-        keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - self.rate, x.shape[1:]))(layer_keys)
-        return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
+        kept = max(round((1.0 - self.rate) * 2**16), 1)  # of 2^16
+        keep = _halves_of_words(layer_keys, x.shape[1:]) <= np.uint16(kept - 1)
+        return jnp.where(keep, x * (2**16 / kept), jnp.zeros_like(x))
+
+
+def _halves_of_words(keys: Key[Array, " b"], shape: tuple[int, ...]) -> UInt16[Array, " b *rest c"]:
+    """Draws numbers of 16 bits, two from each word: the hash behind the words is most of the time of dropout."""
+    *rest, c = shape
+    words = jax.vmap(lambda key: jax.random.bits(key, (*rest, (c + 1) // 2)))(keys)
+    return jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(len(words), *rest, -1)[..., :c]
 
 
 class Downsample(nn.Module):

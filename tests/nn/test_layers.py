@@ -56,6 +56,22 @@ def test_dropout_keeps_the_mean_and_its_rate():
     assert not np.array_equal(y[0], y[1])
 
 
+def test_neighbors_of_an_odd_number_are_dropped_each_by_themselves():
+    kept = (
+        np.asarray(layers.Dropout(0.5).apply({}, jnp.ones((1, 20_000, 7)), jax.random.split(jax.random.key(0), 1))[0])
+        > 0
+    )
+    assert np.abs(np.corrcoef(kept.T) - np.eye(7)).max() < 0.03  # a standard deviation is 0.007
+    np.testing.assert_allclose(kept.mean(axis=0), 0.5, atol=0.015)
+
+
+@pytest.mark.parametrize(("rate", "scale"), [(0.001, 2**16 / 65_470), (1e-6, 1.0), (1.0 - 1e-6, 2.0**16)])
+def test_rates_of_dropout_are_rounded_to_16_bits(rate, scale):
+    y = layers.Dropout(rate).apply({}, jnp.ones((1, 1000, 1000)), jax.random.split(jax.random.key(0), 1))
+    np.testing.assert_allclose(np.unique(y[y > 0]), scale, rtol=1e-6)
+    np.testing.assert_allclose(y.mean(), 1.0, atol=4 * np.sqrt(scale - 1) / 1000)
+
+
 def test_every_layer_drops_its_own_elements():
     class TwoLayers(nn.Module):
         @nn.compact
