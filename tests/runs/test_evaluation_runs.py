@@ -12,6 +12,7 @@ from jaxgen.core import images, keys, subsets
 from jaxgen.core.progress import unseen
 from jaxgen.data import Dataset, pipeline, read_arrays
 from jaxgen.data.dataset import FaultyExampleError, label_of
+from jaxgen.data.sources import latents
 from jaxgen.evaluation import features
 from jaxgen.evaluation.cache import Cache
 from jaxgen.evaluation.features import ClassifierSettings
@@ -278,6 +279,20 @@ def test_images_that_do_not_fit_the_data_are_refused(run, images_of, labels_of, 
     given, labels = np.zeros((16, 8, 8, 1), np.uint8), np.arange(16) % 10
     with pytest.raises(ValueError, match=wrong):
         jaxgen.evaluate_images(run.config, images_of(given), None if labels_of is None else labels_of(labels))
+
+
+def test_images_cannot_be_compared_with_latents(run, tmp_path):
+    for split in ("train", "test"):
+        latents.save_values(
+            tmp_path / split, [np.zeros((4, 8, 8, 1))], count=4, latent_shape=(8, 8, 1), dtype="float32"
+        )
+    pixels = Dataset([], (8, 8, 1))
+    latents.save_facts(tmp_path, pixels, latent_shape=(8, 8, 1), num_examples={"train": 4, "test": 4}, step=7)
+    config = with_settings(run.config, {"data.name": "latents", "data.path": str(tmp_path)})
+    with pytest.raises(
+        ValueError, match=r"^The config names latents, data\.name='latents', .* give a config of images"
+    ):
+        jaxgen.evaluate_images(config, np.zeros((4, 8, 8, 1), np.uint8))
 
 
 def test_an_evaluation_that_cannot_be_had_is_refused_before_images_are_drawn(run, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from jaxtyping import Shaped, UInt8
 from PIL import Image
 
 from jaxgen.data.dataset import Dataset, Facts, label_of
-from jaxgen.data.sources.tfds import data_directory, read
+from jaxgen.data.sources.tfds import DAMAGED, data_directory, read
 
 _NUM_TEST = 360
 _VERSION = "1.0.0"
@@ -77,7 +77,7 @@ def load(split: str, *, data_dir: str | None = None) -> Dataset:
     try:
         json.loads((home / "dataset_info.json").read_text())  # TFDS has errors of its own for one that is damaged
         return read(tfds.builder_from_directory(home), split)._replace(pixel_levels=LEVELS)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, *DAMAGED) as error:
         raise ValueError(
             f"The digits in {home} are damaged ({error}): remove this directory, and they are prepared anew."
         ) from error

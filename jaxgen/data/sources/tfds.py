@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from google.protobuf.json_format import ParseError
 from jaxtyping import UInt8
 from PIL import Image
 
@@ -21,6 +22,9 @@ from jaxgen.data.pictures import BACKGROUND, Background, Crop, ImageSize, check_
 _SOME_NAMES = ("mnist", "cifar10", "celeb_a", "lsun/bedroom", "imagenet2012")
 _DECODED = 100  # images of unknown size that are decoded to learn what cropping and resizing does to them
 _UNLABELED_TEST = ("imagenet2012",)  # their test labels are all -1; "validation" is what the field evaluates on
+
+DAMAGED = (ParseError, AssertionError)
+"""Errors of TFDS about a damaged `dataset_info.json`, beside those of Python."""
 
 # Pillow decodes just as well, but without OpenCV TFDS advises to install it, once in every process.
 logging.getLogger("absl").addFilter(lambda record: "OpenCV is not installed" not in str(record.msg))
@@ -89,8 +93,13 @@ def data_directory(data_dir: str | None) -> str:
 
 
 def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+    root = data_directory(data_dir)
     try:
-        return tfds.builder(name, data_dir=data_directory(data_dir))
+        return tfds.builder(name, data_dir=root)
+    except DAMAGED as error:
+        raise ValueError(
+            f"The facts of {name} in {root} are damaged ({error}): remove its directory there, and it is prepared anew."
+        ) from error
     except ValueError as error:
         if name.partition("/")[0] in _stock_names():
             raise  # it says what is wrong with the configuration

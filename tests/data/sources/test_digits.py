@@ -84,7 +84,7 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path):
 def test_what_is_damaged_is_named(tmp_path):
     home = tmp_path / "digits" / "1.0.0"
     home.mkdir(parents=True)
-    for content in (None, "{", "{}"):
+    for content in (None, "{", "{}", "[]", '{"name": 3}'):
         if content is not None:
             (home / "dataset_info.json").write_text(content)
         with pytest.raises(ValueError, match=rf"The digits in {home} are damaged .*: remove this directory"):

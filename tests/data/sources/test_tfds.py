@@ -255,3 +255,15 @@ def test_where_prepared_data_lies(monkeypatch):
     monkeypatch.setenv("JAXGEN_DATA_DIR", "/ours")
     assert data_directory(None) == "/ours"
     assert data_directory("~/given") == "/home/somebody/given"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"name": 3}'])
+def test_damaged_facts_of_a_dataset_are_named(tmp_path, content):
+    home = tmp_path / "mnist" / "3.0.1"
+    home.mkdir(parents=True)
+    (home / "features.json").touch()
+    (home / "dataset_info.json").write_text(content)
+    with pytest.raises(
+        ValueError, match=rf"^The facts of mnist in {tmp_path} are damaged .*: remove its directory there"
+    ):
+        jaxgen.data.load("mnist", "train", data_dir=str(tmp_path))
