@@ -82,9 +82,8 @@ def main() -> None:
     parser.add_argument("--formats", action="store_true", help="compress the held-out images, and train nothing")
     arguments = parser.parse_args()
     own = VARIANTS[arguments.data]
-    configs = arguments.configs
-    if configs is None:
-        configs = [own.get(name, f"{name}:{arguments.data}") for name in NAMES]
+    names = NAMES if arguments.configs is None else arguments.configs
+    configs = [name if ":" in name else own.get(name, f"{name}:{arguments.data}") for name in names]
     kept = RESULTS / f"likelihoods_{arguments.data}.json"
 
     def read() -> dict[str, Any]:
