@@ -57,7 +57,7 @@ package dataset-fashion-mnist; the peer of a model gets as much CPU time for its
 start to its end, compilation included. {count:,} samples of each, evaluated against the training images: Fréchet
 distance in the features of a classifier of the data and in pixels, precision and recall (k = 3) in those features, and
 agreement of the classifier with the class that was asked for. The row `held-out` says what as many held-out images
-score. The rows of dcgan are of the config before it was told the class and had R1.
+score.
 """
 
 

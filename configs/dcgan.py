@@ -74,7 +74,7 @@ def shapes() -> ConfigDict:
 
 
 def fashion() -> ConfigDict:
-    """Fashion-MNIST, 28x28, class-conditional, from a base of 7x7, with R1; untimed on a CPU."""
+    """Fashion-MNIST, 28x28, class-conditional, from a base of 7x7, with R1: minutes on a CPU."""
     config = small_fashion()
     config.gan.class_conditional = True
     config.gan.terms = ("r1(gamma=1.0)",)

@@ -51,6 +51,12 @@ def prepare(*, plan_devices: int | None = None) -> None:
     if cache is not None:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "compilation"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    # XLA inverts matrices on CPUs by SciPy's OpenBLAS, whose threads would wait for the next matrix in a loop, on the
+    # cores of XLA's own. NumPy has another OpenBLAS, which has its threads from here on.
+    if "OMP_NUM_THREADS" not in os.environ:
+        import numpy  # noqa: F401
+
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Orbax and TFDS would otherwise say on the terminal what they do all the time.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 

@@ -57,6 +57,33 @@ def test_what_the_user_has_set_stays(prepared):
     assert prepared("0.10.2", TF_CPP_MIN_LOG_LEVEL="0")["TF_CPP_MIN_LOG_LEVEL"] == "0"
 
 
+LIBRARIES = """
+import numpy, threadpoolctl
+import scipy.linalg
+for library in threadpoolctl.threadpool_info():
+    print("scipy" if "scipy.libs" in library["filepath"] else "numpy", library["num_threads"])
+"""
+
+
+def test_openblas_of_scipy_has_one_thread_and_that_of_numpy_all():
+    """XLA's programs call the former, and its waiting threads would take their cores."""
+    environ = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}
+
+    def threads(code, **variables):
+        run = [sys.executable, "-c", code + LIBRARIES]
+        printed = subprocess.run(run, env=environ | variables, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+        return dict(line.split() for line in printed.stdout.splitlines())
+
+    plain = threads("")
+    if plain.keys() != {"numpy", "scipy"}:
+        pytest.skip("NumPy and SciPy are built with other libraries here")
+    prepare = "from jaxgen.runs import environment\nenvironment.prepare()\n"
+    assert threads(prepare) == plain | {"scipy": "1"}
+    two = str(min(int(plain["numpy"]), 2))  # OpenBLAS has no more threads than there are cores
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        assert threads(prepare, **{name: "2"}) == {"numpy": two, "scipy": two}
+
+
 def test_compiled_programs_are_kept_for_the_next_start(prepared):
     variables = prepared("0.10.2", XDG_CACHE_HOME="/cache")
     assert variables["JAX_COMPILATION_CACHE_DIR"] == "/cache/jaxgen/compilation"
