@@ -101,7 +101,7 @@ def lower_for_cpus() -> None:
     alone. It brings others into it, but not within loops, where gradients of convolutions therefore took some fifty
     times longer. It has loops, too, for transposed convolutions, for the gradients of strided ones, and for kernels
     that are larger than the image, such as 3x3 ones on feature maps of 2x2 (`convolution_forms`). Its kernels are slow
-    where the output has few channels, which products are not.
+    where the output has few channels, or the kernel is as large as the images, which products are not.
 
     Sums over the first or middle axes of large float32 arrays are products with ones, which a library computes as fast
     as memory allows. XLA divides sums over more than 32 numbers an axis into windows, which it sums one number after

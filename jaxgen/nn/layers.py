@@ -137,8 +137,9 @@ class Dropout(nn.Module):
 def _halves_of_words(keys: Key[Array, " b"], shape: tuple[int, ...]) -> UInt16[Array, " b *rest c"]:
     """Draws numbers of 16 bits, two from each word: the hash behind the words is most of the time of dropout."""
     *rest, c = shape
-    words = jax.vmap(lambda key: jax.random.bits(key, (*rest, (c + 1) // 2)))(keys)
-    return jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(len(words), *rest, -1)[..., :c]
+    pairs = (c + 1) // 2
+    words = jax.vmap(lambda key: jax.random.bits(key, (*rest, pairs)))(keys)
+    return jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(len(words), *rest, 2 * pairs)[..., :c]
 
 
 class Downsample(nn.Module):
