@@ -133,16 +133,15 @@ def _lower_convolution(
     form = _form(len(dimension_numbers.lhs_spec))
     # Where axes of a mesh are explicit, the sharding is part of the type of the output, by axes.
     explicit = out_sharding is not None and AxisType.Explicit in out_sharding.mesh.axis_types
-    fast = None if explicit else _fast_form(ctx, dimension_numbers, **params)
-    product = not explicit and _is_product(ctx, dimension_numbers, **params)
-    if explicit or (dimension_numbers == form and fast is None and not product):
-        lower = functools.partial(convolution._conv_general_dilated_lower, expand_complex_convolutions=True)
-        return lower(ctx, lhs, rhs, dimension_numbers=dimension_numbers, out_sharding=out_sharding, **params)
-
-    if product:
+    if not explicit and _is_product(ctx, dimension_numbers, **params):
         options = {name: params[name] for name in ("precision", "preferred_element_type")}
         multiply = functools.partial(convolution_forms.as_product, numbers=dimension_numbers, **options)
         return mlir.lower_fun(multiply, multiple_results=False)(ctx, lhs, rhs)
+
+    fast = None if explicit else _fast_form(ctx, dimension_numbers, **params)
+    if explicit or (dimension_numbers == form and fast is None):
+        lower = functools.partial(convolution._conv_general_dilated_lower, expand_complex_convolutions=True)
+        return lower(ctx, lhs, rhs, dimension_numbers=dimension_numbers, out_sharding=out_sharding, **params)
 
     (n, c, *space), (o, i, *window), (to_n, to_c, *to_space) = dimension_numbers
 
@@ -175,8 +174,7 @@ def _fast_form(
     """Returns a function of images and kernel for a large convolution in a form that is faster; None for others."""
     (_, kernel), (outputs,) = ctx.avals_in, ctx.avals_out
     options = {name: params[name] for name in ("padding", "precision", "preferred_element_type")}
-    work = outputs.size * kernel.size // kernel.shape[numbers.rhs_spec[0]]
-    if work < _LEAST_WORK or max(*window_strides, feature_group_count, batch_group_count) > 1:
+    if not _is_large(ctx, numbers) or max(*window_strides, feature_group_count, batch_group_count) > 1:
         return None
     phases = math.prod((*lhs_dilation, *rhs_dilation))
     if 1 < phases <= 2 ** len(window_strides) and 1 in (math.prod(lhs_dilation), math.prod(rhs_dilation)):
@@ -209,10 +207,15 @@ def _is_product(
     images, kernel = ctx.avals_in
     if max(*lhs_dilation, feature_group_count, batch_group_count) > 1 or any(map(any, padding)):
         return False
-    (_, _, *space), (o, _, *window), _ = numbers
+    (_, _, *space), (_, _, *window), _ = numbers
     covers = [images.shape[axis] for axis in space] == [kernel.shape[axis] for axis in window]
-    work = images.size * kernel.shape[o]
-    return covers and work >= _LEAST_WORK and kernel.dtype == np.float32 and _is_alone(ctx)
+    return covers and _is_large(ctx, numbers) and kernel.dtype == np.float32 and _is_alone(ctx)
+
+
+def _is_large(ctx: Any, numbers: lax.ConvDimensionNumbers) -> bool:
+    """Returns whether a convolution takes so many multiplications that a form of its own is worth it."""
+    (_, kernel), (outputs,) = ctx.avals_in, ctx.avals_out
+    return outputs.size * kernel.size // kernel.shape[numbers.rhs_spec[0]] >= _LEAST_WORK
 
 
 def _form(rank: int) -> lax.ConvDimensionNumbers:

@@ -66,7 +66,7 @@ def keep_freed_memory() -> bool:
 
     A program for CPUs allocates what it needs anew in each step, and the system would have to clear it each time. To be
     called before threads have allocated, whose memory is given back as before. Memory is kept in pieces, so that the
-    process may hold up to twice as much of it. Where variables of glibc (`MALLOC_...`, `GLIBC_TUNABLES`) are set, they
+    process may hold about twice as much of it. Where variables of glibc (`MALLOC_...`, `GLIBC_TUNABLES`) are set, they
     say what it does; other allocators have no such options.
 
     Returns:

@@ -174,11 +174,6 @@ def _real_images(
 ) -> RealImages:
     """Opens both splits of the data that `given` names, and the caches of their features."""
     train, held_out = (experiments.load_data(given, split, faults[split]) for split in ("train", "test"))
-    if train.facts.of_latents:
-        raise ValueError(
-            f"The config names latents, data.name={given.data.name!r}, and images cannot be compared with them: give a "
-            "config of images, such as that of the run that encoded them."
-        )
     evaluation_checks.check(evaluate, train, held_out, network)
     caches = evaluation_features.open_caches(train, held_out, given=given, evaluate=evaluate, network=network, say=say)
     return RealImages(train, held_out, evaluate, network, mesh, caches)

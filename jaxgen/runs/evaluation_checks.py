@@ -64,8 +64,13 @@ def check(settings: EvaluationSettings, train: Dataset, held_out: Dataset, netwo
     """Refuses data that cannot be evaluated on.
 
     Raises:
-      ValueError: if the splits do not agree, there are too few images, or too little memory.
+      ValueError: if they are latents, the splits do not agree, there are too few images, or too little memory.
     """
+    if train.facts.of_latents:
+        raise ValueError(
+            "The config names latents, data.name='latents', and images cannot be compared with them: give a config of "
+            "images, such as that of the run that encoded them."
+        )
     _check_agreement(train, held_out)
     _check_counts(settings, train, held_out)
     if network is not None:
