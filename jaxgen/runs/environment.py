@@ -20,9 +20,9 @@ _CPU_OPTION = "--xla_cpu_experimental_ynn_fusion_type"
 _CPU_VALUE = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 _CPU_VERSIONS = ("0.10.0", "0.10.1", "0.10.2", "0.11.0", "0.11.1", "0.11.2", "0.12.0", "0.12.0.1")
 
-# Options of the allocator of glibc (malloc.h), and values that have it keep all memory: no part is mapped by itself,
-# the end is not given back, and all threads allocate from the one heap that can grow to any size.
-_KEEPING = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1), "M_ARENA_MAX": (-8, 1)}
+# Options of the allocator of glibc (malloc.h), and values that have it keep the memory of the main thread: no part is
+# mapped by itself, and the end is not given back.
+_KEEPING = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1)}
 
 _PLAN_DEVICES = 2_048  # XLA's CPU client has no more; see runs.planning
 
@@ -64,9 +64,9 @@ def prepare(*, plan_devices: int | None = None) -> None:
 def keep_freed_memory() -> bool:
     """Has this process keep the memory that it frees, for what it allocates next, if JAX computes on CPUs.
 
-    A program for CPUs allocates what it needs anew in each step, and the system would have to clear it each time. To be
-    called before threads have allocated, whose memory is given back as before. Memory is kept in pieces, so that the
-    process may hold about twice as much of it. Where variables of glibc (`MALLOC_...`, `GLIBC_TUNABLES`) are set, they
+    A program for CPUs allocates what it needs anew in each step, and the system would have to clear it each time. The
+    allocator keeps memory of the main thread alone, so programs for one device run in the thread that calls them. To be
+    called before JAX's devices have started. Where variables of glibc (`MALLOC_...`, `GLIBC_TUNABLES`) are set, they
     say what it does; other allocators have no such options.
 
     Returns:
@@ -76,7 +76,12 @@ def keep_freed_memory() -> bool:
     if sys.platform != "linux" or set_by_user or not _is_for_cpus():
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and all(mallopt(*option) == 1 for option in _KEEPING.values())
+    if mallopt is None or any(mallopt(*option) != 1 for option in _KEEPING.values()):
+        return False
+    import jax
+
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    return True
 
 
 def _is_for_cpus() -> bool:
