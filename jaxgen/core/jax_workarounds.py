@@ -24,7 +24,7 @@ from jax.interpreters import mlir
 from jax.sharding import AxisType
 from jaxtyping import Array, Float, Inexact
 
-from jaxgen.core import convolution_forms
+from jaxgen.core import convolution_forms, minimal_filtering
 
 
 def backends_are_initialized() -> bool:
@@ -101,7 +101,8 @@ def lower_for_cpus() -> None:
     alone. It brings others into it, but not within loops, where gradients of convolutions therefore took some fifty
     times longer. It has loops, too, for transposed convolutions, for the gradients of strided ones, and for kernels
     that are larger than the image, such as 3x3 ones on feature maps of 2x2 (`convolution_forms`). Its kernels are slow
-    where the output has few channels, or the kernel is as large as the images, which products are not.
+    where the output has few channels, or the kernel is as large as the images, which products are not. Large ones with
+    three rows of taps, and their gradients, have half of the multiplications (`minimal_filtering`).
 
     Sums over the first or middle axes of large float32 arrays are products with ones, which a library computes as fast
     as memory allows. XLA divides sums over more than 32 numbers an axis into windows, which it sums one number after
@@ -138,7 +139,8 @@ def _lower_convolution(
         multiply = functools.partial(convolution_forms.as_product, numbers=dimension_numbers, **options)
         return mlir.lower_fun(multiply, multiple_results=False)(ctx, lhs, rhs)
 
-    fast = None if explicit else _fast_form(ctx, dimension_numbers, **params)
+    filtered = None if explicit else _filtered_form(ctx, dimension_numbers, **params)
+    fast = None if explicit else filtered or _fast_form(ctx, dimension_numbers, **params)
     if explicit or (dimension_numbers == form and fast is None):
         lower = functools.partial(convolution._conv_general_dilated_lower, expand_complex_convolutions=True)
         return lower(ctx, lhs, rhs, dimension_numbers=dimension_numbers, out_sharding=out_sharding, **params)
@@ -152,7 +154,8 @@ def _lower_convolution(
         outputs = (fast or plain)(images, kernel)
         return lax.transpose(outputs, np.argsort((to_n, *to_space, to_c)))
 
-    apart = dimension_numbers.lhs_spec != form.lhs_spec and _may_be_apart(ctx, ctx.avals_in[:1])
+    often_read = filtered is not None or dimension_numbers.lhs_spec != form.lhs_spec
+    apart = often_read and _may_be_apart(ctx, ctx.avals_in[:1])
     return mlir.lower_fun(_apart(convolve) if apart else convolve, multiple_results=False)(ctx, lhs, rhs)
 
 
@@ -193,6 +196,42 @@ def _fast_form(
     return None
 
 
+_LEAST_FILTERED = 2**27
+"""Multiplications of a convolution whose number is halved: of fewer, the sums before and after them are no fewer."""
+
+_LEAST_CHANNELS = 32
+"""Of the images and the outputs of such a convolution."""
+
+
+def _filtered_form(
+    ctx: Any,
+    numbers: lax.ConvDimensionNumbers,
+    *,
+    window_strides: Sequence[int],
+    lhs_dilation: Sequence[int],
+    rhs_dilation: Sequence[int],
+    feature_group_count: int,
+    batch_group_count: int,
+    **params: Any,
+) -> Callable[[Array, Array], Array] | None:
+    """Returns a function of images and kernel for a large convolution with three rows of taps, or of outputs."""
+    factors = (*window_strides, *lhs_dilation, *rhs_dilation, feature_group_count, batch_group_count)
+    (_, kernel), (outputs,) = ctx.avals_in, ctx.avals_out
+    if len(window_strides) != 2 or max(factors) > 1 or kernel.dtype != np.float32 or not _is_alone(ctx):
+        return None
+    exact = params["precision"] not in (None, (lax.Precision.DEFAULT, lax.Precision.DEFAULT))
+    if exact or _multiplications(ctx, numbers) < _LEAST_FILTERED:
+        return None
+    n, d, rows, _ = (outputs.shape[axis] for axis in numbers.out_spec)
+    _, c, taps, _ = (kernel.shape[axis] for axis in numbers.rhs_spec)
+    options = {name: params[name] for name in ("padding", "precision", "preferred_element_type")}
+    if taps == minimal_filtering.TAPS and min(c, d) >= _LEAST_CHANNELS and minimal_filtering.saves(rows):
+        return functools.partial(minimal_filtering.by_tiles, **options)
+    if rows == minimal_filtering.TAPS and min(n, d) >= _LEAST_CHANNELS and minimal_filtering.saves(taps):
+        return functools.partial(minimal_filtering.rows_by_tiles, **options)
+    return None
+
+
 def _is_product(
     ctx: Any,
     numbers: lax.ConvDimensionNumbers,
@@ -214,8 +253,12 @@ def _is_product(
 
 def _is_large(ctx: Any, numbers: lax.ConvDimensionNumbers) -> bool:
     """Returns whether a convolution takes so many multiplications that a form of its own is worth it."""
+    return _multiplications(ctx, numbers) >= _LEAST_WORK
+
+
+def _multiplications(ctx: Any, numbers: lax.ConvDimensionNumbers) -> int:
     (_, kernel), (outputs,) = ctx.avals_in, ctx.avals_out
-    return outputs.size * kernel.size // kernel.shape[numbers.rhs_spec[0]] >= _LEAST_WORK
+    return outputs.size * kernel.size // kernel.shape[numbers.rhs_spec[0]]
 
 
 def _form(rank: int) -> lax.ConvDimensionNumbers:
