@@ -197,27 +197,20 @@ def _fast_form(
 
 
 _LEAST_FILTERED = 2**27
-"""Multiplications of a convolution whose number is halved: of fewer, the sums before and after them are no fewer."""
+"""Multiplications of a convolution of which half are left out: smaller ones gain less, and take longer to compile."""
 
 _LEAST_CHANNELS = 32
 """Of the images and the outputs of such a convolution."""
 
 
 def _filtered_form(
-    ctx: Any,
-    numbers: lax.ConvDimensionNumbers,
-    *,
-    window_strides: Sequence[int],
-    lhs_dilation: Sequence[int],
-    rhs_dilation: Sequence[int],
-    feature_group_count: int,
-    batch_group_count: int,
-    **params: Any,
+    ctx: Any, numbers: lax.ConvDimensionNumbers, **params: Any
 ) -> Callable[[Array, Array], Array] | None:
     """Returns a function of images and kernel for a large convolution with three rows of taps, or of outputs."""
-    factors = (*window_strides, *lhs_dilation, *rhs_dilation, feature_group_count, batch_group_count)
+    factors = (*params["window_strides"], *params["lhs_dilation"], *params["rhs_dilation"])
+    groups = max(params["feature_group_count"], params["batch_group_count"])
     (_, kernel), (outputs,) = ctx.avals_in, ctx.avals_out
-    if len(window_strides) != 2 or max(factors) > 1 or kernel.dtype != np.float32 or not _is_alone(ctx):
+    if kernel.ndim != 4 or max(*factors, groups) > 1 or kernel.dtype != np.float32 or not _is_alone(ctx):
         return None
     exact = params["precision"] not in (None, (lax.Precision.DEFAULT, lax.Precision.DEFAULT))
     if exact or _multiplications(ctx, numbers) < _LEAST_FILTERED:

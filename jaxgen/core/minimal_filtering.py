@@ -10,7 +10,7 @@ and what leads to its operands and from its results are weighted sums of whole r
 
 The sums of the outputs are exact for any points but for rounding, which grows with the size of their powers. The points
 are fractions around 1, for which it is little more than that of the twelve products (Barabasz et al. 2020, arXiv
-1803.10986, section 5).
+1803.10986, compare such points).
 """
 
 import functools
