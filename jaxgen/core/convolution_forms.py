@@ -131,7 +131,7 @@ def is_larger(window: Sequence[int], space: Sequence[int]) -> bool:
 def _convolved(images: Array, kernel: Array, padding: Pads, options: dict[str, Any]) -> Array:
     cuts = [(min(low, 0), min(high, 0)) for low, high in padding]
     if any(low or high for low, high in cuts):
-        images = _with_zeros(images, [(0, 0), *cuts, (0, 0)])
+        images = with_zeros(images, [(0, 0), *cuts, (0, 0)])
     zeros = [(max(low, 0), max(high, 0)) for low, high in padding]
     numbers = _NUMBERS[len(padding)]
     return lax.conv_general_dilated(images, kernel, (1,) * len(padding), zeros, dimension_numbers=numbers, **options)
@@ -176,7 +176,7 @@ def by_taps(
     window, (c, d) = kernel.shape[:-2], kernel.shape[-2:]
     columns = jnp.moveaxis(kernel, -2, 0).reshape(c, -1)
     products = lax.dot_general(images, columns, (((images.ndim - 1,), (0,)), ((), ())), **options)
-    products = _with_zeros(products, [(0, 0), *padding, (0, 0)])
+    products = with_zeros(products, [(0, 0), *padding, (0, 0)])
     space = [size - taps + 1 for size, taps in zip(products.shape[1:-1], window, strict=True)]
     shifted = []
     for number, tap in enumerate(np.ndindex(*window)):
@@ -202,7 +202,7 @@ def by_positions(
     for position in np.ndindex(*space):
         firsts = [own - low for own, (_, _, (low, _)) in zip(position, sizes, strict=True)]
         rests = [size - taps - first for first, (size, taps, _) in zip(firsts, sizes, strict=True)]
-        shifted.append(_with_zeros(kernel, [*zip(firsts, rests, strict=True), (0, 0), (0, 0)]))
+        shifted.append(with_zeros(kernel, [*zip(firsts, rests, strict=True), (0, 0), (0, 0)]))
     columns = jnp.concatenate(shifted, axis=-1)
     rows = images.reshape(len(images), -1)
     products = lax.dot_general(rows, columns.reshape(rows.shape[1], -1), (((1,), (0,)), ((), ())), **options)
@@ -248,12 +248,12 @@ def _widened(kernel: Array, phases: Sequence[AxisPhase], whole: Sequence[AxisPha
         (wide.low - phase.low, wide.taps.stop - (wide.low - phase.low) - taps)
         for wide, phase, taps in zip(whole, phases, own.shape[:-2], strict=True)
     ]
-    return _with_zeros(own, [*pads, (0, 0), (0, 0)])
+    return with_zeros(own, [*pads, (0, 0), (0, 0)])
 
 
 def _lengthened(output: Array, longest: Sequence[int]) -> Array:
     missing = [(0, length - size) for length, size in zip(longest, output.shape[1:-1], strict=True)]
-    return _with_zeros(output, [(0, 0), *missing, (0, 0)]) if any(count for _, count in missing) else output
+    return with_zeros(output, [(0, 0), *missing, (0, 0)]) if any(count for _, count in missing) else output
 
 
 def _interleaved(outputs: Array, axes: Sequence[Sequence[AxisPhase]]) -> Array:
@@ -266,5 +266,6 @@ def _interleaved(outputs: Array, axes: Sequence[Sequence[AxisPhase]]) -> Array:
     return outputs[(slice(None), *(slice(sum(phase.length for phase in phases)) for phases in axes))]
 
 
-def _with_zeros(x: Array, padding: Pads) -> Array:
+def with_zeros(x: Inexact[Array, "..."], padding: Pads) -> Inexact[Array, "..."]:
+    """Returns an array with zeros before and behind each axis, or without its ends where the padding is negative."""
     return lax.pad(x, jnp.zeros((), x.dtype), [(*pads, 0) for pads in padding])

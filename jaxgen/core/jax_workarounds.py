@@ -134,16 +134,19 @@ def _lower_convolution(
     form = _form(len(dimension_numbers.lhs_spec))
     # Where axes of a mesh are explicit, the sharding is part of the type of the output, by axes.
     explicit = out_sharding is not None and AxisType.Explicit in out_sharding.mesh.axis_types
-    if not explicit and _is_product(ctx, dimension_numbers, **params):
+    lower = functools.partial(convolution._conv_general_dilated_lower, expand_complex_convolutions=True)
+    as_it_is = functools.partial(lower, dimension_numbers=dimension_numbers, out_sharding=out_sharding, **params)
+    if explicit:
+        return as_it_is(ctx, lhs, rhs)
+    if _is_product(ctx, dimension_numbers, **params):
         options = {name: params[name] for name in ("precision", "preferred_element_type")}
         multiply = functools.partial(convolution_forms.as_product, numbers=dimension_numbers, **options)
         return mlir.lower_fun(multiply, multiple_results=False)(ctx, lhs, rhs)
 
-    filtered = None if explicit else _filtered_form(ctx, dimension_numbers, **params)
-    fast = None if explicit else filtered or _fast_form(ctx, dimension_numbers, **params)
-    if explicit or (dimension_numbers == form and fast is None):
-        lower = functools.partial(convolution._conv_general_dilated_lower, expand_complex_convolutions=True)
-        return lower(ctx, lhs, rhs, dimension_numbers=dimension_numbers, out_sharding=out_sharding, **params)
+    filtered = _filtered_form(ctx, dimension_numbers, **params)
+    fast = filtered or _fast_form(ctx, dimension_numbers, **params)
+    if dimension_numbers == form and fast is None:
+        return as_it_is(ctx, lhs, rhs)
 
     (n, c, *space), (o, i, *window), (to_n, to_c, *to_space) = dimension_numbers
 

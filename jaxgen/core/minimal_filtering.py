@@ -22,6 +22,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxgen.core.convolution_forms import Pads, with_zeros
+
 TAPS = 3
 """Of the filters."""
 
@@ -33,7 +35,7 @@ _POINTS = (0.0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)
 
 
 class Filtering(NamedTuple):
-    """The matrices of the six products.
+    """The matrices that take taps and pixels to the factors of six products, and these to four outputs.
 
     Attributes:
       of_products: A^T, four outputs from six products.
@@ -48,7 +50,7 @@ class Filtering(NamedTuple):
 
 @functools.cache
 def filtering() -> Filtering:
-    """Returns the matrices of the points.
+    """Returns the matrices of F(4, 3): four outputs of a filter with three taps.
 
     The product of two polynomials with three and four coefficients is found from its values at the points: the values
     of both, times each other, times the inverse of the matrix of powers. The outputs of a filter are its transpose.
@@ -66,10 +68,10 @@ def by_tiles(
     images: Float[Array, "n h w c"],
     kernel: Float[Array, "3 width c d"],
     *,
-    padding: Sequence[tuple[int, int]],
+    padding: Pads,
     **options: Any,
 ) -> Float[Array, "n rows columns d"]:
-    """Returns a convolution by a kernel with three rows.
+    """Returns the convolution of images by a kernel with three rows, with half of the multiplications.
 
     Args:
       images: of any size.
@@ -89,7 +91,7 @@ def rows_by_tiles(
     images: Float[Array, "c h w n"],
     kernel: Float[Array, "rows columns n d"],
     *,
-    padding: Sequence[tuple[int, int]],
+    padding: Pads,
     **options: Any,
 ) -> Float[Array, "c 3 width d"]:
     """Returns a convolution with three rows of outputs, such as the gradient of one `by_tiles` by its kernel.
@@ -104,10 +106,9 @@ def rows_by_tiles(
     """
     matrices, (below, along) = filtering(), padding
     examples, gradients = jnp.swapaxes(images, 0, -1), jnp.moveaxis(kernel, -2, 0)
-    count, outputs = gradients.shape[:2]
-    gradients = _with_rows(gradients, 0, _tiles(outputs) * _TILE)
-    gradients = gradients.reshape(count, -1, _TILE, *gradients.shape[2:])
-    of_gradients = _sums(matrices.of_products.T, [gradients[:, :, row] for row in range(_TILE)])
+    outputs = gradients.shape[1]
+    tiles = _tiled(gradients, 0, _tiles(outputs))
+    of_gradients = _sums(matrices.of_products.T, [tiles[:, :, row] for row in range(_TILE)])
     operands = zip(_of_tiles(examples, below[0], outputs), of_gradients, strict=True)
     products = [_with_one_row(pixels, weights, along, options) for pixels, weights in operands]
     return _stacked_sums(matrices.of_taps.T, [product[:, 0] for product in products], axis=1)
@@ -124,17 +125,17 @@ def _tiles(outputs: int) -> int:
 
 def _of_tiles(images: Array, low: int, outputs: int) -> list[Array]:
     """B^T pixels: six arrays [n, tiles, w, c] from images [n, h, w, c], below `low` rows of zeros."""
-    tiles = _tiles(outputs)
-    rows = _with_rows(images, low, (tiles + 1) * _TILE)
-    rows = rows.reshape(len(images), tiles + 1, _TILE, *images.shape[2:])
-    pixels = [rows[:, row // _TILE :][:, :tiles, row % _TILE] for row in range(_TILE + TAPS - 1)]
+    count = _tiles(outputs)
+    tiles = _tiled(images, low, count + 1)
+    pixels = [tiles[:, row // _TILE :][:, :count, row % _TILE] for row in range(_TILE + TAPS - 1)]
     return _sums(filtering().of_pixels, pixels)
 
 
-def _with_rows(images: Array, low: int, count: int) -> Array:
-    """Images of `count` rows: zeros before and behind them, or fewer rows."""
-    zeros = [(0, 0), (low, count - low - images.shape[1]), (0, 0), (0, 0)]
-    return lax.pad(images, jnp.zeros((), images.dtype), [(*pair, 0) for pair in zeros])
+def _tiled(images: Array, low: int, tiles: int) -> Array:
+    """Images as tiles [n, tiles, 4, w, c] below `low` rows of zeros, with more of them behind, or fewer rows."""
+    high = tiles * _TILE - low - images.shape[1]
+    rows = with_zeros(images, [(0, 0), (low, high), (0, 0), (0, 0)])
+    return rows.reshape(len(rows), tiles, _TILE, *rows.shape[2:])
 
 
 def _sums(weights: np.ndarray, arrays: Sequence[Array]) -> list[Array]:
